@@ -1,0 +1,193 @@
+"""The grant: the JSON document a VM gets, and all that the VM may do.
+
+::
+
+    {"version": 1, "job": "hello-7f3k", "task": "0", "attempt": 1,
+     "expires": "2026-11-23T21:00:00Z",
+     "outputs": TARGET, "status": TARGET,
+     "inputs": [{"path": "data.csv", "url": "https://…", "size": 4, "sha256": "…", "mode": "0644"}]}
+
+    TARGET = {"url": "https://bucket.s3.…/", "prefix": "p/hello-7f3k/out/0/1/",
+              "policy": "{\"expiration\": …}", "fields": {"x-amz-signature": "…", …}}
+
+``policy`` is the POST policy in clear, as text: these exact bytes, base64-encoded, are what was signed.
+Readers ignore fields they don't know and refuse a ``version`` they don't know.
+Both sides import this module; it imports nothing of theirs.
+"""
+
+import base64
+import calendar
+import json
+import os
+import re
+import time
+from collections import namedtuple
+from urllib.parse import unquote_to_bytes
+
+VERSION = 1
+FORM_BUDGET = 20 * 1024  # bytes of a form without its file (AWS, "Browser-based uploads using POST": HTTPPOSTForms)
+KEY_BUDGET = 1024  # bytes of UTF-8 in a key (AWS, "Naming Amazon S3 objects")
+# Fields that need no condition (AWS, sigv4-HTTPPOSTConstructPolicy).
+UNCONDITIONED = re.compile(r"x-amz-signature$|file$|policy$|x-ignore-")
+
+
+class GrantError(ValueError):
+    """The grant can't be read; the text says why and never quotes it."""
+
+
+class UnsupportedVersion(GrantError):
+    """The grant is of a major version that this agent doesn't speak."""
+
+
+class Target(namedtuple("Target", "url prefix policy fields")):
+    """One POST policy: where to send a form, and the fields that make the store accept it."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return "Target(prefix=%r)" % self.prefix  # never the policy, never the signature
+
+    def form(self, key, **extra):
+        """Return every field of the form for `key`, in sending order, but for the file itself."""
+        policy = base64.b64encode(self.policy.encode()).decode()
+        form = dict(self.fields, key=key, policy=policy)
+        form.update((name.replace("_", "-"), value) for name, value in extra.items())
+        return form
+
+    def covers(self, field):
+        """Tell whether the policy has a condition for `field`, so that a form may carry it."""
+        return any(name == field.lower() for _, name, _ in conditions(self.policy))
+
+    def size_range(self):
+        """Return the smallest and largest file, in bytes, that the policy admits."""
+        ranges = [value for kind, _, value in conditions(self.policy) if kind == "content-length-range"]
+        return max([low for low, _ in ranges] or [0]), min([high for _, high in ranges] + [5 << 30])
+
+    def violations(self, form, size, now):
+        """Return `violations` of this target's own policy."""
+        return violations(self.policy, form, size, now)
+
+
+class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs")):
+    """A parsed grant. `expires` is in seconds since 1970; `outputs` and `status` are Targets."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return "Grant(job=%r, task=%r, attempt=%r)" % self[:3]
+
+
+def parse(text):
+    """Read a grant from text or bytes. Raise GrantError or UnsupportedVersion."""
+    try:
+        raw = json.loads(text.decode() if isinstance(text, bytes) else text)
+        version = raw["version"]
+        if version == VERSION:
+            targets = [Target(*(raw[name][part] for part in Target._fields)) for name in ("outputs", "status")]
+            for target in targets:
+                conditions(target.policy)
+                if not (target.url.startswith(("https://", "http://")) and dict(target.fields) == target.fields):
+                    raise ValueError
+            inputs = [dict(item, path=str(item["path"]), url=str(item["url"])) for item in raw.get("inputs", ())]
+            return Grant(str(raw["job"]), str(raw["task"]), int(raw["attempt"]), instant(raw["expires"]), *targets, inputs)
+    except KeyError as missing:
+        raise GrantError("the grant has no field %s" % missing) from None
+    except (ValueError, TypeError, AttributeError):
+        # "from None": a JSON error carries the whole document with it.
+        raise GrantError("the grant is not a grant document (JSON as agent/grant.py describes)") from None
+    raise UnsupportedVersion("the grant is version %.20s; this agent reads version %d" % (version, VERSION))
+
+
+def dump(grant):
+    """Write a grant as compact JSON; `parse` gives it back."""
+    raw = dict(grant._asdict(), version=VERSION, expires=timestamp(grant.expires))
+    for name in ("outputs", "status"):
+        raw[name] = raw[name]._asdict()
+    return json.dumps(raw, separators=(",", ":"), sort_keys=True)
+
+
+def instant(text):
+    """Seconds since 1970 of an ISO 8601 UTC time, as S3 writes it (2026-11-23T21:00:00Z, fraction allowed)."""
+    return calendar.timegm(time.strptime(re.sub(r"\.\d+Z$", "Z", text), "%Y-%m-%dT%H:%M:%SZ"))
+
+
+def timestamp(seconds):
+    """The ISO 8601 UTC time of `seconds` since 1970, whole seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def conditions(policy):
+    """Return the conditions of a policy text as (kind, field, value): kind is eq, starts-with or content-length-range.
+
+    The grammar is AWS's "Creating a POST policy" (sigv4-HTTPPOSTConstructPolicy). Raise ValueError for anything else.
+    """
+    found = []
+    for item in json.loads(policy)["conditions"]:
+        if isinstance(item, dict):
+            found += [("eq", name.lower(), value) for name, value in item.items()]
+            continue
+        kind, name, value = item
+        kind = kind.lower()
+        if kind == "content-length-range":
+            found.append((kind, "file", (int(name), int(value))))
+        elif kind in ("eq", "starts-with") and name.startswith("$"):
+            found.append((kind, name[1:].lower(), value))
+        else:
+            raise ValueError("unknown condition")
+    return found
+
+
+def violations(policy, form, size, now):
+    """Say how a store that enforces `policy` (text) would refuse `form` with a file of `size` bytes at `now`.
+
+    `form` maps field names to values; names are compared without case, values with it. The bucket is the URL's,
+    so a form without a `bucket` field meets any condition on it. Returns sentences, none of which holds a
+    signature or a token; an empty list means accepted.
+    """
+    fields = {name.lower(): value for name, value in form.items()}
+    faults = []
+    expiration = json.loads(policy)["expiration"]
+    if now >= instant(expiration):
+        faults.append("the policy expired at %s" % expiration)
+    covered = set()
+    for kind, name, wanted in conditions(policy):
+        covered.add(name)
+        value = fields.get(name)
+        shown = "a value it signs" if name.startswith("x-amz-") else repr(wanted)
+        if kind == "content-length-range":
+            if not wanted[0] <= size <= wanted[1]:
+                faults.append("the file has %d bytes; content-length-range allows %d to %d" % ((size,) + wanted))
+        elif value is None:
+            if name != "bucket":
+                faults.append("the form has no field %s; the policy wants %s" % (name, shown))
+        elif kind == "eq" and value != wanted:
+            faults.append("%s must equal %s" % (name, shown))
+        elif kind == "starts-with":
+            # Content-Type may be a list, of which each member is compared (AWS, same page).
+            values = value.split(",") if name == "content-type" else [value]
+            if not all(part.strip().startswith(wanted) if len(values) > 1 else part.startswith(wanted) for part in values):
+                faults.append("%s must start with %s" % (name, shown))
+    for name in sorted(set(fields) - covered):
+        if not UNCONDITIONED.match(name):
+            faults.append("the policy has no condition for the field %s" % name)
+    used = sum(len(name) + len(value.encode("utf-8", "surrogateescape")) for name, value in form.items())
+    if used > FORM_BUDGET:
+        faults.append("the form's fields take %d bytes; S3 allows %d" % (used, FORM_BUDGET))
+    if len(form.get("key", "").encode("utf-8", "surrogateescape")) > KEY_BUDGET:
+        faults.append("the key is longer than S3's %d bytes" % KEY_BUDGET)
+    return faults
+
+
+def encode_name(path):
+    r"""Return the key form of a file name: printable text as it is; control characters, % and \ and bytes that are
+    not UTF-8 percent-encoded. The result can't break out of a form field, and `decode_name` undoes it exactly."""
+    text = os.fsencode(path).decode("utf-8", "surrogateescape")
+    return "".join(
+        c if c.isprintable() and c not in "%\\" else "".join("%%%02X" % b for b in c.encode("utf-8", "surrogateescape"))
+        for c in text
+    )
+
+
+def decode_name(name):
+    """Return the file name, as the operating system's str, that `encode_name` was given."""
+    return os.fsdecode(unquote_to_bytes(name))

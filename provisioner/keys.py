@@ -1,0 +1,77 @@
+"""Where everything lies in the bucket. The layout is the contract between launch, agent, watch and collect.
+
+::
+
+    PREFIX/JOB/job.json                        the operator's record of the job
+    PREFIX/JOB/inputs/…                        files the VMs pull
+    PREFIX/JOB/status/TASK/ATTEMPT/EVENT       what became of each task; the event's name is in the key
+    PREFIX/JOB/status/TASK/ATTEMPT/log/000001  log segments
+    PREFIX/JOB/status/TASK/ATTEMPT/manifest.json
+    PREFIX/JOB/out/TASK/ATTEMPT/RELATIVE/PATH  outputs
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+EVENTS = ("launched", "booted", "started", "heartbeat", "interrupted", "succeeded", "failed")
+FINAL_EVENTS = frozenset({"interrupted", "succeeded", "failed"})
+
+
+class JobKeys(NamedTuple):
+    """The keys of one job. `prefix` is the store's, without a trailing slash; it may be empty."""
+
+    prefix: str
+    job: str
+
+    @property
+    def root(self) -> str:
+        """Everything of the job is below this."""
+        return f"{self.prefix}/{self.job}/" if self.prefix else f"{self.job}/"
+
+    @property
+    def record(self) -> str:
+        """The job's own record, job.json."""
+        return f"{self.root}job.json"
+
+    @property
+    def status_root(self) -> str:
+        """One LIST of this tells where every task stands."""
+        return f"{self.root}status/"
+
+    def input(self, path: str) -> str:
+        """A file that the VMs pull."""
+        return f"{self.root}inputs/{path}"
+
+    def status(self, task: str, attempt: int) -> str:
+        """The prefix of the status policy."""
+        return f"{self.root}status/{task}/{attempt}/"
+
+    def outputs(self, task: str, attempt: int) -> str:
+        """The prefix of the outputs policy."""
+        return f"{self.root}out/{task}/{attempt}/"
+
+    def event(self, task: str, attempt: int, event: str) -> str:
+        """One status event."""
+        return f"{self.status(task, attempt)}{event}"
+
+    def manifest(self, task: str, attempt: int) -> str:
+        """The list of what an attempt uploaded."""
+        return f"{self.status(task, attempt)}manifest.json"
+
+
+class StatusKey(NamedTuple):
+    """A key below `status/`, taken apart. `name` is an event, ``manifest.json`` or ``log/000001``."""
+
+    task: str
+    attempt: int
+    name: str
+
+
+def parse_status(root: str, key: str) -> StatusKey | None:
+    """Take a key below `root` (`JobKeys.status_root`) apart; None for one that isn't of the layout."""
+    task, _, rest = key.removeprefix(root).partition("/")
+    attempt, _, name = rest.partition("/")
+    if not key.startswith(root) or not task or not name or not attempt.isdecimal():
+        return None
+    return StatusKey(task, int(attempt), name)
