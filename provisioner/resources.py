@@ -1,0 +1,35 @@
+"""The files that travel with the package: templates, and the agent's own source.
+
+A checkout has ``templates/`` beside the package, a wheel inside it (pyproject.toml puts it there).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from provisioner.errors import MissingDependency
+
+_HERE = Path(__file__).resolve().parent
+
+
+def templates() -> Path:
+    """Return the folder of the Jinja templates. Raise MissingDependency when the installation has none."""
+    for folder in (_HERE / "templates", _HERE.parent / "templates"):
+        if folder.is_dir():
+            return folder
+    raise MissingDependency(
+        f"the templates are missing: {_HERE / 'templates'} is no folder", hint="install freepost again"
+    )
+
+
+def agent_sources() -> dict[str, bytes]:
+    """Return the agent's Python files by their names in a zip app (``agent/grant.py``), sorted by name.
+
+    The package is found without importing it, so that nothing of the agent runs in the operator's process.
+    """
+    spec = importlib.util.find_spec("agent")
+    if spec is None or spec.origin is None:
+        raise MissingDependency("the package `agent` is missing", hint="install freepost again")
+    root = Path(spec.origin).resolve().parent
+    return {f"agent/{path.relative_to(root).as_posix()}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
