@@ -1,0 +1,66 @@
+"""Takes user-data apart again: what `launch --local` runs from, and what people and tests read.
+
+Reads exactly what `userdata.render` writes, and refuses anything else: a document that this can't take apart is
+one that cloud-init might not take whole either.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from provisioner.errors import BadInput
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A decoded entry of ``write_files``."""
+
+    path: str
+    mode: int
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CloudConfig:
+    """A parsed document and the files in it."""
+
+    document: dict[str, Any] = field(repr=False)
+    files: tuple[WrittenFile, ...]
+
+    def file(self, path: str) -> bytes:
+        """Return the content of the file that the VM gets at `path`. Raise BadInput when there is none."""
+        for item in self.files:
+            if item.path == path:
+                return item.content
+        message = f"the user-data writes no file {path}"
+        raise BadInput(message)
+
+
+def unpack(user_data: bytes) -> CloudConfig:
+    """Parse user-data, gzipped or not. Raise BadInput when it isn't a cloud-config of ours."""
+    try:
+        plain = gzip.decompress(user_data) if user_data.startswith(_GZIP_MAGIC) else user_data
+        if not plain.startswith(b"#cloud-config\n"):
+            message = "the user-data's first line is not #cloud-config; cloud-init would ignore all of it"
+            raise BadInput(message)
+        document = yaml.safe_load(plain)
+        files = tuple(_written(item) for item in document["write_files"])
+    except (OSError, EOFError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        message = f"the user-data can't be taken apart: {type(error).__name__}"  # its text could quote the grant
+        raise BadInput(message) from None
+    return CloudConfig(document, files)
+
+
+def _written(item: dict[str, str]) -> WrittenFile:
+    if item["encoding"] != "gz+b64":
+        message = f"{item['path']}: encoding is not gz+b64"
+        raise BadInput(message)
+    content = gzip.decompress(base64.b64decode(item["content"], validate=True))
+    return WrittenFile(item["path"], int(item["permissions"], 8), content)

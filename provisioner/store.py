@@ -1,0 +1,178 @@
+"""The bucket, through boto3: every request of the operator's side to a store is in this module.
+
+Methods do one thing once (`provisioner.retry` wraps them) and raise `provisioner.errors` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, TYPE_CHECKING, Any
+
+import boto3
+import botocore.exceptions as boto_errors
+from botocore.config import Config
+
+from provisioner.errors import BadInput, FreepostError, NoCredentials, NotFound, Refused, Unreachable
+from provisioner.policy import Bucket, Credentials, bucket_url
+
+if TYPE_CHECKING:
+    from provisioner.spec import StoreSpec
+
+DEFAULT_REGION = "us-east-1"
+_TRANSIENT = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "500", "502", "503", "504"})
+_UNKNOWN_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"})
+_ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+class Store:
+    """One bucket and prefix. Make it with `open_store`."""
+
+    def __init__(self, client: Any, bucket: Bucket, prefix: str, credentials: Credentials) -> None:  # noqa: ANN401 - boto3 clients have no static type
+        self._client = client
+        self.bucket = bucket
+        self.prefix = prefix
+        self.credentials = credentials
+
+    def __repr__(self) -> str:
+        return f"Store(s3://{self.bucket.name}/{self.prefix})"
+
+    def list(self, prefix: str, *, after: str = "") -> list[Entry]:
+        """Every object below `prefix` whose key sorts after `after`, in key order, 1,000 a request."""
+        with self._errors(f"list s3://{self.bucket.name}/{prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket.name, Prefix=prefix, **({"StartAfter": after} if after else {})
+            )
+            return [Entry(item["Key"], item["Size"], item["LastModified"]) for page in pages for item in page.get("Contents", ())]
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names directly below `prefix` that have something below them."""
+        with self._errors(f"list s3://{self.bucket.name}/{prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name, Prefix=prefix, Delimiter="/")
+            return [item["Prefix"][len(prefix) : -1] for page in pages for item in page.get("CommonPrefixes", ())]
+
+    def get(self, key: str) -> bytes:
+        """Return a whole object. Raise NotFound when it isn't there."""
+        with self._errors(f"read {key}"):
+            body: bytes = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
+            return body
+
+    def fetch(self, key: str, into: Callable[[bytes], object], *, chunk: int = 1 << 20) -> None:
+        """Read an object piece by piece into a callable."""
+        with self._errors(f"read {key}"):
+            body = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
+            for piece in body.iter_chunks(chunk):
+                into(piece)
+
+    def put(self, key: str, data: bytes, *, content_type: str = "application/json") -> None:
+        """Write a small object."""
+        with self._errors(f"write {key}"):
+            self._client.put_object(Bucket=self.bucket.name, Key=key, Body=data, ContentType=content_type)
+
+    def upload(self, key: str, source: IO[bytes]) -> None:
+        """Write an object of any size from an open file, in parts where it is large."""
+        with self._errors(f"write {key}"):
+            self._client.upload_fileobj(source, self.bucket.name, key)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects, 1,000 a request; keys that aren't there are ignored."""
+        with self._errors("delete objects"):
+            for start in range(0, len(keys), 1000):
+                batch = [{"Key": key} for key in keys[start : start + 1000]]
+                answer = self._client.delete_objects(Bucket=self.bucket.name, Delete={"Objects": batch, "Quiet": True})
+                for error in answer.get("Errors", ()):
+                    message = f"the store refused to delete {error['Key']}: {error['Code']}"
+                    raise Refused(message)
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (boto_errors.BotoCoreError, boto_errors.ClientError) as error:
+            raise translate(error, doing, bucket=self.bucket.name) from None
+
+
+def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: str | None = None) -> Store:
+    """Connect to the bucket that a spec names, with boto3's own credential chain unless keys are given.
+
+    The signing endpoint is always the region's own: the global one redirects young buckets, and a redirected POST
+    fails. The bucket's region is asked for where the spec has none. Credentials are frozen here, so that one
+    launch signs everything with the same key.
+    """
+    try:
+        session = boto3.session.Session(
+            aws_access_key_id=access_key, aws_secret_access_key=secret_key, profile_name=spec.profile
+        )
+        found = session.get_credentials()
+        if found is None:
+            message = "there are no credentials to sign with"
+            raise NoCredentials(message, hint="set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use --local")
+        frozen = found.get_frozen_credentials()
+        region = spec.region or (session.region_name if spec.endpoint_url else None)
+        if region is None:
+            region = DEFAULT_REGION if spec.endpoint_url else _bucket_region(session, spec.bucket)
+        client = _client(session, spec, region)
+    except boto_errors.BotoCoreError as error:
+        raise translate(error, "find credentials", bucket=spec.bucket) from None
+    credentials = Credentials(frozen.access_key, frozen.secret_key, frozen.token, getattr(found, "_expiry_time", None))
+    url = bucket_url(client.meta.endpoint_url, spec.bucket, addressing=spec.addressing, custom=spec.endpoint_url is not None)
+    return Store(client, Bucket(spec.bucket, region, url), spec.prefix, credentials)
+
+
+def _client(session: boto3.session.Session, spec: StoreSpec, region: str) -> Any:  # noqa: ANN401 - boto3 clients have no static type
+    config = Config(
+        signature_version="s3v4",
+        retries={"total_max_attempts": 1},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=32,
+        s3={"addressing_style": spec.addressing, "us_east_1_regional_endpoint": "regional"},
+        # Stores other than AWS don't all know the trailing checksums that boto3 adds by default.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return session.client("s3", region_name=region, endpoint_url=spec.endpoint_url, config=config)
+
+
+def _bucket_region(session: boto3.session.Session, bucket: str) -> str:
+    client = session.client("s3", region_name=session.region_name or DEFAULT_REGION)
+    try:
+        answer = client.head_bucket(Bucket=bucket)
+    except boto_errors.ClientError as error:
+        # A bucket elsewhere answers 301 or 403, and says where all the same.
+        answer = error.response  # type: ignore[assignment]
+        if "x-amz-bucket-region" not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
+            raise translate(error, "find the bucket's region", bucket=bucket) from None
+    return str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", DEFAULT_REGION))
+
+
+def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
+    """Turn a botocore error into one of ours, with what to do about it and without its request or headers."""
+    if isinstance(error, (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError, boto_errors.CredentialRetrievalError)):
+        return NoCredentials("there are no usable credentials to sign with", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if isinstance(error, boto_errors.ProfileNotFound):
+        return BadInput(str(error), hint="name a profile of ~/.aws/config in store.profile or AWS_PROFILE")
+    if not isinstance(error, boto_errors.ClientError):
+        return Unreachable(f"could not {doing}: {type(error).__name__}", hint="check the endpoint URL and the network")
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _UNKNOWN_KEY:
+        return NoCredentials(f"the store doesn't accept the credentials ({code})", hint="check the keys, the session and this machine's clock")
+    if code == "NoSuchBucket":
+        return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
+    if code in _ABSENT:
+        return NotFound(f"could not {doing}: there is nothing there")
+    if code in _TRANSIENT or status >= 500:  # noqa: PLR2004 - HTTP's own classes
+        return Unreachable(f"could not {doing}: the store answered {code or status}", hint="try again later")
+    return Refused(f"could not {doing}: the store answered {code or status}", hint="check what the credentials may do on this bucket")

@@ -1,0 +1,170 @@
+"""User-data: one ``#cloud-config`` that carries everything a VM needs, and a ledger of what each part costs.
+
+Pure and deterministic: the same plan and grant give the same bytes. Values reach YAML through a filter (JSON is
+YAML), files as gzip and base64, so nothing an operator writes can change the document's structure.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import jinja2
+
+from agent import grant as grants
+from provisioner.agentapp import agent_zip
+from provisioner.plan import Plan, TaskPlan
+from provisioner.resources import templates
+
+RUN_DIR = "/run/freepost"
+AGENT_PATH = "/usr/local/lib/freepost/agent.pyz"
+LAUNCHER_PATH = "/usr/local/bin/agent"
+UNIT_PATH = "/etc/systemd/system/freepost.service"
+WORKDIR = "/srv/job"
+
+
+@dataclass(frozen=True)
+class BootFile:
+    """One entry of ``write_files``. `section` is what the ledger calls it."""
+
+    section: str
+    path: str
+    mode: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """What one section of the user-data costs: its own size, and how much smaller the whole would be without it."""
+
+    section: str
+    size: int
+    cost: int
+
+
+@dataclass(frozen=True)
+class UserData:
+    """Rendered user-data: `plain` is the document, `data` what the provider is given (gzipped)."""
+
+    plain: bytes = field(repr=False)
+    data: bytes = field(repr=False)
+    files: tuple[BootFile, ...]
+
+    def ledger(self) -> list[LedgerLine]:
+        """What each file costs, in the order of the document. Costs don't add up: gzip shares between sections."""
+        whole = len(self.data)
+        lines = []
+        for file in self.files:
+            without = self.plain.replace(gz_b64(file.content).encode(), b"")
+            lines.append(LedgerLine(file.section, len(file.content), whole - len(gzipped(without))))
+        rest = sum(len(gz_b64(file.content)) for file in self.files)
+        return [*lines, LedgerLine("cloud-config", len(self.plain) - rest, whole - sum(line.cost for line in lines))]
+
+
+def render(plan: Plan, task: TaskPlan, grant: grants.Grant) -> UserData:
+    """Render the user-data of one task."""
+    files = boot_files(plan, task, grant)
+    plain = (
+        _environment()
+        .get_template("user-data.yaml.j2")
+        .render(
+            job=plan.job,
+            task=task.task,
+            attempt=task.attempt,
+            user=plan.spec.run.user if plan.spec.run.user != "root" else None,
+            deadman=deadman(plan),
+            files=files,
+        )
+        .encode()
+    )
+    return UserData(plain, gzipped(plain), files)
+
+
+def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFile, ...]:
+    """Return every file the VM gets, the secret ones first."""
+    run = plan.spec.run
+    unit = (
+        _environment()
+        .get_template("freepost.service.j2")
+        .render(
+            job=plan.job,
+            task=task.task,
+            stop_seconds=run.grace + 60,
+            max_seconds=run.timeout + 2 * run.grace + 60,
+        )
+    )
+    return (
+        BootFile("grant", f"{RUN_DIR}/grant.json", "0400", grants.dump(grant).encode()),
+        BootFile("task", f"{RUN_DIR}/task.json", "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
+        *(BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content) for item in run.files),
+        BootFile("agent", AGENT_PATH, "0644", agent_zip()),
+        BootFile("launcher", LAUNCHER_PATH, "0755", (templates() / "agent.sh").read_bytes()),
+        BootFile("unit", UNIT_PATH, "0644", unit.encode()),
+    )
+
+
+def task_document(plan: Plan) -> dict[str, object]:
+    """What `agent run` is to do; agent/task.py documents the fields."""
+    spec = plan.spec
+    marked = [item.glob for item in spec.outputs if item.checkpoint]
+    return {
+        "command": list(spec.run.command),
+        "env": dict(spec.run.env),
+        "user": spec.run.user if spec.run.user != "root" else None,
+        "timeout": spec.run.timeout,
+        "grace": spec.run.grace,
+        "workdir": WORKDIR,
+        "outputs": [{"glob": item.glob, "bundle": item.bundle} for item in spec.outputs],
+        "checkpoint": {"globs": marked, "every": spec.checkpoint} if spec.checkpoint else None,
+    }
+
+
+def deadman(plan: Plan) -> str:
+    """A shell line that powers the VM off at the plan's deadline, counted from the launch and not from this boot.
+
+    A clock that is wrong can't lengthen it past the whole budget, nor shorten it below a minute.
+    """
+    limit = int(plan.deadline.timestamp())
+    budget = plan.spec.deadline
+    return (
+        f"left=$(({limit} - $(date +%s))); "
+        f"[ $left -le {budget} ] || left={budget}; [ $left -ge 60 ] || left=60; "
+        "shutdown -P +$(((left + 59) / 60))"
+    )
+
+
+def gzipped(data: bytes) -> bytes:
+    """Gzip with no time and no operating system in its header: zlib's own wrapper differs between Pythons."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(data) + packer.flush()
+    trailer = zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
+    return b"\x1f\x8b\x08\0\0\0\0\0\x02\xff" + body + trailer
+
+
+def gz_b64(data: bytes) -> str:
+    """The encoding that cloud-init calls ``gz+b64``."""
+    return base64.b64encode(gzipped(data)).decode()
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates()),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - not HTML; every value goes through `yaml` or `gz_b64`
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["yaml"] = json.dumps
+    environment.filters["gz_b64"] = gz_b64
+    return environment
+
+
+def largest_files(files: Sequence[BootFile]) -> list[BootFile]:
+    """The job's own files, the costliest first: what to spill when the user-data is too large."""
+    return sorted((file for file in files if file.section.startswith("file ")), key=lambda file: -len(gzipped(file.content)))
