@@ -1,0 +1,292 @@
+"""The keys of job.yaml: the one table that the parser checks against and that editors complete from.
+
+To add a key: one line here, and one field of the same name in the dataclass of `provisioner.spec`.
+The words of the schema are those of `provisioner.schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from provisioner import localfiles, units
+from provisioner.schema import At, Schema, one_of, publish, show
+
+Options = Mapping[str, Mapping[str, Any]]  # a provider's name -> its option_schema
+
+DAY = 86_400
+WEEK = 7 * DAY  # the longest life of a SigV4 policy (AWS, sigv4-query-string-auth: X-Amz-Expires)
+OBJECT_LIMIT = 5 * 1024**3  # bytes in one POST or PUT (AWS, "Uploading objects")
+TASK_LIMIT = 10_000
+
+# AWS, "General purpose bucket naming rules", loosely; then a prefix of characters that every store keeps as they are.
+_BUCKET = r"s3://(?![^/]*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_PREFIX = r"/(?!/)(?!.*//)(?!(?:.*/)?\.{1,2}(?:/|$))[A-Za-z0-9!_.*'()=@+,:/-]*"
+STORE_URL = f"^{_BUCKET}(?:{_PREFIX})?$"
+
+
+def text(doc: str, allowed: str, pattern: str = "", **more: Any) -> dict[str, Any]:
+    """A key that holds text; `allowed` says in words what the pattern says."""
+    return {
+        "type": "string",
+        "description": doc,
+        "x-allowed": allowed,
+        **({"pattern": pattern} if pattern else {}),
+        "minLength": 1,
+        **more,
+    }
+
+
+def flag(doc: str) -> dict[str, Any]:
+    """A key that is off unless it says true."""
+    return {"type": "boolean", "description": doc, "default": False}
+
+
+def choice(doc: str, *choices: str, default: str) -> dict[str, Any]:
+    """A key that holds one of a few words."""
+    return {"enum": list(choices), "type": "string", "description": doc, "default": default}
+
+
+def duration(doc: str, least: int, most: int, **more: Any) -> dict[str, Any]:
+    """A key that holds a time; whole seconds in the JobSpec."""
+    words = f"whole seconds or a duration such as 90s, 10m, 1h30m or 2d; {units.show_seconds(least)} to {units.show_seconds(most)}"
+    return _measured(doc, (least, most), words, units.seconds, units.DURATION, more)
+
+
+def size(doc: str, least: int, most: int, **more: Any) -> dict[str, Any]:
+    """A key that holds a number of bytes."""
+    words = f"whole bytes or a size such as 10MB, 64MiB or 5GiB; {units.show_size(least)} to {units.show_size(most)}"
+    return _measured(doc, (least, most), words, units.size, units.SIZE, more)
+
+
+def _measured(
+    doc: str,
+    limits: tuple[int, int],
+    words: str,
+    convert: Callable[[float | str], int],
+    pattern: str,
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    least, most = limits
+
+    def within(value: float | str, at: At) -> None:
+        if not least <= convert(value) <= most:
+            at.fault(show(value, at.raw), words)
+
+    return {
+        "anyOf": [
+            {"type": "integer", "minimum": least, "maximum": most},
+            {"type": "string", "pattern": pattern, "minLength": 1, "x-check": within},
+        ],
+        "description": doc,
+        "x-allowed": words,
+        "x-read": convert,
+        **more,
+    }
+
+
+def mapping(doc: str, keys: Mapping[str, Schema], *required: str, **more: Any) -> dict[str, Any]:
+    """A key that holds keys."""
+    made = {"type": "object", "description": doc, "properties": dict(keys), "additionalProperties": False, **more}
+    return {**made, "required": list(required)} if required else made
+
+
+def either(plain: Schema, full: Schema, key: str, **more: Any) -> dict[str, Any]:
+    """A mapping that may be written as the value of its main key alone."""
+    said = f"{plain['x-allowed']}, or a mapping with {', '.join(full['properties'])}"
+    read = {"x-read": lambda value: {key: value}}
+    return {"anyOf": [{**plain, **read}, full], "description": full["description"], "x-allowed": said, **more}
+
+
+def items(doc: str, item: Schema, **more: Any) -> dict[str, Any]:
+    """A key that holds a list."""
+    return {"type": "array", "description": doc, "items": item, "maxItems": 1000, **more}
+
+
+def _source_key(doc: str, source_check: Callable[[str, At], Any]) -> dict[str, Any]:
+    """The local file of a file or input; where it lands is `path`."""
+    return text(doc, "a local file, relative to job.yaml", r"^[^\x00]+$", maxLength=4000, **{"x-check": source_check})
+
+
+def _file_list(doc: str, item_doc: str, source: Mapping[str, Any], keys: Mapping[str, Schema], **more: Any) -> Schema:
+    """A list of files, each the name of one beside job.yaml, or a mapping."""
+
+    def beside(value: str, at: At) -> None:
+        if localfiles.is_url(value) or localfiles.check_beside(value, at):
+            source["x-check"](value, at)
+
+    full = mapping(item_doc, {"source": source, "path": PATH, "mode": MODE, **keys}, **more)
+    return items(doc, either({**source, "x-check": beside}, full, "source"), default=[])
+
+
+URL = text("Bucket and prefix.", "s3://BUCKET or s3://BUCKET/PREFIX", STORE_URL, maxLength=480)
+PATH = text(
+    "Where it lands in the job's directory.",
+    "a relative path without .., such as conf/run.json",
+    localfiles.RELATIVE,
+    maxLength=1000,
+    **{"x-check": localfiles.check_path},
+)
+MODE = text("The file's mode.", 'four octal digits, such as "0644" or "0755"', "^0[0-7]{3}$")
+GLOB = text(
+    "Which files of the job's directory; ** crosses folders.",
+    "a relative glob without .., such as out/** or *.csv (a folder is out/**)",
+    localfiles.RELATIVE,
+    maxLength=1000,
+)
+
+STORE: dict[str, Schema] = {
+    "url": URL,
+    "endpoint_url": text(
+        "Of a store that isn't AWS.",
+        "a URL without user or query, such as http://127.0.0.1:9000",
+        r"^https?://[^\s/@?#]+(?:/[^\s?#@]*)?$",
+        maxLength=300,
+    ),
+    "region": text("The bucket's region.", "a region such as eu-central-1", "^[a-z0-9-]{1,40}$"),
+    "addressing": choice("How the bucket is named in URLs.", "auto", "path", "virtual", default="auto"),
+    "profile": text("The AWS profile that signs.", "the name of a profile", r"^[^\x00-\x1f\x7f]+$", maxLength=200),
+    "method": choice("How VMs upload.", "auto", "post", "put", default="post"),
+}
+
+VM: dict[str, Schema] = {
+    "provider": text("Where VMs run.", "the name of a provider"),
+    "boot_budget": duration("How long a VM may take to boot.", 1, DAY, default="10m"),
+}
+
+RUN: dict[str, Schema] = {
+    "command": {
+        "anyOf": [
+            text("", "", r"^[^\x00]*[^\x00\s][^\x00]*$", **{"x-read": lambda line: ("/bin/sh", "-c", line)}),
+            items("", text("", "text without NUL", r"^[^\x00]*$", minLength=0), minItems=1),
+        ],
+        "description": "A line for /bin/sh, or a program and its arguments.",
+        "x-allowed": "a line for /bin/sh, or a list: a program and its arguments",
+    },
+    "script": _source_key("A local script to run.", localfiles.check_script),
+    "env": {
+        "type": "object",
+        "description": "The job's environment. Whoever can read the VM's user-data can read it.",
+        "propertyNames": text(
+            "", "names of letters, digits and _, not FREEPOST_…", "^(?!FREEPOST_)[A-Za-z_][A-Za-z0-9_]*$"
+        ),
+        "additionalProperties": {
+            "type": ["string", "number"],
+            "pattern": r"^[^\x00]*$",
+            "x-quiet": True,
+            "x-allowed": "text or a number",
+        },
+        "default": {},
+    },
+    "files": _file_list(
+        "Small files that travel in the user-data.",
+        "A local file, or its content.",
+        _source_key("A local file, relative to job.yaml.", localfiles.check_small),
+        {"content": {"type": "string", "description": "The file's text.", "maxLength": localfiles.SMALL}},
+        **{"x-one-of": ["source", "content"], "dependentRequired": {"content": ["path"]}},
+    ),
+    "user": {
+        "type": ["string", "null"],
+        "pattern": "^[a-z_][a-z0-9_-]{0,30}$",
+        "description": "Who the job runs as; null is the agent's own user, root.",
+        "x-allowed": "a user name such as job, or null for root",
+        "default": "job",
+    },
+    "timeout": duration("How long the job may run.", 1, WEEK, default="1h"),
+    "grace": duration("How long the job may take to end after SIGTERM.", 0, DAY, default="60s"),
+}
+OUTPUT: dict[str, Schema] = {
+    "glob": GLOB,
+    "bundle": flag("Pack small files into tar objects."),
+    "checkpoint": flag("Also upload while the job runs."),
+}
+
+
+def _check_array(value: Any, at: At) -> None:
+    try:
+        units.indexes(value, TASK_LIMIT)
+    except ValueError as error:
+        at.fault(str(error), _ARRAY)
+
+
+_ARRAY = f"a count from 1 to {TASK_LIMIT}, ranges such as 0-3 or 0-9:2, or a list of different indexes"
+
+JOB: dict[str, Schema] = {
+    "name": text(
+        "Names the job, its VMs and its prefix.",
+        "1 to 40 lower-case letters, digits and hyphens, no hyphen at an end",
+        "^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$",
+    ),
+    "store": either(URL, mapping("Where results go.", STORE, "url"), "url"),
+    "vm": mapping("The machine that does it.", VM, default={}),
+    "run": mapping("The work.", RUN, **{"x-one-of": ["command", "script"]}),
+    "inputs": _file_list(
+        "Files for the job, by way of the bucket.",
+        "A local file or an object.",
+        _source_key("A local file, or s3://BUCKET/KEY in the job's bucket.", localfiles.check_input),
+        {},
+        required=["source"],
+    ),
+    "outputs": items(
+        "What to bring home.", either(GLOB, mapping("Files to bring home.", OUTPUT, "glob"), "glob"), default=[]
+    ),
+    "array": {
+        "anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": TASK_LIMIT},
+            text("", "", units.RANGES, maxLength=100_000),
+            items("", {"type": "integer", "minimum": 0, "maximum": 10**9 - 1}, minItems=1, maxItems=TASK_LIMIT),
+        ],
+        "description": "Several tasks, one VM each.",
+        "x-allowed": _ARRAY,
+        "x-check": _check_array,
+        "x-read": lambda value: units.indexes(value, TASK_LIMIT),
+    },
+    "expires": duration("How long the VM may upload.", 1, WEEK),
+    "retries": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 10,
+        "default": 0,
+        "description": "New attempts at a task that failed or was lost.",
+    },
+    "max_bytes": size("The largest object that the VM may store.", 1, OBJECT_LIMIT, default=OBJECT_LIMIT),
+    "checkpoint": duration("How often outputs marked checkpoint are uploaded while the job runs.", 10, WEEK),
+}
+
+
+def job(providers: Options | None, provider: Any = None) -> Schema:
+    """The schema of job.yaml with the options of one provider under `vm`, or of all when none is named.
+
+    Without `providers` any option is let through.
+    """
+    keys = {**JOB, "vm": {**JOB["vm"], **_vm(providers, provider)}}
+    return mapping("A Freepost job.", keys, "name", "run")
+
+
+def _vm(providers: Options | None, provider: Any) -> Schema:
+    if providers is None:
+        return {"additionalProperties": True}
+    named = {**VM["provider"], "enum": sorted(providers), "x-allowed": one_of(sorted(providers))}
+    if isinstance(provider, str) and provider in providers:
+        return {"properties": {**VM, "provider": named, **providers[provider]}}
+    options: dict[str, list[Schema]] = {}
+    for each in providers.values():
+        for key, schema in each.items():
+            options.setdefault(key, []).append(schema)
+    merged = {key: each[0] if len(each) == 1 else {"anyOf": each} for key, each in options.items()}
+    return {"properties": {**VM, "provider": named, **merged}}
+
+
+def json_schema(providers: Options | None) -> dict[str, Any]:
+    """Return the JSON Schema of job.yaml for editors. A provider's name under `vm` chooses the options beside it."""
+    whole: dict[str, Any] = publish(job(providers))
+    if providers:
+        choices = [
+            {
+                "if": {"properties": {"provider": {"const": name}}, "required": ["provider"]},
+                "then": {"properties": publish(_vm(providers, name)["properties"]), "additionalProperties": False},
+            }
+            for name in sorted(providers)
+        ]
+        whole["properties"]["vm"]["allOf"] = choices
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Freepost job.yaml", **whole}

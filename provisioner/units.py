@@ -1,0 +1,85 @@
+"""Durations, sizes and indexes as people write them: ``1h30m`` is 5400 seconds, ``64MiB`` 67108864 bytes, ``0-3`` four indexes.
+
+The patterns are plain enough for both Python and a JSON Schema in an editor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+DURATION = r"^([0-9]{1,6}d)?([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,9}s)?$"
+SIZE = r"^[0-9]{1,15} ?([kKMGT]i?)?B$"
+_RANGE = "[0-9]{1,9}(?:-[0-9]{1,9}(?::[1-9][0-9]{0,8})?)?"
+RANGES = f"^{_RANGE}(?:,{_RANGE})*$"
+
+_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
+
+
+def seconds(value: float | str) -> int:
+    """Read a duration: whole seconds, or parts in the order ``d h m s`` such as ``1h30m``. ValueError for anything else."""
+    if isinstance(value, str):
+        if not value or not re.search(DURATION, value):
+            raise ValueError(value)
+        return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([dhms])", value))
+    return int(value)
+
+
+def size(value: float | str) -> int:
+    """Read a size: whole bytes, or a number with B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (of 1024)."""
+    if isinstance(value, str):
+        found = re.search(r"^([0-9]{1,15}) ?([kKMGT]?)(i?)B$", value)
+        if not found:
+            raise ValueError(value)
+        return int(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].replace("K", "k")]
+    return int(value)
+
+
+def show_seconds(value: int) -> str:
+    """Write a duration the way `seconds` reads it: 5400 is ``1h30m``."""
+    parts = []
+    for unit, length in _SECONDS.items():
+        count, value = divmod(value, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def show_size(value: int) -> str:
+    """Write a size the way `size` reads it, in the largest unit that leaves no rest: 67108864 is ``64MiB``."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if value and value % size(f"1{unit}") == 0:
+            return f"{value // size(f'1{unit}')}{unit}"
+    return f"{value}B"
+
+
+def indexes(value: float | str | Sequence[float], most: int) -> tuple[int, ...]:
+    """Read an array: 4 is 0 to 3; ``0-3``, ``0-9:2`` and ``1,5,7`` are ranges; a list is itself.
+
+    ValueError, with what is wrong as its text, for none at all, more than `most`, or an index that comes twice.
+    """
+    if isinstance(value, str):
+        found = _ranges(value, most)
+    elif isinstance(value, Sequence):
+        found = [int(each) for each in value]
+    else:
+        found = list(range(min(int(value), most + 1)))
+    if not 1 <= len(found) <= most:
+        raise ValueError("no index" if not found else f"more than {most} indexes")
+    if len(set(found)) != len(found):
+        twice = next(each for position, each in enumerate(found) if each in found[:position])
+        raise ValueError(f"the index {twice} a second time")
+    return tuple(found)
+
+
+def _ranges(text: str, most: int) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, rest = part.partition("-")
+        last, _, step = rest.partition(":")
+        span = range(int(first), int(last or first) + 1, int(step or 1))
+        if not span:
+            raise ValueError(f"the range {part}, which ends before it starts")
+        found.extend(span[: most + 1])
+    return found
