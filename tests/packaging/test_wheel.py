@@ -1,0 +1,72 @@
+"""The wheel: exactly these files, and they work with nothing else around."""
+
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*argv, cwd, **options):
+    """Run a program away from the checkout and return what it printed."""
+    done = subprocess.run(
+        argv, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel as an installer would, from the files that git has."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in run("git", "ls-files", "-z", cwd=ROOT).split("\0"):
+        if name and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    run(
+        sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(source), cwd=folder, timeout=300
+    )
+    return next(folder.glob("*.whl"))
+
+
+def test_file_list(wheel):
+    """The wheel holds what tests/packaging/wheel.txt lists, no more and no less."""
+    listed = (Path(__file__).parent / "wheel.txt").read_text().split()
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "agent/__init__.py").read_text())[1]
+    with zipfile.ZipFile(wheel) as archive:
+        assert sorted(archive.namelist()) == sorted(name.replace("VERSION", version) for name in listed)
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel, tmp_path_factory):
+    """Install the wheel and its dependencies into a fresh environment; return the folder of its scripts."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    run(folder / "bin/pip", "install", "-q", str(wheel), cwd=folder, timeout=300)
+    return folder / "bin"
+
+
+def test_scripts_answer_from_an_empty_folder(scripts, tmp_path):
+    """`provision --help` and `agent --help` work where there is no checkout."""
+    assert "launch" in run(scripts / "provision", "--help", cwd=tmp_path)
+    assert "push" in run(scripts / "agent", "--help", cwd=tmp_path)
+    assert "launch" in run(scripts / "python", "-m", "provisioner", "--help", cwd=tmp_path)
+    assert "push" in run(scripts / "python", "-m", "agent", "--help", cwd=tmp_path)
+
+
+def test_package_data_is_found(scripts, tmp_path):
+    """Installed, the templates and the agent's sources are the checkout's, byte for byte."""
+    program = (
+        "import hashlib; from provisioner import resources as r; top = r.templates();"
+        "files = {str(p.relative_to(top)): p.read_bytes() for p in top.rglob('*') if p.is_file()};"
+        "[print(hashlib.sha256(b).hexdigest(), n) for n, b in sorted({**files, **r.agent_sources()}.items())]"
+    )
+    installed = run(scripts / "python", "-I", "-c", program, cwd=tmp_path)
+    assert installed == run(sys.executable, "-c", program, cwd=ROOT)
