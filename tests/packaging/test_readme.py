@@ -1,0 +1,27 @@
+"""README: short, and its two commands stand where .ci/run looks for them."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_it_is_short():
+    """README has fewer than 150 lines."""
+    assert len(README.splitlines()) < 150
+
+
+def test_the_first_block_is_two_commands_of_one_line():
+    """The first shell block holds two lines to paste: the main job, then the tests; each makes .venv if there is none."""
+    block = re.search(r"```sh\n(.*?)```", README, re.S)[1].splitlines()
+    assert len(block) == 2
+    assert all(line.startswith("python3 -m venv .venv && .venv/bin/pip install ") for line in block)
+    assert "provision launch examples/hello/job.yaml" in block[0]
+    assert block[1].endswith("&& .venv/bin/pytest")
+
+
+def test_links_lead_somewhere():
+    """Each relative link names a file of the repository."""
+    for target in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
+        assert (ROOT / target).exists(), target
