@@ -6,11 +6,15 @@ The words of the schema are those of `provisioner.schema`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner import localfiles, units
-from provisioner.schema import At, Schema, one_of, publish, show
+from provisioner.faults import At, one_of
+from provisioner.kinds import choice, duration, either, flag, items, mapping, size, text
+from provisioner.schema import Schema, publish
 
 Options = Mapping[str, Mapping[str, Any]]  # a provider's name -> its option_schema
 
@@ -22,93 +26,35 @@ TASK_LIMIT = 10_000
 # AWS, "General purpose bucket naming rules", loosely; then a prefix of characters that every store keeps as they are.
 _BUCKET = r"s3://(?![^/]*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _PREFIX = r"/(?!/)(?!.*//)(?!(?:.*/)?\.{1,2}(?:/|$))[A-Za-z0-9!_.*'()=@+,:/-]*"
+_LOCAL = "a local file, relative to job.yaml"
 STORE_URL = f"^{_BUCKET}(?:{_PREFIX})?$"
 
-
-def text(doc: str, allowed: str, pattern: str = "", **more: Any) -> dict[str, Any]:
-    """A key that holds text; `allowed` says in words what the pattern says."""
-    return {
-        "type": "string",
-        "description": doc,
-        "x-allowed": allowed,
-        **({"pattern": pattern} if pattern else {}),
-        "minLength": 1,
-        **more,
-    }
-
-
-def flag(doc: str) -> dict[str, Any]:
-    """A key that is off unless it says true."""
-    return {"type": "boolean", "description": doc, "default": False}
-
-
-def choice(doc: str, *choices: str, default: str) -> dict[str, Any]:
-    """A key that holds one of a few words."""
-    return {"enum": list(choices), "type": "string", "description": doc, "default": default}
+URL = text("Bucket and prefix.", "s3://BUCKET or s3://BUCKET/PREFIX", STORE_URL, maxLength=480)
+PATH = text(
+    "Where it lands in the job's directory.",
+    "a relative path without .., such as conf/run.json",
+    localfiles.RELATIVE,
+    maxLength=1000,
+    **{"x-check": localfiles.check_path, "x-read": posixpath.normpath},
+)
+MODE = text("The file's mode.", 'four octal digits, such as "0644" or "0755"', "^0[0-7]{3}$")
+GLOB = text(
+    "Which files of the job's directory; ** crosses folders.",
+    "a relative glob without .., such as out/** or *.csv (a folder is out/**)",
+    localfiles.RELATIVE,
+    maxLength=1000,
+    **{"x-read": posixpath.normpath},
+)
 
 
-def duration(doc: str, least: int, most: int, **more: Any) -> dict[str, Any]:
-    """A key that holds a time; whole seconds in the JobSpec."""
-    words = f"whole seconds or a duration such as 90s, 10m, 1h30m or 2d; {units.show_seconds(least)} to {units.show_seconds(most)}"
-    return _measured(doc, (least, most), words, units.seconds, units.DURATION, more)
+def _source(allowed: str, check: Callable[[str, At], Any]) -> dict[str, Any]:
+    """Where a file comes from; where it lands is `path`."""
+    return text("Where it comes from.", allowed, r"^[^\x00]+$", maxLength=4000, **{"x-check": check})
 
 
-def size(doc: str, least: int, most: int, **more: Any) -> dict[str, Any]:
-    """A key that holds a number of bytes."""
-    words = f"whole bytes or a size such as 10MB, 64MiB or 5GiB; {units.show_size(least)} to {units.show_size(most)}"
-    return _measured(doc, (least, most), words, units.size, units.SIZE, more)
-
-
-def _measured(
-    doc: str,
-    limits: tuple[int, int],
-    words: str,
-    convert: Callable[[float | str], int],
-    pattern: str,
-    more: Mapping[str, Any],
-) -> dict[str, Any]:
-    least, most = limits
-
-    def within(value: float | str, at: At) -> None:
-        if not least <= convert(value) <= most:
-            at.fault(show(value, at.raw), words)
-
-    return {
-        "anyOf": [
-            {"type": "integer", "minimum": least, "maximum": most},
-            {"type": "string", "pattern": pattern, "minLength": 1, "x-check": within},
-        ],
-        "description": doc,
-        "x-allowed": words,
-        "x-read": convert,
-        **more,
-    }
-
-
-def mapping(doc: str, keys: Mapping[str, Schema], *required: str, **more: Any) -> dict[str, Any]:
-    """A key that holds keys."""
-    made = {"type": "object", "description": doc, "properties": dict(keys), "additionalProperties": False, **more}
-    return {**made, "required": list(required)} if required else made
-
-
-def either(plain: Schema, full: Schema, key: str, **more: Any) -> dict[str, Any]:
-    """A mapping that may be written as the value of its main key alone."""
-    said = f"{plain['x-allowed']}, or a mapping with {', '.join(full['properties'])}"
-    read = {"x-read": lambda value: {key: value}}
-    return {"anyOf": [{**plain, **read}, full], "description": full["description"], "x-allowed": said, **more}
-
-
-def items(doc: str, item: Schema, **more: Any) -> dict[str, Any]:
-    """A key that holds a list."""
-    return {"type": "array", "description": doc, "items": item, "maxItems": 1000, **more}
-
-
-def _source_key(doc: str, source_check: Callable[[str, At], Any]) -> dict[str, Any]:
-    """The local file of a file or input; where it lands is `path`."""
-    return text(doc, "a local file, relative to job.yaml", r"^[^\x00]+$", maxLength=4000, **{"x-check": source_check})
-
-
-def _file_list(doc: str, item_doc: str, source: Mapping[str, Any], keys: Mapping[str, Schema], **more: Any) -> Schema:
+def _file_list(
+    doc: str, item_doc: str, source: Mapping[str, Any], keys: Mapping[str, Schema], **more: object
+) -> Schema:
     """A list of files, each the name of one beside job.yaml, or a mapping."""
 
     def beside(value: str, at: At) -> None:
@@ -118,22 +64,6 @@ def _file_list(doc: str, item_doc: str, source: Mapping[str, Any], keys: Mapping
     full = mapping(item_doc, {"source": source, "path": PATH, "mode": MODE, **keys}, **more)
     return items(doc, either({**source, "x-check": beside}, full, "source"), default=[])
 
-
-URL = text("Bucket and prefix.", "s3://BUCKET or s3://BUCKET/PREFIX", STORE_URL, maxLength=480)
-PATH = text(
-    "Where it lands in the job's directory.",
-    "a relative path without .., such as conf/run.json",
-    localfiles.RELATIVE,
-    maxLength=1000,
-    **{"x-check": localfiles.check_path},
-)
-MODE = text("The file's mode.", 'four octal digits, such as "0644" or "0755"', "^0[0-7]{3}$")
-GLOB = text(
-    "Which files of the job's directory; ** crosses folders.",
-    "a relative glob without .., such as out/** or *.csv (a folder is out/**)",
-    localfiles.RELATIVE,
-    maxLength=1000,
-)
 
 STORE: dict[str, Schema] = {
     "url": URL,
@@ -163,7 +93,7 @@ RUN: dict[str, Schema] = {
         "description": "A line for /bin/sh, or a program and its arguments.",
         "x-allowed": "a line for /bin/sh, or a list: a program and its arguments",
     },
-    "script": _source_key("A local script to run.", localfiles.check_script),
+    "script": {**_source(_LOCAL, localfiles.check_script), "description": "A local script to run."},
     "env": {
         "type": "object",
         "description": "The job's environment. Whoever can read the VM's user-data can read it.",
@@ -181,7 +111,7 @@ RUN: dict[str, Schema] = {
     "files": _file_list(
         "Small files that travel in the user-data.",
         "A local file, or its content.",
-        _source_key("A local file, relative to job.yaml.", localfiles.check_small),
+        _source(_LOCAL, localfiles.check_small),
         {"content": {"type": "string", "description": "The file's text.", "maxLength": localfiles.SMALL}},
         **{"x-one-of": ["source", "content"], "dependentRequired": {"content": ["path"]}},
     ),
@@ -202,7 +132,7 @@ OUTPUT: dict[str, Schema] = {
 }
 
 
-def _check_array(value: Any, at: At) -> None:
+def _check_array(value: float | str | Sequence[float], at: At) -> None:
     try:
         units.indexes(value, TASK_LIMIT)
     except ValueError as error:
@@ -223,7 +153,7 @@ JOB: dict[str, Schema] = {
     "inputs": _file_list(
         "Files for the job, by way of the bucket.",
         "A local file or an object.",
-        _source_key("A local file, or s3://BUCKET/KEY in the job's bucket.", localfiles.check_input),
+        _source(f"{_LOCAL}, or s3://BUCKET/KEY", localfiles.check_input),
         {},
         required=["source"],
     ),
@@ -254,7 +184,7 @@ JOB: dict[str, Schema] = {
 }
 
 
-def job(providers: Options | None, provider: Any = None) -> Schema:
+def job(providers: Options | None, provider: object = None) -> Schema:
     """The schema of job.yaml with the options of one provider under `vm`, or of all when none is named.
 
     Without `providers` any option is let through.
@@ -263,7 +193,7 @@ def job(providers: Options | None, provider: Any = None) -> Schema:
     return mapping("A Freepost job.", keys, "name", "run")
 
 
-def _vm(providers: Options | None, provider: Any) -> Schema:
+def _vm(providers: Options | None, provider: object) -> Schema:
     if providers is None:
         return {"additionalProperties": True}
     named = {**VM["provider"], "enum": sorted(providers), "x-allowed": one_of(sorted(providers))}
@@ -273,7 +203,7 @@ def _vm(providers: Options | None, provider: Any) -> Schema:
     for each in providers.values():
         for key, schema in each.items():
             options.setdefault(key, []).append(schema)
-    merged = {key: each[0] if len(each) == 1 else {"anyOf": each} for key, each in options.items()}
+    merged = {key: {"anyOf": each} for key, each in options.items()}  # their defaults wait until one is named
     return {"properties": {**VM, "provider": named, **merged}}
 
 
@@ -290,3 +220,8 @@ def json_schema(providers: Options | None) -> dict[str, Any]:
         ]
         whole["properties"]["vm"]["allOf"] = choices
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Freepost job.yaml", **whole}
+
+
+def dump(providers: Options | None) -> str:
+    """Return the text of job.schema.json."""
+    return json.dumps(json_schema(providers), indent=1, ensure_ascii=False) + "\n"

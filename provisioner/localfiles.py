@@ -9,7 +9,7 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from provisioner import units
-from provisioner.schema import At, show
+from provisioner.faults import At, show
 
 SMALL = (
     64 * 1024**2
@@ -32,6 +32,12 @@ def landing(source: str) -> str:
 def is_url(source: str) -> bool:
     """Tell an object from a local file."""
     return source.startswith("s3://")
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Take s3://BUCKET/REST apart."""
+    bucket, _, rest = url.removeprefix("s3://").partition("/")
+    return bucket, rest
 
 
 def mode(path: Path) -> str:
@@ -57,7 +63,7 @@ def check_input(value: str, at: At) -> None:
     """Fault an input that is neither an object with a key nor a readable file. Its bucket is compared elsewhere."""
     if not is_url(value):
         check_local(value, at)
-    elif not _OBJECT.search(value):
+    elif not (_OBJECT.search(value) and re.search(RELATIVE, landing(value))):
         at.fault(show(value), "s3://BUCKET/KEY, or a local file relative to job.yaml")
 
 

@@ -59,7 +59,7 @@ _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"^$"), [""])  # PyYAML 
 _resolve("merge", r"^(?:<<)$", "<")
 
 
-def load(text: str, *, where: str, complain: Complain, lines: bool = True) -> Any:
+def load(text: str, *, where: str, complain: Complain, lines: bool = True) -> object:
     """Read one YAML document. Each fault goes to `complain`; None when the text is no YAML at all.
 
     `where` starts each fault; with `lines` it is a file's name and the line follows.
@@ -94,13 +94,13 @@ class _Builder:
 
     def __init__(self, where: str, complain: Complain, *, lines: bool) -> None:
         self._where, self._complain, self._lines = where, complain, lines
-        self._done: dict[int, Any] = {}
+        self._done: dict[int, object] = {}
         self._open: set[int] = set()
 
     def _origin(self, node: yaml.Node) -> str:
         return f"{self._where}:{node.start_mark.line + 1}" if self._lines else self._where
 
-    def build(self, node: yaml.Node, path: str) -> Any:
+    def build(self, node: yaml.Node, path: str) -> object:
         if id(node) in self._open:
             self._complain(
                 self._origin(node), path, "an alias to something that it is part of", "aliases to other parts"
@@ -112,7 +112,7 @@ class _Builder:
             self._open.discard(id(node))
         return self._done[id(node)]
 
-    def _make(self, node: yaml.Node, path: str) -> Any:
+    def _make(self, node: yaml.Node, path: str) -> object:
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
@@ -147,8 +147,9 @@ class _Builder:
                 self._complain(self._origin(key_node), inner, f"the key again (first at {first})", "each key once")
             made[key] = self.build(value_node, inner)
             made.marks[key] = self._mark(key_node, value_node)
-        for key in merged.keys() - made.keys():
-            made[key], made.marks[key] = merged[key], merged.marks[key]
+        for key, value in merged.items():
+            if key not in made:
+                made[key], made.marks[key] = value, merged.marks[key]
         return made
 
     def _merge(self, node: yaml.Node, path: str, into: MarkedDict) -> None:
@@ -160,8 +161,9 @@ class _Builder:
                     self._origin(source), path, "`<<` with something else", "`<<` with an alias to a mapping"
                 )
                 continue
-            for key in value.keys() - into.keys():  # of several sources, the first wins (YAML's merge key)
-                into[key], into.marks[key] = value[key], value.marks[key]
+            for key, item in value.items():
+                if key not in into:  # of several sources, the first wins (YAML's merge key)
+                    into[key], into.marks[key] = item, value.marks[key]
 
     def _key(self, node: yaml.Node, path: str) -> str | None:
         if isinstance(node, yaml.ScalarNode):
@@ -177,7 +179,7 @@ class _Builder:
         return Mark(self._origin(at), value.value if isinstance(value, yaml.ScalarNode) else "")
 
 
-def _scalar(kind: str, text: str) -> Any:
+def _scalar(kind: str, text: str) -> object:
     if kind == "int":
         return int(text.replace("_", ""), 0)
     if kind == "float":

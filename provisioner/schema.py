@@ -12,18 +12,14 @@ properties, required, dependentRequired, additionalProperties, propertyNames, an
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from provisioner import errors
+from provisioner.faults import At, Faults, nearest, one_of, shorten, show
 
 Schema = Mapping[str, Any]
 
-_SHORT = 60  # characters of a value that a fault quotes
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -44,84 +40,6 @@ _WORDS = {
 }
 
 
-@dataclass
-class Faults:
-    """Everything that is wrong with one document. `base` is the folder that its file names are relative to."""
-
-    where: str
-    base: Path
-    found: list[str] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-
-    def add(self, origin: str, path: str, found: str, allowed: str) -> None:
-        """Note one fault: where, the path to the key, what was found, what is allowed."""
-        self.paths.append(path)
-        self.found.append(": ".join(filter(None, (origin, path, f"found {found}; allowed: {allowed}"))))
-
-    def below(self, path: str) -> bool:
-        """Tell whether something at or below this path is wrong."""
-        return any(each == path or each.startswith((f"{path}.", f"{path}[")) for each in self.paths)
-
-    def stop(self) -> None:
-        """Raise BadInput with all of it, if there is any."""
-        if self.found:
-            count = "a fault" if len(self.found) == 1 else f"{len(self.found)} faults"
-            raise errors.BadInput(f"{self.where} has {count}.", hint="Correct what is listed.", faults=self.found)
-
-
-@dataclass(frozen=True)
-class At:
-    """A place in the document: the path to it, its origin (``job.yaml:12``) and a scalar's text as written."""
-
-    faults: Faults
-    path: str = ""
-    origin: str = ""
-    raw: str = ""
-
-    def child(self, container: Any, key: str | int) -> At:
-        """Return the place of one key of a mapping, or one item of a list."""
-        mark = getattr(container, "marks", {}).get(key)
-        shown = f"[{key}]" if isinstance(key, int) else shorten(key)
-        dot = "." if self.path and isinstance(key, str) else ""
-        return At(
-            self.faults, f"{self.path}{dot}{shown}", mark.origin if mark else self.origin, mark.raw if mark else ""
-        )
-
-    def fault(self, found: str, allowed: str) -> None:
-        """Note what is wrong here."""
-        self.faults.add(self.origin or self.faults.where, self.path, found, allowed)
-
-
-def shorten(text: str) -> str:
-    """Cut a long text, and anything in a URL that may be a secret, so that a fault can quote it."""
-    text = re.sub(r"://[^/@\s]*@", "://…@", text)
-    text = re.sub(r"(://[^?\s]*)\?.*", r"\1?…", text, flags=re.DOTALL)
-    text = text.encode(errors="replace").decode()
-    text = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[: _SHORT + 1]
-    )
-    return text if len(text) <= _SHORT else f"{text[:_SHORT]}…"
-
-
-def show(value: Any, raw: str = "") -> str:  # noqa: PLR0911 - one line per type
-    """Say what a value is, in words and on one line."""
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, bool):
-        word = str(value).lower()
-        return f"{raw}, which YAML reads as {word}" if raw and raw.lower() != word else word
-    if isinstance(value, str):
-        length = f" ({len(value)} characters)" if len(value) > _SHORT else ""
-        return f"`{shorten(value)}`{length}" if value else "empty text"
-    if isinstance(value, Mapping):
-        return "a mapping" if value else "an empty mapping"
-    if isinstance(value, (list, tuple)):
-        return f"a list of {len(value)}" if value else "an empty list"
-    if isinstance(value, (int, float)):
-        return shorten(raw or (str(value) if abs(value) < 10**_SHORT else "a very large number"))
-    return f"a {type(value).__name__}"
-
-
 def allowed(schema: Schema) -> str:
     """Say what a schema allows, in words."""
     if "x-allowed" in schema:
@@ -131,6 +49,8 @@ def allowed(schema: Schema) -> str:
     if "anyOf" in schema:
         return ", or ".join(dict.fromkeys(allowed(each) for each in schema["anyOf"]))
     words = " or ".join(_WORDS[each] for each in types(schema)) or "anything"
+    if types(schema) == ("object",) and "properties" in schema:
+        words += f" with {', '.join(schema['properties'])}"
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
         words += f" from {low} to {high}"
@@ -143,19 +63,13 @@ def allowed(schema: Schema) -> str:
     return words
 
 
-def one_of(choices: Sequence[Any]) -> str:
-    """List choices in a sentence."""
-    names = [show(each).strip("`") for each in choices]
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "nothing"
-
-
 def types(schema: Schema) -> Sequence[str]:
     """Return the names of the types that a schema admits; empty when it doesn't say."""
     kinds: str | Sequence[str] = schema.get("type", ())
     return (kinds,) if isinstance(kinds, str) else kinds
 
 
-def is_a(value: Any, kinds: Sequence[str]) -> bool:
+def is_a(value: object, kinds: Sequence[str]) -> bool:
     """Tell whether a value is of one of these JSON types: true is no number, 1.0 is an integer."""
     if isinstance(value, bool):
         return "boolean" in kinds
@@ -164,14 +78,14 @@ def is_a(value: Any, kinds: Sequence[str]) -> bool:
     return any(isinstance(value, _TYPES[kind]) for kind in kinds)
 
 
-def check(value: Any, schema: Schema, at: At) -> bool:
+def check(value: object, schema: Schema, at: At) -> bool:
     """Note every fault of `value`, and return whether there was none."""
     before = len(at.faults.found)
     if "anyOf" in schema:
         _check_branches(value, schema, at)
     elif types(schema) and not is_a(value, types(schema)):
         _wrong_type(value, schema, at)
-    elif "enum" in schema and not any(value == each and type(value) is type(each) for each in schema["enum"]):
+    elif "enum" in schema and not any(value == each and _is_bool(value) == _is_bool(each) for each in schema["enum"]):
         at.fault(_quoted(value, schema, at), allowed(schema) + nearest(value, schema["enum"]))
     elif isinstance(value, str):
         _check_text(value, schema, at)
@@ -187,11 +101,15 @@ def check(value: Any, schema: Schema, at: At) -> bool:
     return len(at.faults.found) == before
 
 
-def _quoted(value: Any, schema: Schema, at: At) -> str:
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)  # True == 1 in Python, not in JSON
+
+
+def _quoted(value: object, schema: Schema, at: At) -> str:
     return "a value that doesn't fit" if schema.get("x-quiet") and isinstance(value, str) else show(value, at.raw)
 
 
-def _wrong_type(value: Any, schema: Schema, at: At) -> None:
+def _wrong_type(value: object, schema: Schema, at: At) -> None:
     words = allowed(schema)
     if value is None:
         words += " (or leave the key out)"
@@ -200,7 +118,7 @@ def _wrong_type(value: Any, schema: Schema, at: At) -> None:
     at.fault(show(value, at.raw), words)
 
 
-def _check_branches(value: Any, schema: Schema, at: At) -> None:
+def _check_branches(value: object, schema: Schema, at: At) -> None:
     """Check against the one branch that admits the type, so that its faults are told, not just that none fitted."""
     branches = [each for each in schema["anyOf"] if not types(each) or is_a(value, types(each))]
     if not branches:
@@ -227,7 +145,7 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
-def _check_list(value: Sequence[Any], schema: Schema, at: At) -> None:
+def _check_list(value: Sequence[object], schema: Schema, at: At) -> None:
     low, high = schema.get("minItems", 0), schema.get("maxItems", len(value))
     if not low <= len(value) <= high:
         bound = f"at least {low}" if len(value) < low else f"at most {high}"
@@ -243,8 +161,10 @@ def _check_mapping(value: Mapping[Any, Any], schema: Schema, at: At) -> None:
     known = schema.get("properties", {})
     others = schema.get("additionalProperties", True)
     one_of_keys = schema.get("x-one-of", ())
-    if one_of_keys and (count := sum(key in value for key in one_of_keys)) != 1:
-        at.fault("none of them" if count == 0 else "more than one of them", f"exactly one of {one_of(one_of_keys)}")
+    if one_of_keys and len(present := [key for key in one_of_keys if key in value]) != 1:
+        at.fault(
+            f"both {' and '.join(present)}" if present else "neither", f"exactly one of {' and '.join(one_of_keys)}"
+        )
     needed = [each for key, keys in schema.get("dependentRequired", {}).items() if key in value for each in keys]
     for key in (*schema.get("required", ()), *needed):
         if key not in value:
@@ -261,15 +181,8 @@ def _check_mapping(value: Mapping[Any, Any], schema: Schema, at: At) -> None:
             check(item, others if isinstance(others, Mapping) else {}, at.child(value, key))
 
 
-def nearest(word: Any, known: Sequence[Any]) -> str:
-    """Say which of the known words was probably meant; empty when none is near."""
-    words = [each for each in known if isinstance(each, str)]
-    near = difflib.get_close_matches(str(word)[:_SHORT], words, n=1, cutoff=0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""
-
-
-def read(value: Any, schema: Schema) -> Any:
-    """Turn a value that `check` passed into what the JobSpec holds: defaults filled in, units read, lists as tuples."""
+def read(value: Any, schema: Schema) -> Any:  # noqa: ANN401 - a document is of any kind
+    """Turn a value that `check` passed into what a spec holds: defaults filled in, units read, lists as tuples."""
     if "x-read" in schema:
         return schema["x-read"](value)
     if "anyOf" in schema:
@@ -293,12 +206,13 @@ def defaults(schema: Schema) -> dict[str, Any]:
     return {key: read(each["default"], each) for key, each in known.items() if "default" in each}
 
 
-def publish(schema: Any) -> Any:
-    """Return the schema as plain JSON Schema, for editors."""
-    if isinstance(schema, Mapping):
-        kept = {key: publish(item) for key, item in schema.items() if not key.startswith("x-")}
-        return {
-            **kept,
-            **({"oneOf": [{"required": [key]} for key in schema["x-one-of"]]} if "x-one-of" in schema else {}),
-        }
-    return [publish(item) for item in schema] if isinstance(schema, (list, tuple)) else schema
+def publish(schema: Any) -> Any:  # noqa: ANN401 - a schema is JSON of any kind
+    """Return the schema as plain JSON Schema, for editors: what is allowed joins the description."""
+    if not isinstance(schema, Mapping):
+        return [publish(item) for item in schema] if isinstance(schema, (list, tuple)) else schema
+    made = {key: publish(item) for key, item in schema.items() if not key.startswith("x-")}
+    if "x-one-of" in schema:
+        made["oneOf"] = [{"required": [key]} for key in schema["x-one-of"]]
+    if "x-allowed" in schema and isinstance(made.get("description"), str):
+        made["description"] += f" Allowed: {schema['x-allowed']}."
+    return made

@@ -6,15 +6,15 @@ together, and reads the files that the job names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provisioner import errors, jobschema, localfiles, marked_yaml, schema, units
+from provisioner import crosscheck, errors, jobschema, localfiles, marked_yaml, schema, units
+from provisioner.faults import At, Faults, shorten
 from provisioner.jobschema import Options, json_schema
 from provisioner.overrides import apply
-from provisioner.schema import At, Faults
 
 __all__ = [
     "FileSpec",
@@ -143,16 +143,14 @@ def _text(path: Path) -> str:
         raise errors.BadInput(f"{path} is not UTF-8 text (byte {error.start}).", hint="Save it as UTF-8.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise errors.BadInput(
-            f"{schema.shorten(str(path))} can't be read: {reason}.", hint="Name a job.yaml."
-        ) from None
+        raise errors.BadInput(f"{shorten(str(path))} can't be read: {reason}.", hint="Name a job.yaml.") from None
     if len(content) > marked_yaml.MAX_BYTES:
         limit = units.show_size(marked_yaml.MAX_BYTES)
         raise errors.BadInput(f"{path} is larger than {limit}.", hint="Put large content under inputs.")
     return text
 
 
-def parse(document: Any, *, base: Path, where: str, providers: Options | None = None) -> JobSpec:
+def parse(document: object, *, base: Path, where: str, providers: Options | None = None) -> JobSpec:
     """Turn a document into a JobSpec. File names in it are relative to `base`; `where` names it in faults.
 
     Raises BadInput, with every fault in its `faults`.
@@ -160,17 +158,17 @@ def parse(document: Any, *, base: Path, where: str, providers: Options | None = 
     return _parse(document, Faults(where, base), providers)
 
 
-def _parse(document: Any, faults: Faults, providers: Options | None) -> JobSpec:
+def _parse(document: object, faults: Faults, providers: Options | None) -> JobSpec:
     machine = document.get("vm") if isinstance(document, Mapping) else None
     provider = machine.get("provider") if isinstance(machine, Mapping) else None
     whole = jobschema.job(providers, provider)
     schema.check(document, whole, At(faults))
-    if isinstance(document, Mapping):
-        _check_together(document, whole, faults)
+    written = document if isinstance(document, Mapping) else {}
+    crosscheck.check(written, whole, faults)
     faults.stop()
-    made = schema.read(document, whole)
+    made = schema.read(written, whole)
     try:
-        run = _run(made["run"], document["run"], faults.base)
+        run = _run(made["run"], written["run"], faults.base)
         inputs = tuple(_input(each, faults.base) for each in made["inputs"])
     except OSError as error:  # checked a moment ago, and gone since
         raise errors.BadInput(f"{error.filename} can't be read: {error.strerror}.", hint="Try again.") from None
@@ -187,14 +185,8 @@ def _parse(document: Any, faults: Faults, providers: Options | None) -> JobSpec:
 
 
 def _store(made: Mapping[str, Any]) -> StoreSpec:
-    bucket, prefix = split_url(made["url"])
+    bucket, prefix = localfiles.split_url(made["url"])
     return StoreSpec(bucket, prefix.strip("/"), **{key: each for key, each in made.items() if key != "url"})
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """Take s3://BUCKET/REST apart."""
-    bucket, _, rest = url.removeprefix("s3://").partition("/")
-    return bucket, rest
 
 
 def _vm(made: Mapping[str, Any]) -> VmSpec:
@@ -238,81 +230,3 @@ def _input(made: Mapping[str, Any], base: Path) -> InputSpec:
 
 def _path(made: Mapping[str, Any]) -> str:
     return localfiles.landing(made.get("path") or made["source"])
-
-
-def _check_together(document: Mapping[str, Any], whole: schema.Schema, faults: Faults) -> None:
-    """Check what concerns several keys, as far as each is right by itself."""
-    good = {key: each for key, each in document.items() if key in jobschema.JOB and not faults.below(key)}
-    _check_times(document, whole, faults)
-    _check_places(document, faults)
-    if "store" in good:
-        _check_buckets(document, whole, faults)
-    marked = [each for each in good.get("outputs", ()) if isinstance(each, Mapping) and each.get("checkpoint")]
-    if "checkpoint" in good and not marked and not faults.below("outputs"):
-        at = At(faults).child(document, "checkpoint")
-        at.fault("no output to take checkpoints of", "outputs with checkpoint: true, or no checkpoint key")
-
-
-def _check_times(document: Mapping[str, Any], whole: schema.Schema, faults: Faults) -> None:
-    spans = [("vm", "boot_budget"), ("run", "timeout"), ("run", "grace")]
-    if not all(
-        isinstance(document.get(part, {}), Mapping) and not faults.below(f"{part}.{key}") for part, key in spans
-    ):
-        return
-    known = whole["properties"]
-    values = [
-        units.seconds(document.get(part, {}).get(key, known[part]["properties"][key]["default"])) for part, key in spans
-    ]
-    needed = f"{units.show_seconds(sum(values))} (vm.boot_budget + run.timeout + run.grace: " + (
-        " + ".join(map(units.show_seconds, values)) + ")"
-    )
-    at = At(faults).child(document, "expires")
-    if sum(values) > jobschema.WEEK:
-        at = At(faults).child(document, "run").child(document["run"], "timeout")
-        at.fault(f"a job of {needed}", "at most 7d, the longest life of a policy")
-    elif "expires" in document and not faults.below("expires"):
-        expires = units.seconds(document["expires"])
-        if expires < sum(values):
-            at.fault(f"{units.show_seconds(expires)}, which ends before the job may", f"at least {needed}")
-
-
-def _places(document: Mapping[str, Any], faults: Faults) -> Iterator[tuple[At, str]]:
-    """Yield every file that will lie in the job's directory, as far as it's known where."""
-    run = document.get("run")
-    lists = [(At(faults), document, "inputs")]
-    if isinstance(run, Mapping):
-        at = At(faults).child(document, "run")
-        lists.insert(0, (at, run, "files"))
-        if isinstance(run.get("script"), str) and not faults.below("run.script"):
-            yield at.child(run, "script"), localfiles.landing(run["script"])
-    for parent, container, key in lists:
-        found = container.get(key)
-        for index, each in enumerate(found if isinstance(found, (list, tuple)) else ()):
-            at = parent.child(container, key).child(found, index)
-            if not faults.below(at.path):
-                yield at, _path(each if isinstance(each, Mapping) else {"source": each})
-
-
-def _check_places(document: Mapping[str, Any], faults: Faults) -> None:
-    """Fault files that collide in the job's directory: the same name, or one where another needs a folder."""
-    taken: dict[str, str] = {}
-    folders: dict[str, str] = {}
-    for at, path in _places(document, faults):
-        above = ["/".join(path.split("/")[:depth]) for depth in range(1, path.count("/") + 1)]
-        other = taken.get(path) or folders.get(path) or next(filter(None, map(taken.get, above)), None)
-        if other:
-            at.fault(f"{schema.show(path)}, where {other} lands too", "a place of its own for each file (path:)")
-        taken.setdefault(path, at.path)
-        folders.update(dict.fromkeys(above, at.path))
-
-
-def _check_buckets(document: Mapping[str, Any], whole: schema.Schema, faults: Faults) -> None:
-    """Fault inputs from another bucket: the policy's signer may have no right to it."""
-    bucket = split_url(schema.read(document["store"], whole["properties"]["store"])["url"])[0]
-    found = document.get("inputs", ())
-    for index, each in enumerate(found if isinstance(found, (list, tuple)) else ()):
-        source = each.get("source") if isinstance(each, Mapping) else each
-        at = At(faults).child(document, "inputs").child(found, index)
-        if isinstance(source, str) and localfiles.is_url(source) and not faults.below(at.path):
-            if split_url(source)[0] != bucket:
-                at.fault(schema.show(source), f"an object of the job's own bucket, {bucket}")

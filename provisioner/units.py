@@ -1,4 +1,4 @@
-"""Durations, sizes and indexes as people write them: ``1h30m`` is 5400 seconds, ``64MiB`` 67108864 bytes, ``0-3`` four indexes.
+"""Durations, sizes and indexes as people write them: ``1h30m``, ``64MiB``, ``0-3``.
 
 The patterns are plain enough for both Python and a JSON Schema in an editor.
 """
@@ -18,7 +18,7 @@ _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 
 
 def seconds(value: float | str) -> int:
-    """Read a duration: whole seconds, or parts in the order ``d h m s`` such as ``1h30m``. ValueError for anything else."""
+    """Read a duration: whole seconds, or parts in the order ``d h m s``: ``1h30m`` is 5400. ValueError for all else."""
     if isinstance(value, str):
         if not value or not re.search(DURATION, value):
             raise ValueError(value)
@@ -32,7 +32,8 @@ def size(value: float | str) -> int:
         found = re.search(r"^([0-9]{1,15}) ?([kKMGT]?)(i?)B$", value)
         if not found:
             raise ValueError(value)
-        return int(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].replace("K", "k")]
+        base = 1024 if found[3] else 1000
+        return int(found[1]) * int(base ** _POWERS[found[2].replace("K", "k")])
     return int(value)
 
 
@@ -67,9 +68,11 @@ def indexes(value: float | str | Sequence[float], most: int) -> tuple[int, ...]:
         found = list(range(min(int(value), most + 1)))
     if not 1 <= len(found) <= most:
         raise ValueError("no index" if not found else f"more than {most} indexes")
-    if len(set(found)) != len(found):
-        twice = next(each for position, each in enumerate(found) if each in found[:position])
-        raise ValueError(f"the index {twice} a second time")
+    seen: set[int] = set()
+    for each in found:
+        if each in seen:
+            raise ValueError(f"the index {each} a second time")
+        seen.add(each)
     return tuple(found)
 
 
