@@ -44,7 +44,8 @@ def imports(session: nox.Session) -> None:
 @nox.session(python=False)
 def docs(session: nox.Session) -> None:
     """Check the outputs that the docs show; `nox -s docs -- -r` writes them anew."""
-    session.run("cog", "-I", ".ci", *(session.posargs or ["--check", "--diff"]), *COGGED, env={"COLUMNS": "100", "TERM": "dumb"})
+    mode = session.posargs or ["--check", "--diff"]
+    session.run("cog", "-I", ".ci", *mode, *COGGED, env={"COLUMNS": "100", "TERM": "dumb"})
 
 
 @nox.session(python=False)

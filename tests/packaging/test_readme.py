@@ -13,8 +13,8 @@ def test_it_is_short():
 
 
 def test_the_first_block_is_two_commands_of_one_line():
-    """The first shell block holds two lines to paste: the main job, then the tests; each makes .venv if there is none."""
-    block = re.search(r"```sh\n(.*?)```", README, re.S)[1].splitlines()
+    """The first shell block is two lines to paste: the main job, then the tests; each makes .venv if it must."""
+    block = re.search(r"```sh\n(.*?)```", README, re.DOTALL)[1].splitlines()
     assert len(block) == 2
     assert all(line.startswith("python3 -m venv .venv && .venv/bin/pip install ") for line in block)
     assert "provision launch examples/hello/job.yaml" in block[0]
