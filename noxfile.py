@@ -12,6 +12,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
 OPERATOR_PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+AGENT_PYTHONS = ["3.6", "3.8", "3.10", "3.13"]
 COGGED = ["README.md"]
 
 
@@ -46,6 +47,17 @@ def docs(session: nox.Session) -> None:
     """Check the outputs that the docs show; `nox -s docs -- -r` writes them anew."""
     mode = session.posargs or ["--check", "--diff"]
     session.run("cog", "-I", ".ci", *mode, *COGGED, env={"COLUMNS": "100", "TERM": "dumb"})
+
+
+def _agent_session(version: str) -> None:
+    @nox.session(python=False, name=f"agent-{version}")
+    def agent(session: nox.Session) -> None:
+        """Run the agent's tests on this Python, which must be there."""
+        session.run("pytest", "-k", version, *session.posargs, env={"FREEPOST_AGENT_PYTHON": version})
+
+
+for _version in AGENT_PYTHONS:
+    _agent_session(_version)
 
 
 @nox.session(python=False)

@@ -12,6 +12,7 @@ import pytest
 
 from provisioner.agentapp import agent_zip, strip
 from provisioner.resources import agent_sources
+from tests.interpreters import AGENT_PYTHONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,15 +45,31 @@ def test_two_interpreters_pack_the_same():
     assert {run.stdout for run in packed} == {agent_zip()}
 
 
-def test_it_runs_without_the_checkout(tmp_path):
-    """The zip app alone, with an interpreter that sees nothing else, answers --help and --version."""
+@pytest.mark.parametrize("python", AGENT_PYTHONS)
+def test_it_runs_without_the_checkout(python, tmp_path):
+    """The zip app alone answers --help on each Python, with all warnings as errors and nothing else to import."""
+    assert python, "this Python was asked for and is not here"
     app = tmp_path / "agent.pyz"
     app.write_bytes(agent_zip())
     run = subprocess.run(
-        [sys.executable, "-I", str(app), "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
+        [python, "-I", "-W", "error", str(app), "--help"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
+    assert (run.returncode, run.stderr) == (0, "")
     assert "push" in run.stdout
-    assert not run.stderr
+
+
+@pytest.mark.parametrize("python", AGENT_PYTHONS)
+def test_every_module_compiles(python, tmp_path):
+    """Each Python compiles every module of the zip app: no syntax is too new for it."""
+    app = tmp_path / "agent.pyz"
+    app.write_bytes(agent_zip())
+    program = (
+        "import sys, zipfile\n"
+        "archive = zipfile.ZipFile(sys.argv[1])\n"
+        "[compile(archive.read(name), name, 'exec') for name in archive.namelist()]\n"
+    )
+    run = subprocess.run([python, "-I", "-c", program, str(app)], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", sorted(agent_sources()))
