@@ -111,9 +111,7 @@ def _quoted(value: object, schema: Schema, at: At) -> str:
 
 def _wrong_type(value: object, schema: Schema, at: At) -> None:
     words = allowed(schema)
-    if value is None:
-        words += " (or leave the key out)"
-    elif "string" in types(schema) and isinstance(value, (bool, int, float)):
+    if "string" in types(schema) and isinstance(value, (bool, int, float)):
         words += f' (quote it: "{shorten(at.raw or str(value).lower())}")'
     at.fault(show(value, at.raw), words)
 

@@ -84,7 +84,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class VmSpec:
-    """The machine. `boot_budget` is seconds; `options` are the provider's own keys."""
+    """The machine. `boot_budget` is seconds; `options` are the provider's own keys, lists as tuples."""
 
     provider: str | None = None
     boot_budget: int = 600

@@ -20,7 +20,7 @@ _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 def seconds(value: float | str) -> int:
     """Read a duration: whole seconds, or parts in the order ``d h m s``: ``1h30m`` is 5400. ValueError for all else."""
     if isinstance(value, str):
-        if not value or not re.search(DURATION, value):
+        if not value or value.endswith("\n") or not re.search(DURATION, value):  # `$` stands before a last newline too
             raise ValueError(value)
         return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([dhms])", value))
     return int(value)
@@ -29,7 +29,7 @@ def seconds(value: float | str) -> int:
 def size(value: float | str) -> int:
     """Read a size: whole bytes, or a number with B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (of 1024)."""
     if isinstance(value, str):
-        found = re.search(r"^([0-9]{1,15}) ?([kKMGT]?)(i?)B$", value)
+        found = re.fullmatch(r"([0-9]{1,15}) ?([kKMGT]?)(i?)B", value)
         if not found:
             raise ValueError(value)
         base = 1024 if found[3] else 1000

@@ -1,0 +1,57 @@
+"""Durations and sizes as people write them."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner import units
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("90s", 90), ("1h30m", 5400), ("2d", 172_800), ("1d2h3m4s", 93_784), ("0s", 0), (90, 90), (90.0, 90)],
+)
+def test_seconds(text, value):
+    """A duration is whole seconds, or numbers with their units, the larger first."""
+    assert units.seconds(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5GiB", 5 * 2**30),
+        ("64MiB", 2**26),
+        ("10MB", 10**7),
+        ("1kB", 1000),
+        ("1KB", 1000),
+        ("2 TiB", 2**41),
+        ("7B", 7),
+        (7, 7),
+    ],
+)
+def test_size(text, value):
+    """A size is whole bytes, or a number with a unit: MB is of 1000, MiB of 1024."""
+    assert units.size(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "90", "1m1h", "1.5h", "-1s", "1h 30m", "s", "1H", "1s\n", "1234567h"])
+def test_no_seconds(text):
+    """Anything else is no duration."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        units.seconds(text)
+
+
+@pytest.mark.parametrize("text", ["", "5", "5GB/s", "GiB", "1.5GiB", "-1B", "5gib", "1B\n"])
+def test_no_size(text):
+    """Anything else is no size."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        units.size(text)
+
+
+@given(st.integers(0, 10**9))
+def test_round_trip(number):
+    """What is shown can be read again."""
+    assert units.seconds(units.show_seconds(number)) == number
+    assert units.size(units.show_size(number)) == number
