@@ -164,10 +164,10 @@ def _parse(document: object, faults: Faults, providers: Options | None) -> JobSp
     whole = jobschema.job(providers, provider)
     schema.check(document, whole, At(faults))
     written = document if isinstance(document, Mapping) else {}
-    crosscheck.check(written, whole, faults)
-    faults.stop()
-    made = schema.read(written, whole)
     try:
+        crosscheck.check(written, whole, faults)
+        faults.stop()
+        made = schema.read(written, whole)
         run = _run(made["run"], written["run"], faults.base)
         inputs = tuple(_input(each, faults.base) for each in made["inputs"])
     except OSError as error:  # checked a moment ago, and gone since

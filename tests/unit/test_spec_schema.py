@@ -166,33 +166,25 @@ def places(document, path=()):
         yield from places(each, (*path, key))
 
 
-WORDS = st.sampled_from(
-    [
-        *jobschema.JOB,
-        *jobschema.RUN,
-        *jobschema.STORE,
-        *jobschema.VM,
-        *jobschema.OUTPUT,
-        "path",
-        "source",
-        "content",
-        "0-3",
-        "1h",
-        "5GiB",
-        "s3://bucket/k",
-        "../x",
-        "/x",
-        "x/",
-        "",
-        "auto",
-        "ec2",
-        "local",
-        "spot",
-        "0644",
-        "A",
-        "x\n",
-    ]
-)
+KEYS = [*jobschema.JOB, *jobschema.RUN, *jobschema.STORE, *jobschema.VM, *jobschema.OUTPUT, "path", "source", "content"]
+TEXTS = [
+    "0-3",
+    "1h",
+    "5GiB",
+    "s3://bucket/k",
+    "../x",
+    "/x",
+    "x/",
+    "",
+    "auto",
+    "ec2",
+    "local",
+    "spot",
+    "0644",
+    "A",
+    "x\n",
+]
+WORDS = st.sampled_from([*KEYS, *TEXTS])
 SCALARS = st.none() | st.booleans() | st.integers(-2, 700_000) | st.floats() | WORDS | st.text(max_size=5)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3), max_leaves=6

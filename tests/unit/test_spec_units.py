@@ -39,14 +39,14 @@ def test_size(text, value):
 @pytest.mark.parametrize("text", ["", "90", "1m1h", "1.5h", "-1s", "1h 30m", "s", "1H", "1s\n", "1234567h"])
 def test_no_seconds(text):
     """Anything else is no duration."""
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(ValueError, match=rf"^{re.escape(text)}$"):
         units.seconds(text)
 
 
 @pytest.mark.parametrize("text", ["", "5", "5GB/s", "GiB", "1.5GiB", "-1B", "5gib", "1B\n"])
 def test_no_size(text):
     """Anything else is no size."""
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(ValueError, match=rf"^{re.escape(text)}$"):
         units.size(text)
 
 
