@@ -89,7 +89,9 @@ def show(value: object, raw: str = "") -> str:
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}" if value else "an empty list"
     if isinstance(value, (int, float)):
-        return shorten(raw or (str(value) if abs(value) < 10**_SHORT else "a very large number"))
+        return shorten(
+            raw or (str(value) if isinstance(value, float) or abs(value) < 10**_SHORT else "a very large number")
+        )
     return f"a {type(value).__name__}"
 
 

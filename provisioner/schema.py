@@ -12,6 +12,7 @@ properties, required, dependentRequired, additionalProperties, propertyNames, an
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,6 +90,8 @@ def check(value: object, schema: Schema, at: At) -> bool:
         at.fault(_quoted(value, schema, at), allowed(schema) + nearest(value, schema["enum"]))
     elif isinstance(value, str):
         _check_text(value, schema, at)
+    elif isinstance(value, float) and not math.isfinite(value):
+        at.fault(show(value, at.raw), f"{allowed(schema)}: a finite number, or text in quotes")
     elif isinstance(value, (int, float)):
         if not schema.get("minimum", value) <= value <= schema.get("maximum", value):
             at.fault(_quoted(value, schema, at), allowed(schema))

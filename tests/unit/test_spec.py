@@ -54,7 +54,7 @@ store: {url: s3://bucket/some/prefix/, endpoint_url: "http://127.0.0.1:9000", re
 vm: {provider: ec2, boot_budget: 5m, spot: true}
 run:
   script: work.sh
-  env: {SEED: 7, VERSION: 1.10, CODE: 007, BIG: 1e400, TEXT: "yes"}
+  env: {SEED: 7, VERSION: 1.10, CODE: 007, BIG: 1e30, TEXT: "yes"}
   files:
     - {path: conf/run.json, content: "{}", mode: 0600}
   user: null
@@ -77,7 +77,7 @@ checkpoint: 10m
         vm=VmSpec("ec2", 300, {"spot": True, "type": "t3.micro"}),
         run=RunSpec(
             command=("./work.sh",),
-            env={"SEED": "7", "VERSION": "1.10", "CODE": "007", "BIG": "1e400", "TEXT": "yes"},
+            env={"SEED": "7", "VERSION": "1.10", "CODE": "007", "BIG": "1e30", "TEXT": "yes"},
             files=(FileSpec("conf/run.json", b"{}", "0600"), FileSpec("work.sh", b"#!/bin/sh\n", "0755")),
             user=None,
             timeout=5400,

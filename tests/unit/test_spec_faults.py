@@ -60,6 +60,10 @@ CASES = [
     (run(command=["sleep", 5]), [r'run.command\[1\]: found 5; allowed: text without NUL \(quote it: "5"\)']),
     (run(command={"a": 1}), ["run.command: found a mapping"]),
     (run(env={"A": True}), [r'run.env.A: found true; allowed: text or a number \(quote it: "true"\)']),
+    (
+        run(env={"A": float("inf")}),
+        ["run.env.A: found inf; allowed: text or a number: a finite number, or text in quotes"],
+    ),
     (run(env={"A": None}), [r"run.env.A: found nothing \(null\)"]),
     (run(env={"A": ["hush"]}), ["run.env.A: found a list of 1"]),
     (run(env={"A": "hush\0"}), ["run.env.A: found a value that doesn't fit"]),

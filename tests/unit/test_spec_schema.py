@@ -39,6 +39,7 @@ BEYOND = (
     "more than 10000 indexes",
     "255 bytes",
     "surrogate",
+    "a finite number",  # JSON has no other
     "a duration such as",
     "a size such as",
     "\\n`",  # `$` of a schema lets a newline at the end through
