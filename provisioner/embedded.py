@@ -36,6 +36,7 @@ __all__ = ["DEFAULT_BUCKET", "EmbeddedStore", "Running", "connect"]
 DEFAULT_BUCKET = "freepost"
 START_SECONDS = 60.0  # a start takes 1 to 4 s on an idle machine; a busy one gets this long
 STOP_SECONDS = 10.0
+_PRIME_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _LOG_LINES = 8
 _RESET = "provision store stop, then move the folder away: without its keys nobody can be let in"
@@ -51,6 +52,7 @@ class _Server:
     process: Process
     ports: seaweedfs.Ports
     bucket: str
+    primer: bool = False  # it only elects itself, see _launch
 
 
 class EmbeddedStore:
@@ -93,14 +95,15 @@ class EmbeddedStore:
             server = self._recorded()
             if server is None or not server.process.alive():
                 return False
-            server.process.kill()
-            if not server.process.ended(within=STOP_SECONDS):
-                raise FreepostError(
-                    f"the embedded store (pid {server.process.pid}) didn't end within {STOP_SECONDS:.0f} s"
-                )
-            for path in seaweedfs.sockets(server.ports):
-                path.unlink(missing_ok=True)
+            self._end(server)
             return True
+
+    def _end(self, server: _Server) -> None:
+        server.process.kill()
+        if not server.process.ended(within=STOP_SECONDS):
+            raise FreepostError(f"the embedded store (pid {server.process.pid}) didn't end within {STOP_SECONDS:.0f} s")
+        for path in seaweedfs.sockets(server.ports):
+            path.unlink(missing_ok=True)
 
     def _start(self, buckets: Sequence[str]) -> Running:
         last = self._recorded()
@@ -115,6 +118,8 @@ class EmbeddedStore:
 
     def _find(self, last: _Server, bucket: str) -> tuple[_Server, Running] | None:
         """Return the last server if it lives, once it serves; None when it is dead or dies meanwhile."""
+        if last.primer:  # of a launcher that was killed
+            self._end(last)
         if not last.process.alive():
             return None
         server = replace(last, bucket=bucket)
@@ -129,14 +134,21 @@ class EmbeddedStore:
         return server, running
 
     def _launch(self, last: _Server | None, bucket: str) -> tuple[_Server, Running]:
-        """Spawn a server and wait until it serves; once more, on other ports, when a stranger took one in between."""
+        """Spawn a server and wait until it serves; again, on other ports, when a stranger took one in between.
+
+        On ports it hasn't had before, a master alone is run until it has elected itself, which it then remembers. A
+        whole server often sends the volumes' first heartbeat before its election; the second follows 5 s later, and
+        until then it answers every write with InternalError.
+        """
         program = seaweedfs.find_program()
         self._configure()
         ports = last.ports if last is not None and seaweedfs.free(last.ports) else seaweedfs.free_ports()
         tries = 3
         while True:
             tries -= 1
-            server = self._spawn(program, ports, bucket)
+            if not (self._home / "data" / f"m{ports.master}").exists():
+                self._prime(program, ports, bucket)
+            server = self._spawn([str(program), *seaweedfs.arguments(ports)], ports, bucket)
             running = self._running(server)
             try:
                 with connect(running) as client:
@@ -148,14 +160,23 @@ class EmbeddedStore:
             else:
                 return server, running
 
-    def _spawn(self, program: Path, ports: seaweedfs.Ports, bucket: str) -> _Server:
+    def _prime(self, program: Path, ports: seaweedfs.Ports, bucket: str) -> None:
+        command = [str(program), *seaweedfs.primer_arguments(ports)]
+        primer = self._spawn(command, ports, bucket, primer=True)
+        deadline = time.monotonic() + _PRIME_SECONDS  # one that takes longer costs the server's start its 5 s, no more
+        while time.monotonic() < deadline and not seaweedfs.elected(ports):
+            if primer.process.ended(within=_POLL_SECONDS):
+                break  # the server's own start finds the same fault, and tells it
+        self._end(primer)
+
+    def _spawn(self, command: Sequence[str], ports: seaweedfs.Ports, bucket: str, *, primer: bool = False) -> _Server:
         if self.log.exists():
             self.log.replace(self.log.with_name("store.log.1"))
         _write(self.log, "")
         reader, gate = os.pipe()
         try:
             answer = subprocess.run(
-                ["/bin/sh", "-c", _GATE, str(self.log), str(program), *seaweedfs.arguments(ports)],
+                ["/bin/sh", "-c", _GATE, str(self.log), *command],
                 stdin=reader,
                 stdout=subprocess.PIPE,
                 check=True,
@@ -166,7 +187,7 @@ class EmbeddedStore:
             process = identify(int(answer.stdout))
             if process is None:
                 raise Unreachable("the embedded store was killed before it began", hint="start it again")
-            server = _Server(process, ports, bucket)
+            server = _Server(process, ports, bucket, primer)
             self._record(server)
             with contextlib.suppress(BrokenPipeError):  # killed this moment: _await_ready says so
                 os.write(gate, b"\n")
@@ -218,7 +239,7 @@ class EmbeddedStore:
         try:
             raw = json.loads((self._home / "server.json").read_bytes())
             process = Process(int(raw["process"]["pid"]), str(raw["process"]["started"]))
-            return _Server(process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]))
+            return _Server(process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]), bool(raw["primer"]))
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
 

@@ -82,7 +82,7 @@ def unready(client: Any) -> str | None:  # noqa: ANN401 - as connect
 
 
 def make_bucket(client: Any, name: str) -> None:  # noqa: ANN401 - as connect
-    """Make a bucket unless it is there. Raise BadInput for a bad name, else what `provisioner.store.translate` makes."""
+    """Make a bucket unless it is there. Raise BadInput for a bad name, else as `provisioner.store.translate`."""
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     from provisioner.store import translate

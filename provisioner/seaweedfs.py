@@ -6,6 +6,7 @@ The settings are those that were measured to make it behave like S3 under a POST
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import json
 import os
@@ -151,6 +152,35 @@ def arguments(ports: Ports) -> Sequence[str]:
         "-s3.localSocket=data/s3.sock",
         "-filer.localSocket=data/filer.sock",
     ]
+
+
+def primer_arguments(ports: Ports) -> Sequence[str]:
+    """Return the command line of a master alone, with the same settings as `arguments` has."""
+    return [
+        "-config_dir=cfg",
+        "-logtostderr=true",
+        "master",
+        "-mdir=data",
+        f"-ip={HOST}",
+        f"-ip.bind={HOST}",
+        "-telemetry=false",
+        "-electionTimeout=1s",
+        "-raftHashicorp",
+        f"-port={ports.master}",
+        "-volumeSizeLimitMB=256",
+    ]
+
+
+def elected(ports: Ports) -> bool:
+    """Tell whether the master has elected itself leader."""
+    connection = http.client.HTTPConnection(HOST, ports.master, timeout=2)
+    try:
+        connection.request("GET", "/cluster/status")
+        return json.loads(connection.getresponse().read()).get("IsLeader") is True
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
 
 
 def environment(home: Path) -> Mapping[str, str]:
