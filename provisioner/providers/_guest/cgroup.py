@@ -1,0 +1,69 @@
+"""A control group per machine: what it may use of the host, and one name for all its processes.
+
+Hosts have one hierarchy (cgroup v2), one per controller (v1), or both; the group is made in each that there is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+MOUNT = Path("/sys/fs/cgroup")
+MOST_PROCESSES = 8192  # a guest that forks without end fills this, not the host
+_PERIOD = 100_000  # microseconds
+_PATIENCE = 5  # seconds that the kernel gets to forget processes that are already dead
+
+
+def make(name: str, memory: int, cpus: int) -> list[str]:
+    """Make the group and set its limits, `memory` in bytes. Return its folders, each with a cgroup.procs to join."""
+    limits = {
+        "memory.max": memory,
+        "memory.limit_in_bytes": memory,
+        "pids.max": MOST_PROCESSES,
+        "cpu.max": f"{cpus * _PERIOD} {_PERIOD}",
+        "cpu.cfs_quota_us": cpus * _PERIOD,
+    }
+    made = []
+    for parent in (MOUNT, *(MOUNT / each for each in ("unified", "systemd", "memory", "pids", "cpu"))):
+        if not (parent / "cgroup.procs").exists():
+            continue
+        folder = parent / name
+        folder.mkdir(exist_ok=True)
+        for file, value in limits.items():
+            if (folder / file).exists():
+                (folder / file).write_text(str(value))
+        made.append(str(folder))
+    return made
+
+
+def join(folders: Iterable[str]) -> None:
+    """Move this process into the group."""
+    for folder in folders:
+        Path(folder, "cgroup.procs").write_text("0")
+
+
+def remove(name: str) -> None:
+    """Remove the group, whose processes have all ended, in every hierarchy."""
+    deadline = time.monotonic() + _PATIENCE
+    for parent in (MOUNT, *(path for path in MOUNT.iterdir() if path.is_dir() and not path.is_symlink())):
+        top = parent / name
+        if parent != MOUNT and not (parent / "cgroup.procs").exists():
+            continue
+        for folder, _, _ in os.walk(top, topdown=False):
+            _rmdir(Path(folder), deadline)
+
+
+def _rmdir(folder: Path, deadline: float) -> None:
+    while True:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:  # EBUSY: a process of it is still being buried, and v1 has no event for that
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

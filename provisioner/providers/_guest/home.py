@@ -1,0 +1,128 @@
+"""The folder of one machine: all that is known of it, to whatever process asks.
+
+::
+
+    ID/machine.json   what was ordered, and the image; holds no secret
+    ID/seed/          NoCloud's files. The user-data holds the grant: 0600, and deleted when the machine has ended
+    ID/disk           what the guest wrote; deleted when it has powered off, kept when it lost power
+    ID/console        what the guest printed, and ID/console.old before that
+    ID/state.json     phase, reason, the supervisor's pid
+    ID/launching      locked by whoever is starting or ending this machine
+    ID/lock           locked by the supervisor for as long as it lives: who is alive is never a guess about a pid
+    ID/log            what the supervisor and its helpers had to say
+
+A machine that is GONE leaves machine.json, state.json, console and log behind, so that the same token never launches
+twice and its console can still be read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PENDING, RUNNING, GONE = "pending", "running", "gone"
+CONSOLE_BYTES = 4 << 20  # the console keeps the last one to two times this
+
+
+class Home:
+    """The folder of the machine called `path.name`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.disk = path / "disk"
+        self.seed = path / "seed"
+
+    def exists(self) -> bool:
+        """Tell whether anything is known of this machine."""
+        return (self.path / "machine.json").exists()
+
+    def record(self) -> dict[str, Any]:
+        """What was ordered."""
+        record: dict[str, Any] = json.loads((self.path / "machine.json").read_text())
+        return record
+
+    def prepare(self, record: dict[str, Any], seed: dict[str, bytes]) -> None:
+        """Write down an order. Nobody else can read it, from its first byte on."""
+        self.seed.mkdir(mode=0o700, exist_ok=True)
+        for name, content in seed.items():
+            self._write(f"seed/{name}", content)
+        self._write("machine.json", json.dumps(record, indent=1).encode())
+
+    def status(self) -> dict[str, Any]:
+        """The last word of the launcher or the supervisor: phase, reason, pid. Empty before the first."""
+        try:
+            status: dict[str, Any] = json.loads((self.path / "state.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return status
+
+    def say(self, phase: str, reason: str = "", pid: int = 0) -> None:
+        """Put down a new state, at once or not at all."""
+        self._write("state.json", json.dumps({"phase": phase, "reason": reason, "pid": pid}).encode())
+
+    def console(self) -> bytes:
+        """The end of what the guest printed."""
+        said = b""
+        for name in ("console.old", "console"):
+            try:
+                said += (self.path / name).read_bytes()
+            except FileNotFoundError:
+                continue
+        return said
+
+    @contextmanager
+    def launching(self) -> Iterator[None]:
+        """Wait until nobody else starts or ends this machine, and keep them from it."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.path / "launching").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def lock(self) -> int:
+        """Take the supervisor's lock, for it to inherit. Only for one who holds `launching` and saw it dead."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits at most for an `alive` elsewhere
+        return descriptor
+
+    def alive(self) -> bool:
+        """Tell whether the supervisor lives."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
+
+    def clean(self, *, keep_disk: bool) -> None:
+        """Delete what a machine that has ended needs no more."""
+        for name in ("mnt", "resolv.conf"):
+            _delete(self.path / name)  # mnt is empty: what was mounted on it was so in namespaces that are gone
+        if not keep_disk:
+            _delete(self.disk)
+            _delete(self.seed)
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        new = path.with_name(path.name + ".new")
+        with open(new, "wb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
+            file.write(content)
+        new.replace(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,299 @@
+"""The four methods of a provider, for machines that a supervisor process watches over."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import provisioner
+from provisioner import images, nocloud, units
+from provisioner.errors import BadInput, NotFound, Refused
+from provisioner.kinds import flag, size, text
+from provisioner.paths import cache_dir, state_dir
+from provisioner.providers._guest.home import GONE, PENDING, Home
+from provisioner.providers.base import Instance, Order, Phase, State
+
+HOST = "10.0.2.2"  # what the guest calls the host's loopback
+REMEMBERED = 7 * 86_400  # seconds that a machine which is gone can still be asked about
+_END_SECONDS = 30  # a supervisor that takes longer to clean up is stuck
+
+
+@dataclass(frozen=True)
+class GuestProvider(ABC):
+    """Runs machines here. `endpoint_url` is the store's; its port is the only one of the host that guests reach."""
+
+    endpoint_url: str = ""
+    folder: Path | None = None
+    cache: Path | None = None
+
+    name: ClassVar[str]
+    user_data_limit: ClassVar[int] = 1 << 20  # NoCloud sets none
+    option_schema: ClassVar[Mapping[str, Any]] = {
+        "image": text("A suite, or the name of an imported image.", "bullseye, bookworm, trixie, sid, or an imported name", r"^[\w+-][\w.+-]{0,63}$", default="bookworm"),
+        "memory": size("The machine's memory.", 128 << 20, 1 << 40, default="1GiB"),
+        "cpus": {"type": "integer", "minimum": 1, "maximum": 256, "description": "The machine's processors.", "default": 1},
+        "disk": size("The machine's disk; it takes up only what is written.", 1 << 30, 1 << 44, default="8GiB"),
+        "keep_disk": flag("Keep the disk after the machine has powered off, until it is terminated."),
+    }  # fmt: skip
+
+    def launch(self, order: Order) -> Sequence[Instance]:
+        """Start one machine per task. When one can't be started, those before it run on and a second call goes on."""
+        if len(order.user_data) > self.user_data_limit:
+            raise BadInput(f"The user-data has {len(order.user_data)} bytes; {self.name} takes {self.user_data_limit}.")
+        options = self._options(order)
+        image = images.find(options["image"], self.cache)
+        self._check(image)
+        self._forget()
+        instances = []
+        with contextlib.ExitStack() as stack:
+            started = []
+            for index, task in enumerate(order.tasks):
+                instance = Instance(f"{machine_id(self.name, order.token)}-{index}", task, order.attempt)
+                instances.append(instance)
+                home = self._home(instance.id)
+                stack.enter_context(home.launching())
+                if not home.status() or (home.status()["phase"] == PENDING and not home.alive()):
+                    record = self._record(order, instance, options, image)
+                    seed = nocloud.seed(instance.id, order.user_data, mac=record["mac"] if not image.kernel else "")
+                    home.prepare(record, seed)
+                    self._make_disk(home, image, options["disk"])
+                    started.append((home, _start(home)))
+            failures = [failure for home, launch in started if (failure := _outcome(home, launch))]
+            if failures:
+                raise Refused(f"A machine could not be started: {failures[0]}")
+        return instances
+
+    def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
+        """Tell how each machine is doing. One whose supervisor was killed is GONE, and what it left is removed."""
+        return {instance.id: self._state(instance.id) for instance in instances}
+
+    def console(self, instance: Instance) -> bytes:
+        """The last 4 to 8 MiB of what the guest printed; kept for a week after its end, or until it is terminated."""
+        return self._home(instance.id).console()
+
+    def terminate(self, instances: Sequence[Instance]) -> None:
+        """End these machines at once and delete their disks. The console stays."""
+        homes = [home for home in (self._home(instance.id) for instance in instances) if home.exists()]
+        with contextlib.ExitStack() as stack:
+            for home in homes:
+                stack.enter_context(home.launching())
+            _signal(homes, signal.SIGTERM)
+            for home in homes:
+                self._bury(home, "terminated", keep_disk=False)
+
+    def guest_url(self, endpoint_url: str) -> str:
+        """The URL by which a guest reaches a store that the operator reaches at `endpoint_url`.
+
+        The host's loopback is 10.0.2.2 to the guest. SigV4 signs the Host header of a presigned GET, so what a guest is
+        given must be signed for this URL.
+        """
+        parts = urlsplit(endpoint_url)
+        if not _on_this_host(parts.hostname or ""):
+            return endpoint_url
+        return parts._replace(netloc=f"{HOST}:{parts.port}" if parts.port else HOST).geturl()
+
+    def cut_power(self, instances: Sequence[Instance]) -> None:
+        """Kill these machines as a power cut would, and keep their disks for `boot_again`."""
+        homes = [self._home(instance.id) for instance in instances]
+        with contextlib.ExitStack() as stack:
+            for home in homes:
+                stack.enter_context(home.launching())
+            _signal(homes, signal.SIGUSR1)
+
+    def boot_again(self, instance: Instance) -> None:
+        """Boot a machine that has ended from the disk that it left. Raise NotFound when it left none."""
+        home = self._home(instance.id)
+        with home.launching():
+            if home.alive():
+                raise Refused(f"{instance.id} still runs.")
+            if not home.disk.exists():
+                raise NotFound(f"{instance.id} has left no disk.", hint="keep_disk keeps it after a power-off")
+            failure = _outcome(home, _start(home))
+            if failure:
+                raise Refused(f"{instance.id} could not be started: {failure}")
+
+    @abstractmethod
+    def _check(self, image: images.Image) -> None:
+        """Raise MissingDependency or BadInput if this provider can't boot the image here."""
+
+    @abstractmethod
+    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:
+        """Make the machine's empty disk of `size` bytes."""
+
+    def _extra(self, image: images.Image) -> dict[str, Any]:
+        """What the provider adds to the record."""
+        return {}
+
+    def _home(self, name: str) -> Home:
+        if not name.isascii() or not name.replace("-", "").isalnum():
+            raise BadInput(f"{name!r} is no machine of {self.name}.")
+        return Home((self.folder or state_dir() / "machines") / name)
+
+    def _options(self, order: Order) -> dict[str, Any]:
+        unknown = sorted(set(order.options) - set(self.option_schema))
+        if unknown:
+            raise BadInput(f"{self.name} has no option {unknown[0]}.", hint=f"It has: {', '.join(self.option_schema)}")
+        options = {key: order.options.get(key, schema.get("default")) for key, schema in self.option_schema.items()}
+        try:
+            sizes = {key: units.size(options[key]) for key in ("memory", "disk")}
+        except ValueError as error:
+            raise BadInput(f"{error} is not a size.", hint="such as 512MiB or 8GiB") from None
+        return {**options, **sizes}
+
+    def _record(self, order: Order, instance: Instance, options: dict[str, Any], image: images.Image) -> dict[str, Any]:
+        endpoint = urlsplit(self.endpoint_url)
+        store = [endpoint.hostname, endpoint.port or {"https": 443}.get(endpoint.scheme, 80)]
+        return {
+            "id": instance.id,
+            "provider": self.name,
+            "job": order.job,
+            "task": instance.task,
+            "attempt": instance.attempt,
+            "expires": order.expires.timestamp(),
+            "image": {
+                "folder": str(image.disk.parent),
+                "root": str(image.root) if image.root else None,
+                "disk": str(image.disk),
+                "disk_format": image.disk_format,
+                "kernel": str(image.kernel) if image.kernel else None,
+                "initrd": str(image.initrd) if image.initrd else None,
+            },
+            "memory": options["memory"],
+            "cpus": options["cpus"],
+            "keep_disk": options["keep_disk"],
+            "store": store if _on_this_host(endpoint.hostname or "") else None,
+            "mac": "52:54:00:" + ":".join(hashlib.sha256(instance.id.encode()).hexdigest()[i : i + 2] for i in (0, 2, 4)),
+            **self._extra(image),
+        }
+
+    def _state(self, name: str) -> State:
+        home = self._home(name)
+        if not home.status():
+            return State(Phase.GONE, "never launched here")
+        if home.status()["phase"] != GONE and not home.alive():
+            with home.launching():
+                self._bury(home, "its supervisor was killed", keep_disk=True)
+        status = home.status()
+        return State(Phase(status["phase"]), status["reason"])
+
+    def _bury(self, home: Home, reason: str, *, keep_disk: bool) -> None:
+        """Put down that a machine has ended and delete what is left of it, unless its supervisor lives."""
+        if home.alive():
+            return
+        if home.status().get("phase") != GONE:
+            home.say(GONE, reason)
+        home.clean(keep_disk=keep_disk)
+
+    def _forget(self) -> None:
+        """Delete what is left of machines that ended long ago."""
+        folder = self.folder or state_dir() / "machines"
+        for path in folder.iterdir() if folder.exists() else ():
+            state = path / "state.json"
+            if state.exists() and state.stat().st_mtime < time.time() - REMEMBERED:
+                home = Home(path)
+                if home.status()["phase"] == GONE and not home.alive():
+                    shutil.rmtree(path)
+
+
+def machine_id(provider: str, token: str) -> str:
+    """Name the machines of an order: the same token, the same name. It is a host name and a control group's, too."""
+    return f"{provider}-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+
+
+def _on_this_host(name: str) -> bool:
+    """Tell whether a host name is this host's loopback. Other names are left to DNS in the guest."""
+    if name == "localhost":
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _start(home: Home) -> subprocess.Popen[bytes]:
+    """Start a supervisor; only for one who holds `launching` and knows that there is none."""
+    lock = home.lock()
+    try:
+        home.say(PENDING, "starting")
+        environment = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+        with (home.path / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "provisioner.providers._guest.supervisor", str(home.path), str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd="/",
+                env={**environment, "PYTHONPATH": str(Path(provisioner.__file__).parent.parent)},
+                pass_fds=[lock],
+            )
+    finally:
+        os.close(lock)
+
+
+def _outcome(home: Home, launch: subprocess.Popen[bytes]) -> str:
+    """Wait until the guest runs; return why it doesn't, and leave nothing of it, so that it may be launched again."""
+    with launch:
+        assert launch.stdout  # noqa: S101 - for mypy: it is a pipe
+        answer = launch.stdout.readline().decode().strip()
+    if answer == "up":
+        return ""
+    _wait([home])
+    log = home.path / "log"
+    failure = answer or log.read_text().strip().rpartition("\n")[2] or "its supervisor ended without a word"
+    shutil.rmtree(home.path)
+    return failure
+
+
+def _signal(homes: Sequence[Home], number: signal.Signals) -> None:
+    """Signal the supervisors that live, and wait for their end."""
+    with _pidfds(homes) as descriptors:
+        for descriptor in descriptors:
+            signal.pidfd_send_signal(descriptor, number)
+        _await_all(descriptors)
+
+
+def _wait(homes: Sequence[Home]) -> None:
+    """Wait for the end of these supervisors."""
+    with _pidfds(homes) as descriptors:
+        _await_all(descriptors)
+
+
+@contextlib.contextmanager
+def _pidfds(homes: Sequence[Home]) -> Iterator[list[int]]:
+    """Descriptors of the supervisors that live: they can't come to mean another process."""
+    descriptors = []
+    try:
+        for home in homes:
+            with contextlib.suppress(ProcessLookupError):
+                pid = home.status().get("pid")
+                if pid:
+                    descriptor = os.pidfd_open(pid)
+                    # Alive after the pid was opened: so the pid was still its own.
+                    descriptors.append(descriptor) if home.alive() else os.close(descriptor)
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _await_all(descriptors: Sequence[int]) -> None:
+    deadline = time.monotonic() + _END_SECONDS
+    for descriptor in descriptors:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)  # readable when the process has ended
+        if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
+            raise Refused(f"A machine did not end within {_END_SECONDS} s.", hint="See the log in its folder.")
