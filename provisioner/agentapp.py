@@ -41,7 +41,10 @@ def strip(source: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             doc = node.body[0]
             indent = lines[doc.lineno - 1][: doc.col_offset]
             lines[doc.lineno - 1 : doc.end_lineno] = ["\n"] * ((doc.end_lineno or doc.lineno) - doc.lineno + 1)

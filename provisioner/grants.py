@@ -9,14 +9,20 @@ from provisioner.plan import Plan, TaskPlan
 from provisioner.policy import Bucket, Credentials, presign_url, sign_post
 
 
-def sign_grant(plan: Plan, task: TaskPlan, *, credentials: Credentials, now: datetime, bucket: Bucket | None = None) -> Grant:
+def sign_grant(
+    plan: Plan, task: TaskPlan, *, credentials: Credentials, now: datetime, bucket: Bucket | None = None
+) -> Grant:
     """Sign everything that `task` may do. `bucket` is the bucket as the VM reaches it, the plan's own if None."""
     seen = bucket or plan.bucket
     documents = plan.policies(task)
-    outputs = sign_post(seen, plan.keys.outputs(task.task, task.attempt), documents["outputs"], credentials=credentials, now=now)
-    status = sign_post(seen, plan.keys.status(task.task, task.attempt), documents["status"], credentials=credentials, now=now)
+    outputs = sign_post(
+        seen, plan.keys.outputs(task.task, task.attempt), documents["outputs"], credentials=credentials, now=now
+    )
+    status = sign_post(
+        seen, plan.keys.status(task.task, task.attempt), documents["status"], credentials=credentials, now=now
+    )
     inputs = []
-    for item in plan.inputs:
+    for item in plan.pulled:
         url = presign_url("GET", seen, item.key, credentials=credentials, now=now, lifetime=plan.expires - now)
         entry = {"path": item.path, "url": url, "size": item.size, "mode": item.mode}
         inputs.append({**entry, "sha256": item.sha256} if item.sha256 else entry)

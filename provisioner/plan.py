@@ -6,17 +6,21 @@ Pure: the clock, the ids and the bucket are passed in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from provisioner import units
+from provisioner.errors import BadInput
 from provisioner.keys import JobKeys
 from provisioner.policy import MAX_STATUS_BYTES, Bucket, policy_document
-from provisioner.spec import JobSpec
+from provisioner.spec import FileSpec, JobSpec
 
 # A policy outlives the job's deadline by this, so that the last upload isn't cut off by its own signature.
 UPLOAD_MARGIN = timedelta(minutes=10)
+SHOWN_TASKS = 3  # of an array, in the text of a plan
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,30 @@ class Plan:
     expires: datetime
     tasks: tuple[TaskPlan, ...]
     inputs: tuple[StagedInput, ...] = ()
+    spilled: tuple[FileSpec, ...] = ()
+
+    @property
+    def carried(self) -> tuple[FileSpec, ...]:
+        """The job's files that travel in the user-data."""
+        return tuple(item for item in self.spec.run.files if item not in self.spilled)
+
+    @property
+    def pulled(self) -> tuple[StagedInput, ...]:
+        """Everything the VM pulls: the inputs, and the job's files that didn't fit the user-data."""
+        return (*self.inputs, *(self.spill_entry(item) for item in self.spilled))
+
+    def spill_entry(self, file: FileSpec) -> StagedInput:
+        """Where a spilled file lies: by its hash, so that every attempt finds the same bytes."""
+        digest = hashlib.sha256(file.content).hexdigest()
+        return StagedInput(file.path, self.keys.input(f".files/{digest}"), file.mode, len(file.content), digest)
+
+    def task(self, name: str | None) -> TaskPlan:
+        """One task by name, the first if None. Raise BadInput for one that isn't there."""
+        for task in self.tasks:
+            if name is None or task.task == name:
+                return task
+        message = f"the job has no task {name!r}; its tasks are {self.tasks[0].task} to {self.tasks[-1].task}"
+        raise BadInput(message)
 
     def policies(self, task: TaskPlan) -> dict[str, dict[str, Any]]:
         """The two policy documents of a task's grant, in clear and before the signature's own conditions."""
@@ -83,12 +111,44 @@ class Plan:
             "created": iso(self.created),
             "deadline": iso(self.deadline),
             "expires": iso(self.expires),
-            "inputs": [{"path": item.path, "key": item.key, "size": item.size, "sha256": item.sha256} for item in self.inputs],
+            "inputs": [
+                {"path": item.path, "key": item.key, "size": item.size, "sha256": item.sha256} for item in self.pulled
+            ],
             "tasks": [
                 {"task": task.task, "attempt": task.attempt, "token": task.token, "policies": self.policies(task)}
                 for task in self.tasks
             ],
         }
+
+
+def show(plan: Plan) -> str:
+    """The plan as text: what a person checks before paying for VMs."""
+    spec = plan.spec
+    lines = [
+        f"job       {plan.job}",
+        f"provider  {plan.provider}, {len(plan.tasks)} VM{'s' * (len(plan.tasks) != 1)}",
+        f"store     {plan.bucket.url} ({plan.bucket.region}), below {plan.keys.root}",
+        (
+            f"deadline  {iso(plan.deadline)} ({units.show_seconds(spec.deadline)} from launch: "
+            f"boot {units.show_seconds(spec.vm.boot_budget)}, timeout {units.show_seconds(spec.run.timeout)}, "
+            f"grace {units.show_seconds(spec.run.grace)})"
+        ),
+        f"policies  until {iso(plan.expires)}",
+        f"runs      {' '.join(spec.run.command)}",
+        *(f"carries   {item.path} ({len(item.content)} bytes)" for item in plan.carried),
+        *(f"pulls     {item.path} ({item.size} bytes) from {item.key}" for item in plan.pulled),
+        *(f"pushes    {item.glob}{' in bundles' * item.bundle}" for item in spec.outputs),
+    ]
+    if not spec.outputs:
+        lines.append("pushes    nothing but its log: the job names no outputs")
+    for task in plan.tasks[:SHOWN_TASKS]:
+        lines.append(f"task {task.task}, attempt {task.attempt}: each VM may write what these two policies allow")
+        lines += [f"  {name:8}{json.dumps(document)}" for name, document in plan.policies(task).items()]
+    if len(plan.tasks) > SHOWN_TASKS:
+        lines.append(
+            f"… and {len(plan.tasks) - SHOWN_TASKS} more tasks, alike but for their prefixes (--json shows them)"
+        )
+    return "\n".join(lines)
 
 
 def new_job_id(name: str, now: datetime, entropy: str) -> str:
@@ -111,10 +171,10 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
     user_data_limit: int,
     now: datetime,
     credentials_expire: datetime | None = None,
-    attempts: dict[str, int] | None = None,
+    attempts: Mapping[str, int] | None = None,
     inputs: Sequence[StagedInput] = (),
 ) -> Plan:
-    """Make the plan of a launch. `attempts` maps the tasks to launch to their attempt; all tasks, first attempt, if None.
+    """Make the plan of a launch. `attempts` maps the tasks to launch to their attempt; None: all, the first.
 
     The policies expire at what the spec asks for or `UPLOAD_MARGIN` after the deadline, and never later than the
     session that signs them, since they would be dead anyway.

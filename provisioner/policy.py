@@ -8,6 +8,7 @@ equal to ``generate_presigned_post``.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,10 +66,16 @@ def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: dat
     A signature dies with the session that made it, whatever expiry it states.
     """
     if credentials.expires is not None and credentials.expires < needed_until:
-        message = f"the signing credentials expire at {_clock(credentials.expires)}, but {what} needs them until {_clock(needed_until)}"
+        message = (
+            f"the signing credentials expire at {_clock(credentials.expires)}, "
+            f"but {what} needs them until {_clock(needed_until)}"
+        )
         raise Expiry(message, hint="sign in again for a longer session, use a longer-lived key, or shorten run.timeout")
     if needed_until - now > MAX_LIFETIME:
-        message = f"{what} needs a signature until {_clock(needed_until)}; SigV4 allows at most 7 days, until {_clock(now + MAX_LIFETIME)}"
+        message = (
+            f"{what} needs a signature until {_clock(needed_until)}; "
+            f"SigV4 allows at most 7 days, until {_clock(now + MAX_LIFETIME)}"
+        )
         raise BadInput(message, hint="shorten run.timeout or expires")
 
 
@@ -162,10 +169,15 @@ def presign_url(  # noqa: PLR0913 - each is one element of the signed request
         request.headers[name] = value
     auth = S3SigV4QueryAuth(_boto(credentials), "s3", bucket.region, expires=int(lifetime.total_seconds()))
     # The steps of SigV4Auth.add_auth, which differs only in reading the wall clock.
-    auth._modify_request_before_signing(request)  # noqa: SLF001
+    auth._modify_request_before_signing(request)  # type: ignore[attr-defined]  # noqa: SLF001
     signature = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
-    auth._inject_signature_to_request(request, signature)  # noqa: SLF001
+    auth._inject_signature_to_request(request, signature)  # type: ignore[attr-defined]  # noqa: SLF001
     return str(request.url)
+
+
+def checksum_sha256(data: bytes) -> str:
+    """The value of an ``x-amz-checksum-sha256`` field: base64 of the digest."""
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def _request(method: str, url: str, now: datetime) -> AWSRequest:

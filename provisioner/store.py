@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from provisioner.spec import StoreSpec
 
 DEFAULT_REGION = "us-east-1"
-_TRANSIENT = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "500", "502", "503", "504"})
-_UNKNOWN_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"})
+_TRANSIENT = frozenset(
+    {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "500", "502", "503", "504"}
+)
+_UNKNOWN_KEY = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
+)
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404"})
 
 
@@ -54,13 +58,24 @@ class Store:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket.name, Prefix=prefix, **({"StartAfter": after} if after else {})
             )
-            return [Entry(item["Key"], item["Size"], item["LastModified"]) for page in pages for item in page.get("Contents", ())]
+            return [
+                Entry(item["Key"], item["Size"], item["LastModified"])
+                for page in pages
+                for item in page.get("Contents", ())
+            ]
 
     def folders(self, prefix: str) -> Sequence[str]:
         """The names directly below `prefix` that have something below them."""
         with self._errors(f"list s3://{self.bucket.name}/{prefix}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name, Prefix=prefix, Delimiter="/")
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket.name, Prefix=prefix, Delimiter="/"
+            )
             return [item["Prefix"][len(prefix) : -1] for page in pages for item in page.get("CommonPrefixes", ())]
+
+    def size(self, key: str) -> int:
+        """Return the size of an object in bytes. Raise NotFound when it isn't there."""
+        with self._errors(f"read {key}"):
+            return int(self._client.head_object(Bucket=self.bucket.name, Key=key)["ContentLength"])
 
     def get(self, key: str) -> bytes:
         """Return a whole object. Raise NotFound when it isn't there."""
@@ -117,7 +132,9 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
         found = session.get_credentials()
         if found is None:
             message = "there are no credentials to sign with"
-            raise NoCredentials(message, hint="set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use --local")
+            raise NoCredentials(
+                message, hint="set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use --local"
+            )
         frozen = found.get_frozen_credentials()
         region = spec.region or (session.region_name if spec.endpoint_url else None)
         if region is None:
@@ -125,8 +142,12 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
         client = _client(session, spec, region)
     except boto_errors.BotoCoreError as error:
         raise translate(error, "find credentials", bucket=spec.bucket) from None
-    credentials = Credentials(frozen.access_key, frozen.secret_key, frozen.token, getattr(found, "_expiry_time", None))
-    url = bucket_url(client.meta.endpoint_url, spec.bucket, addressing=spec.addressing, custom=spec.endpoint_url is not None)
+    credentials = Credentials(
+        str(frozen.access_key), str(frozen.secret_key), frozen.token, getattr(found, "_expiry_time", None)
+    )
+    url = bucket_url(
+        client.meta.endpoint_url, spec.bucket, addressing=spec.addressing, custom=spec.endpoint_url is not None
+    )
     return Store(client, Bucket(spec.bucket, region, url), spec.prefix, credentials)
 
 
@@ -137,7 +158,7 @@ def _client(session: boto3.session.Session, spec: StoreSpec, region: str) -> Any
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=32,
-        s3={"addressing_style": spec.addressing, "us_east_1_regional_endpoint": "regional"},
+        s3={"addressing_style": spec.addressing, "us_east_1_regional_endpoint": "regional"},  # type: ignore[arg-type]
         # Stores other than AWS don't all know the trailing checksums that boto3 adds by default.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -151,7 +172,7 @@ def _bucket_region(session: boto3.session.Session, bucket: str) -> str:
         answer = client.head_bucket(Bucket=bucket)
     except boto_errors.ClientError as error:
         # A bucket elsewhere answers 301 or 403, and says where all the same.
-        answer = error.response  # type: ignore[assignment]
+        answer = error.response
         if "x-amz-bucket-region" not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
             raise translate(error, "find the bucket's region", bucket=bucket) from None
     return str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", DEFAULT_REGION))
@@ -159,8 +180,14 @@ def _bucket_region(session: boto3.session.Session, bucket: str) -> str:
 
 def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
     """Turn a botocore error into one of ours, with what to do about it and without its request or headers."""
-    if isinstance(error, (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError, boto_errors.CredentialRetrievalError)):
-        return NoCredentials("there are no usable credentials to sign with", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if isinstance(
+        error,
+        (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError, boto_errors.CredentialRetrievalError),
+    ):
+        return NoCredentials(
+            "there are no usable credentials to sign with",
+            hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
     if isinstance(error, boto_errors.ProfileNotFound):
         return BadInput(str(error), hint="name a profile of ~/.aws/config in store.profile or AWS_PROFILE")
     if not isinstance(error, boto_errors.ClientError):
@@ -168,11 +195,17 @@ def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _UNKNOWN_KEY:
-        return NoCredentials(f"the store doesn't accept the credentials ({code})", hint="check the keys, the session and this machine's clock")
+        return NoCredentials(
+            f"the store doesn't accept the credentials ({code})",
+            hint="check the keys, the session and this machine's clock",
+        )
     if code == "NoSuchBucket":
         return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
     if code in _ABSENT:
         return NotFound(f"could not {doing}: there is nothing there")
     if code in _TRANSIENT or status >= 500:  # noqa: PLR2004 - HTTP's own classes
         return Unreachable(f"could not {doing}: the store answered {code or status}", hint="try again later")
-    return Refused(f"could not {doing}: the store answered {code or status}", hint="check what the credentials may do on this bucket")
+    return Refused(
+        f"could not {doing}: the store answered {code or status}",
+        hint="check what the credentials may do on this bucket",
+    )

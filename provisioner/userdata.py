@@ -7,9 +7,9 @@ YAML), files as gzip and base64, so nothing an operator writes can change the do
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,6 +25,7 @@ AGENT_PATH = "/usr/local/lib/freepost/agent.pyz"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"
+LIMIT_MARGIN = 64  # bytes by which the user-data of one task may differ from another's
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,18 @@ class UserData:
         return [*lines, LedgerLine("cloud-config", len(self.plain) - rest, whole - sum(line.cost for line in lines))]
 
 
+def explain(user_data: UserData, limit: int) -> str:
+    """What is in the user-data and what each part costs, as text."""
+    lines = [
+        f"{len(user_data.data)} bytes of {limit} (gzip of {len(user_data.plain)})",
+        "",
+        "   bytes  gzipped  section",
+    ]
+    lines += [f"{line.size:8}  {line.cost:7}  {line.section}" for line in user_data.ledger()]
+    modes = [f"{file.mode}  {file.path}" for file in user_data.files]
+    return "\n".join([*lines, "", "It writes:", *modes])
+
+
 def render(plan: Plan, task: TaskPlan, grant: grants.Grant) -> UserData:
     """Render the user-data of one task."""
     files = boot_files(plan, task, grant)
@@ -99,8 +112,13 @@ def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFil
     )
     return (
         BootFile("grant", f"{RUN_DIR}/grant.json", "0400", grants.dump(grant).encode()),
-        BootFile("task", f"{RUN_DIR}/task.json", "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
-        *(BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content) for item in run.files),
+        BootFile(
+            "task", f"{RUN_DIR}/task.json", "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()
+        ),
+        *(
+            BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
+            for item in plan.carried
+        ),
         BootFile("agent", AGENT_PATH, "0644", agent_zip()),
         BootFile("launcher", LAUNCHER_PATH, "0755", (templates() / "agent.sh").read_bytes()),
         BootFile("unit", UNIT_PATH, "0644", unit.encode()),
@@ -165,6 +183,12 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def largest_files(files: Sequence[BootFile]) -> list[BootFile]:
-    """The job's own files, the costliest first: what to spill when the user-data is too large."""
-    return sorted((file for file in files if file.section.startswith("file ")), key=lambda file: -len(gzipped(file.content)))
+def fit(plan: Plan, task: TaskPlan, grant: grants.Grant) -> Plan:
+    """Spill the job's costliest file to the bucket if the user-data is too large; the same plan if it fits.
+
+    Called again with a new grant (each spilled file adds a presigned GET to it) until nothing changes.
+    """
+    if len(render(plan, task, grant).data) <= plan.user_data_limit - LIMIT_MARGIN or not plan.carried:
+        return plan
+    costliest = max(plan.carried, key=lambda item: len(gzipped(item.content)))
+    return dataclasses.replace(plan, spilled=(*plan.spilled, costliest))

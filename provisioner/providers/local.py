@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 from provisioner.cloudconfig import unpack
 from provisioner.errors import BadInput
 from provisioner.providers.base import Instance, Order, Phase, State
+from provisioner.providers.registry import Context
 from provisioner.userdata import LAUNCHER_PATH, RUN_DIR, WORKDIR
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before its session is killed
@@ -43,6 +44,11 @@ class LocalProvider:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @classmethod
+    def create(cls, context: Context) -> LocalProvider:
+        """Keep the launches below the state folder."""
+        return cls(context.state_dir / "local")
 
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start the agent, or find the one that an earlier launch with this token started."""
@@ -101,13 +107,15 @@ class LocalProvider:
         for item in unpack(order.user_data).files:
             path = root / item.path.lstrip("/")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(path, "wb", opener=lambda name, flags, mode=item.mode: os.open(name, flags, mode)) as file:
-                file.write(item.content)
+            path.touch(item.mode)
+            path.write_bytes(item.content)
         launcher = root / LAUNCHER_PATH.lstrip("/")
-        path = os.pathsep.join([str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        search = os.pathsep.join(
+            [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        )
         # sh writes the pid and becomes the agent, so that a launcher killed right here leaves a whole launch behind.
-        with open(home / "console", "ab") as console:
-            subprocess.Popen(  # noqa: S603 - our own launcher
+        with (home / "console").open("ab") as console:
+            subprocess.Popen(
                 [
                     "/bin/sh", "-c", 'echo $$ >"$0"; exec "$@"', str(home / "pid"),
                     str(launcher), "run", "--no-user",
@@ -118,7 +126,7 @@ class LocalProvider:
                 stdout=console,
                 stderr=console,
                 cwd=root,
-                env={**_harmless_environment(), "PATH": path},
+                env={**_harmless_environment(), "PATH": search},
                 start_new_session=True,
                 pass_fds=[lock],
             )  # fmt: skip

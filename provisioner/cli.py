@@ -1,0 +1,286 @@
+"""The `provision` command: parses, calls, prints. Every decision is made elsewhere; exit codes are in `errors`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from provisioner import collect as collecting
+from provisioner import jobs, session, userdata, watch
+from provisioner import plan as planning
+from provisioner.errors import BadInput, FreepostError, Incomplete, Integrity
+from provisioner.output import Event, Output
+from provisioner.record import JobRecord
+
+app = typer.Typer(
+    help="Launch batch VMs that hold no credentials, and bring their results home.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+store_app = typer.Typer(help="The embedded store: an S3 server of your own, on this machine.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to run.", show_default=False)]
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job's id, or s3://BUCKET/PREFIX/ID.", show_default=False)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON (lines for events), and nothing else, on standard output.")
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option("--store", metavar="s3://BUCKET/PREFIX", envvar="FREEPOST_STORE", help="The store the job is in."),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option("--endpoint-url", envvar="FREEPOST_ENDPOINT_URL", help="The store's endpoint, if it isn't AWS."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h."),
+]
+Local = Annotated[
+    bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated.")
+]
+ProviderName = Annotated[str | None, typer.Option("--provider", help="Where VMs run, instead of vm.provider.")]
+Task = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+
+
+def _output(*, as_json: bool = False) -> Output:
+    return Output(sys.stdout, sys.stderr, as_json=as_json)
+
+
+@app.command()
+def launch(  # noqa: PLR0913, PLR0917 - flags
+    job: JobFile,
+    local: Local = False,
+    provider: ProviderName = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until every task is over.")] = False,
+    collect: Annotated[
+        Path | None, typer.Option("--collect", metavar="DIR", help="Wait, then bring the results to DIR.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign, render and start a job. Run again after a failure, it goes on where it stopped."""
+    output = _output(as_json=as_json)
+    spec = session.load_spec(job, overrides or [], provider)
+    place, name = session.choose(spec, local=local, provider=provider)
+    opened = session.open_place(place)
+    using = session.make_provider(name, opened)
+    launcher = session.launcher(opened, using, output.event)
+    if dry_run:
+        plan = launcher.plan(spec)
+        output.result(planning.show(plan), plan.describe())
+        return
+    session.notice(using, output.event)
+    record = launcher.launch(spec)
+    session.index().remember(record.job, opened.place.store, embedded=opened.place.embedded)
+    output.event(Event("job", f"job {record.job}", {"job": record.job, "store": repr(opened.store)}))
+    if wait or collect is not None:
+        found = session.watcher(opened, using, output.event).wait(record)
+        if collect is not None:
+            _collect(output, opened, record, collect)
+        watch.require_success(record, found)
+
+
+@app.command()
+def status(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+    """Tell where every task stands."""
+    output = _output(as_json=as_json)
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    following = session.watcher(opened, session.make_provider(record.provider, opened), output.event)
+    rows = watch.describe(following, record)
+    output.result(watch.table(rows), {"job": record.job, "tasks": rows})
+
+
+@app.command("watch")
+def watch_job(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+    """Report every change until all tasks are over, launching retries the job has left. Interrupt freely."""
+    _follow(_output(as_json=as_json), job, store, endpoint_url)
+
+
+@app.command()
+def wait(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+    """Wait quietly until all tasks are over; exit with 1 if one didn't succeed."""
+    _follow(_output(), job, store, endpoint_url, quiet=True)
+
+
+def _follow(output: Output, job: str, store: str | None, endpoint_url: str | None, *, quiet: bool = False) -> None:
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    report = (lambda _: None) if quiet else output.event
+    using = session.make_provider(record.provider, opened)
+    watch.require_success(record, session.watcher(opened, using, report).wait(record))
+
+
+@app.command()
+def logs(job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+    """Print what the tasks printed, as far as it was uploaded; what the VM's console said where there is none."""
+    output = _output()
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    using = session.make_provider(record.provider, opened)
+    for piece in watch.logs(opened.store, using, record, task):
+        output.raw(piece)
+
+
+@app.command("collect")
+def collect_job(
+    job: JobName,
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; the job's id if not given.")] = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Bring results home, each verified. Safe to run again."""
+    output = _output(as_json=as_json)
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    done = _collect(output, opened, record, folder or Path(record.job))
+    if done.missing:
+        names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:10])
+        message = f"{len(done.missing)} of {len(record.spec.tasks)} tasks have not succeeded: {names}"
+        raise Incomplete(message, hint="collect again when they have")
+
+
+def _collect(output: Output, opened: session.Opened, record: JobRecord, folder: Path) -> collecting.Collected:
+    done = collecting.collect(opened.store, record, folder, output.event)
+    data = {
+        "event": "collect",
+        "folder": str(folder),
+        "files": done.files,
+        "bytes": done.bytes,
+        "already": done.already,
+    }
+    output.result(collecting.summary(done, folder), {**data, "failed": done.failed})
+    if done.failed:
+        message = f"{len(done.failed)} files of {record.job} could not be collected"
+        raise (Integrity if done.damaged else Incomplete)(
+            message, hint="the lines above say which and why; collect again"
+        )
+    return done
+
+
+@app.command()
+def retry(
+    job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False
+) -> None:
+    """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
+    output = _output(as_json=as_json)
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    using = session.make_provider(record.provider, opened)
+    again = watch.to_retry(session.watcher(opened, using, output.event), record, task)
+    session.launcher(opened, using, output.event).retry(record, again)
+
+
+@app.command()
+def terminate(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+    """End every VM of a job. What they uploaded stays."""
+    output = _output()
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    count = watch.terminate(session.make_provider(record.provider, opened), record)
+    output.event(Event("terminated", f"{record.job}: its {count} VMs are ended", {"job": record.job, "vms": count}))
+
+
+@app.command("rm")
+def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+    """End a job's VMs and delete everything of it from the bucket."""
+    output = _output()
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    watch.terminate(session.make_provider(record.provider, opened), record)
+    count = jobs.remove(opened.store, record.job)
+    session.index().forget(record.job)
+    output.event(Event("removed", f"{record.job}: {count} objects deleted", {"job": record.job, "objects": count}))
+
+
+@app.command("jobs")
+def list_jobs(store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+    """List the jobs of a store, the embedded one if none is named."""
+    output = _output(as_json=as_json)
+    place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
+    found = jobs.listing(session.open_place(place).store)
+    output.result("\n".join(found), {"jobs": found})
+
+
+@app.command()
+def render(  # noqa: PLR0913, PLR0917 - flags
+    job: JobFile,
+    local: Local = False,
+    provider: ProviderName = None,
+    overrides: Overrides = None,
+    task: Task = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what is in it and what each part costs.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Not gzipped, for platforms that refuse gzip.")] = False,
+) -> None:
+    """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
+    output = _output()
+    spec = session.load_spec(job, overrides or [], provider)
+    place, name = session.choose(spec, local=local, provider=provider)
+    opened = session.open_place(place)
+    launcher = session.launcher(opened, session.make_provider(name, opened), output.event)
+    plan = launcher.plan(spec)
+    chosen = plan.task(task)
+    _, user_data = launcher.render(plan, chosen)
+    if explain:
+        output.result(userdata.explain(user_data, plan.user_data_limit), [asdict(line) for line in user_data.ledger()])
+    else:
+        output.raw(user_data.plain if raw else user_data.data)
+
+
+@store_app.command("start")
+def store_start(
+    buckets: Annotated[list[str] | None, typer.Argument(metavar="[BUCKET]...", help="Buckets to make.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start the store, or find the running one."""
+    running = session.embedded_store().start(buckets or [])
+    _output(as_json=as_json).result(
+        f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
+    )
+
+
+@store_app.command("stop")
+def store_stop() -> None:
+    """Stop the store. Its data stays."""
+    stopped = session.embedded_store().stop()
+    _output().event(
+        Event(
+            "stopped" if stopped else "not running", "the store is stopped" if stopped else "the store was not running"
+        )
+    )
+
+
+@store_app.command("status")
+def store_status(as_json: Json = False) -> None:
+    """Tell whether the store runs, and where; exit with 7 if it doesn't. With --json, its keys too."""
+    output = _output(as_json=as_json)
+    running = session.running_store()
+    output.result(
+        f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code. The only place that turns an error into text."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        result: Any = app(words, prog_name="provision", standalone_mode=False)
+    except FreepostError as error:
+        _output(as_json="--json" in words).error(error)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return BadInput.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("provision: interrupted; the same command goes on from here\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has gone; say nothing more
+        return 141
+    return result if isinstance(result, int) else 0

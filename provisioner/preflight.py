@@ -1,0 +1,59 @@
+"""Posts a form through `requests`: an independent client that proves a policy before a VM is paid for.
+
+If this post is accepted, then bucket, region, clock, key and policy are right, and the VM's posts will be too.
+"""
+
+from __future__ import annotations
+
+import re
+
+import requests
+
+from agent.grant import Target
+from provisioner.errors import Expiry, NoCredentials, NotFound, Refused, Unreachable
+from provisioner.policy import checksum_sha256
+
+TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
+
+
+def post(target: Target, name: str, data: bytes) -> None:
+    """Post one small object below the target's prefix. Raise what the store's answer means."""
+    fields = target.form(target.prefix + name, x_amz_checksum_sha256=checksum_sha256(data))
+    try:
+        answer = requests.post(
+            target.url, data=fields, files={"file": (name, data)}, timeout=TIMEOUT_SECONDS, allow_redirects=False
+        )
+    except requests.RequestException as error:  # its text can hold the URL
+        message = f"the store at {_host(target.url)} can't be reached: {type(error).__name__}"
+        raise Unreachable(message, hint="check the endpoint URL and the network") from None
+    if answer.ok and not answer.is_redirect:
+        return
+    code = _element(answer.text, "Code") or str(answer.status_code)
+    said = f"{code}: {_element(answer.text, 'Message')}" if _element(answer.text, "Message") else code
+    if "expired" in said.lower():
+        raise Expiry(
+            f"the store refused the policy as expired ({said})", hint="check this machine's clock and the session's end"
+        )
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
+        raise NoCredentials(f"the store doesn't accept the signature ({code})", hint="check the keys and the region")
+    if code == "NoSuchBucket":
+        raise NotFound("the store has no such bucket", hint="create it, or correct the store's url")
+    if answer.is_redirect:
+        raise Refused("the store redirects the upload to another region", hint="set store.region to the bucket's own")
+    if answer.status_code in (405, 501):
+        raise Refused(
+            "the store takes no POST uploads",
+            hint="use a store that does (AWS S3, SeaweedFS, Ceph, MinIO, Garage, GCS)",
+        )
+    if answer.status_code >= 500:  # noqa: PLR2004 - HTTP's own classes
+        raise Unreachable(f"the store answered {code}", hint="try again later")
+    raise Refused(f"the store refused the upload ({said})", hint="check what the credentials may do on this prefix")
+
+
+def _host(url: str) -> str:
+    return url.split("/")[2]
+
+
+def _element(xml: str, name: str) -> str:
+    found = re.search(f"<{name}>([^<]{{0,200}})", xml)
+    return found.group(1) if found else ""

@@ -1,0 +1,146 @@
+"""Puts the parts together for one command: which store, which provider, the clock, and where events go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner import jobs
+from provisioner.errors import BadInput, Unreachable
+from provisioner.jobs import JobIndex, Place
+from provisioner.launch import Launcher
+from provisioner.localfiles import split_url
+from provisioner.output import Event, Report
+from provisioner.paths import state_dir
+from provisioner.providers import registry
+from provisioner.retry import retried
+from provisioner.spec import JobSpec, StoreSpec, load
+from provisioner.store import Store, open_store
+from provisioner.watch import Watcher
+
+if TYPE_CHECKING:
+    from provisioner.embedded import EmbeddedStore, Running
+    from provisioner.providers.base import Provider
+    from provisioner.record import JobRecord
+
+NEAR = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
+
+
+def clock() -> datetime:
+    """The wall clock, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store that is open, and what is needed to open it again."""
+
+    store: Store
+    place: Place
+
+
+def embedded_place(bucket: str | None, prefix: str) -> Place:
+    """The embedded store; where it listens is found when it is opened."""
+    return Place(StoreSpec(bucket or "freepost", prefix), embedded=True)
+
+
+def embedded_store() -> EmbeddedStore:
+    """The user's own embedded store."""
+    from provisioner.embedded import EmbeddedStore
+
+    return EmbeddedStore(state_dir())
+
+
+def running_store() -> Running:
+    """The embedded store if it runs. Raise Unreachable if it doesn't."""
+    running = embedded_store().status()
+    if running is None:
+        message = "the embedded store is not running"
+        raise Unreachable(message, hint="start it: provision store start")
+    return running
+
+
+def named_place(url: str | None, endpoint_url: str | None) -> Place | None:
+    """The store that ``--store`` and ``--endpoint-url`` name, or None. Raise BadInput for what is no s3:// URL."""
+    if not url:
+        if endpoint_url:
+            message = "--endpoint-url needs --store s3://BUCKET/PREFIX"
+            raise BadInput(message)
+        return None
+    if not url.startswith("s3://") or not split_url(url)[0]:
+        message = f"--store {url!r} is not s3://BUCKET or s3://BUCKET/PREFIX"
+        raise BadInput(message)
+    bucket, prefix = split_url(url)
+    return Place(StoreSpec(bucket, prefix.strip("/"), endpoint_url), embedded=False)
+
+
+def open_place(place: Place) -> Opened:
+    """Open a store; the embedded one is started if it doesn't run."""
+    if not place.embedded:
+        return Opened(retried(open_store(place.store)), place)
+    running = embedded_store().start([place.store.bucket])
+    here = replace(
+        place.store, endpoint_url=running.endpoint_url, region=running.region, addressing="path", profile=None
+    )
+    store = open_store(here, access_key=running.access_key, secret_key=running.secret_key)
+    return Opened(retried(store), Place(here, embedded=True))
+
+
+def index() -> JobIndex:
+    """The jobs that this machine launched."""
+    return JobIndex(state_dir() / "jobs")
+
+
+def load_spec(path: Path, overrides: Sequence[str], provider: str | None) -> JobSpec:
+    """Read job.yaml, knowing every provider's own keys. `provider` stands in for vm.provider."""
+    chosen = [f"vm.provider={provider}"] if provider else []
+    return load(path, [*overrides, *chosen], registry.OptionSchemas())
+
+
+def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[Place, str]:
+    """Decide where results go and where VMs run, from the flags and the spec."""
+    name = "local" if local else provider or spec.vm.provider
+    if name is None:
+        message = "the job names no provider"
+        raise BadInput(message, hint=f"set vm.provider, or use --provider ({', '.join(registry.names())}) or --local")
+    registry.provider_class(name)
+    if spec.store is not None and not local:
+        return Place(spec.store, embedded=False), name
+    if name not in NEAR:
+        message = f"the job names no store, and VMs of {name} can't reach the embedded one"
+        raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
+    wanted = spec.store or StoreSpec("freepost")
+    return embedded_place(wanted.bucket, wanted.prefix), name
+
+
+def make_provider(name: str, opened: Opened) -> Provider:
+    """Make a provider that retries what may work later."""
+    return retried(registry.create(name, registry.Context(state_dir(), opened.place.store.endpoint_url or "")))
+
+
+def launcher(opened: Opened, provider: Provider, report: Report) -> Launcher:
+    """Everything a launch works with."""
+    return Launcher(opened.store, provider, clock, report)
+
+
+def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
+    """Open the store of a job and read its record."""
+    found, name = jobs.locate(job, place=place, index=index())
+    opened = open_place(found)
+    return opened, jobs.read(opened.store, name)
+
+
+def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
+    """Everything that following a job works with."""
+    return Watcher(opened.store, provider, clock, time.sleep, report, launcher(opened, provider, report).retry)
+
+
+def notice(provider: Provider, report: Report) -> None:
+    """Say what people should know before they rely on a provider."""
+    text = getattr(provider, "notice", "")
+    if text:
+        report(Event("notice", f"note: {text}", {"text": text}))
