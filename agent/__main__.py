@@ -33,7 +33,7 @@ def parse(argv):
             rest.append(word)
         else:
             name, _, value = word[2:].partition("=")
-            if not value and name not in ("bundle", "json", "help"):
+            if not value and name not in ("bundle", "json", "help", "no-user"):
                 value = next(words, "")
             if not re_option(name):
                 raise Bad("there is no option --%s\n%s" % (name, USAGE), 2)
@@ -42,7 +42,7 @@ def parse(argv):
 
 
 def re_option(name):
-    return name in "grant as base bundle json split-over limit-rate workers into task workdir help".split()
+    return name in "grant as base bundle json split-over limit-rate workers into task workdir no-user help".split()
 
 
 def number(text):
@@ -89,7 +89,13 @@ def push(options, paths):
         number(options.get("limit-rate", "0")),
         say,
     )
-    result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
+    if paths == ["-"]:
+        if not options.get("as"):
+            raise Bad("standard input needs a name: --as NAME", 2)
+        with open(0, "rb", 0, closefd=False) as file:
+            result = pusher.pour(file, options["as"])
+    else:
+        result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
     code = result.exit_code
     try:
         pusher.manifest(not code)
@@ -116,7 +122,8 @@ def main(argv=None):
         if command == "run":
             from agent import task
 
-            return task.main(argv[1:])
+            options, _ = parse(argv[1:])
+            return task.run(*load(options), options, say)
         options, rest = parse(argv[1:])
         if command not in ("push",):
             raise Bad(USAGE, 2)

@@ -6,10 +6,11 @@ several processes at once; a line torn by a crash is skipped. Lines are::
     {"path", "size", "sha256", "mtime", "mode", "verified"}    a file: an ENTRY of the manifest
     … and "bundle", "offset"                                   a file in a bundle
     {"object", "size", "sha256"}                               a bundle itself
-    {"path", "of", "mtime", "mode", "step", "at", "size", "sha256", "verified"}    a part: "of" is the file's size (-1: a
-                                                 stream), "step" that of the parts but the last, "at" its offset
+    {"path", "of", "mtime", "mode", "step", "part", "size", "sha256", "verified"}    a part, by number; "of" is the file's
+                                                               size (-1: a stream), "step" that of its parts
     {"path", "size", "mtime", "mode", "verified", "parts"}     a whole stream
     {"path": "dir/", "type": "dir", "mode"}                    an empty directory
+    {"rate"}                                                   bytes a second of a push
 """
 
 import fcntl
@@ -26,7 +27,7 @@ def dumps(value):
 
 
 class Journal:
-    """`files` maps paths to entries, `bundles` too; the entry of a split file has "parts" by offset.
+    """`files` maps paths to entries, `bundles` too; the entry of a split file has "parts" by number. `rate`: see above; 0: unknown.
 
     As a context manager it locks out every other process that does the same.
     """
@@ -39,7 +40,7 @@ class Journal:
                 os.ftruncate(self.fd, 0)
                 os.write(self.fd, head)
             os.write(self.fd, b"\n")  # ends a torn line
-        self.at, self.files, self.bundles = 0, {}, {}
+        self.at, self.files, self.bundles, self.rate = 0, {}, {}, 0
         self.refresh()
 
     def __enter__(self):
@@ -73,15 +74,16 @@ class Journal:
         """Take in one line."""
         if "object" in entry:
             self.bundles[entry.pop("object")] = entry
-        elif "at" in entry:
+        elif "part" in entry:
             head = {name: entry.pop(name) for name in ("path", "mtime", "mode", "step")}
             head["size"] = entry.pop("of")
             whole = self.files.get(head["path"], {})
             parts = whole["parts"] if all(whole.get(name) == head[name] for name in head) else {}
-            parts[entry.pop("at")] = entry
+            parts[entry.pop("part")] = entry
             self.files[head["path"]] = dict(head, parts=parts)
         elif "path" in entry:
             self.files[entry["path"]] = entry
+        self.rate = entry.get("rate", self.rate)
 
     def manifest(self, **head):
         """Yield (name, bytes) of the manifest's objects in the order to store them. `head` goes into the last."""

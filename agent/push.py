@@ -2,186 +2,135 @@
 
 In process, as often as wanted, beside other agents on the same journal::
 
-    pusher = Pusher(grant, journal_path, workers=32, split=1 << 30, rate=0)
-    result = pusher.push(paths, base=".", as_name=None, bundle=False, deadline=0, progress=None)
-    pusher.manifest(complete=True)          # stores the manifest of everything that the journal knows
+    pusher = Pusher(grant, journal_path, workers=32, split=1 << 30, rate=0, say=print)
+    result = pusher.push(paths, base=".", as_name=None, bundle=False, deadline=0)
+    result = pusher.pour(file, name, deadline=0)        # a stream of unknown length: a binary file, unbuffered
+    pusher.manifest(complete=True)                      # stores the manifest of everything that the journal knows
 
 `paths` are files, directories (whole, empty ones too) and glob patterns, relative to the current directory; keys are
-relative to `base`. `progress(files, bytes)` is called as they arrive, `pusher.say(sentence)` for what was skipped.
-`result` is a Result: `files` and `bytes` that are stored now, `sent` (files this call sent), `failed` [(path, sentence)],
-`exit_code` (0 all stored, 2 a path matched nothing, 4 expired, 5 refused, 6 some failed, 7 unreachable, 8 integrity)
-and so `expired`. A deadline (seconds since 1970) ends the push; what is left is listed as failed.
+relative to `base`. `pusher.say(sentence)` is told what is skipped; `pusher.progress(files, bytes)` what goes out.
+A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (files that this call sent), `failed` [(path, sentence)],
+`exit_code` (0 all stored, 2 a path matches nothing, 4 expired, 5 refused, 6 some failed, 7 unreachable, 8 integrity).
+A deadline (seconds since 1970) ends the push; what is left counts as failed.
 
 One failed file never stops the others; an expired grant or an unreachable store stops all. Workers are threads, in as
-many processes as there are cores when this one has no other thread. A number that is passed around in a pipe says
-which job is next; whoever stores an object appends it to the journal, then rings: one line in a second pipe,
-"FILES BYTES" or a failure in JSON.
+many processes as there are cores when this one has no other thread. A number that is handed round in a pipe says
+which job is next; whoever stores an object appends it to the journal, then rings: a line in a second pipe, of JSON,
+[files, bytes] or [path, sentence, exit code, changed, fatal].
 """
 
 import hashlib
 import json
 import os
-import select
 import signal
-import stat
+import threading
 import time
 from collections import namedtuple
 
-from agent.grant import KEY_BUDGET, decode_name, encode_name
+from agent.files import Item, Opened, header, mode, scan
+from agent.grant import decode_name, encode_name
 from agent.journal import Journal
-from agent.post import Changed, Failed, Sender, insist, send
+from agent.post import BLOCK, WAIT, Changed, Failed, Sender, insist, send
 
-SMALL = 1 << 20  # bytes: sent in one piece from memory, and may go into a bundle
-PART = 16 << 20  # bytes: no part but the last is smaller
-PARTS = 5000  # at most, so that a file's entry fits into a manifest segment
-BUNDLING = 32 << 20  # bytes of bundles in memory, all workers together
+SMALL = 1 << 20  # bytes: files up to this are sent from memory, and go into a bundle if asked
+PART, PARTS = 16 << 20, 5000  # the least bytes of a part; the most parts, so that their list fits into a manifest
+BUNDLE = 4 << 20  # bytes of a bundle; two are in the memory of each process
 
-Item = namedtuple("Item", "path name size mtime mode root")
-Job = namedtuple("Job", "items at size step")  # at: None for whole files; several items are a bundle
-Result = namedtuple("Result", "files bytes sent failed exit_code")
-Result.expired = property(lambda self: self.exit_code == 4)
-
-
-def scan(paths, base, as_name, say):
-    """Return {name: Item} of all that `paths` name, and {path: Failed} of what can't be had."""
-    items, failed = {}, {}
-
-    def visit(path, name, root, above, found=None):
-        code = encode_name(name)
-        try:
-            found = found or os.stat(path)
-            if len(code.encode()) > KEY_BUDGET:
-                raise OSError(0, "its name is longer than a key can be")
-            if stat.S_ISREG(found.st_mode):
-                items[code] = Item(path, code, found.st_size, found.st_mtime, found.st_mode, root)
-            elif stat.S_ISDIR(found.st_mode):
-                above += (os.path.realpath(path),)
-                with os.scandir(path) as entries:
-                    inside = sorted(entries, key=lambda entry: entry.name)
-                if not inside:
-                    items[code + "/"] = Item(path, code + "/", -1, 0, found.st_mode, root)
-                for entry in inside:
-                    child = os.path.normpath(os.path.join(name, entry.name))
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else ""
-                    if real and (real in above or not within(real, root) or not os.path.exists(real)):
-                        say("skipped %s: a link to nothing, out of the tree, or back into itself" % encode_name(child))
-                    else:
-                        visit(entry.path, child, root, above, entry.stat())
-            else:
-                say("skipped %s: neither a file nor a directory" % code)
-        except OSError as error:
-            failed[code] = Failed(error.strerror, 6)
-
-    for given in paths:
-        found = [given]
-        if not os.path.lexists(given):
-            from glob import glob
-
-            found = sorted(glob(given, recursive=True))
-        if not found:
-            failed[encode_name(given)] = Failed("no such file, and nothing matches it as a pattern", 2)
-        for path in found:
-            name = os.path.relpath(path, base)
-            if as_name:
-                name = as_name if [path] == list(paths) else os.path.join(as_name, name)
-            if os.path.normpath(name).startswith(("..", "/")):
-                failed[encode_name(path)] = Failed("it is not below the base directory: name another, or its key", 2)
-            else:
-                visit(path, os.path.normpath(name), os.path.realpath(path), ())
-    return items, failed
-
-
-def within(path, root):
-    """Tell whether a real path is `root` or below it."""
-    return (path + "/").startswith(root.rstrip("/") + "/")
-
-
-def header(name, size, mtime, mode):
-    """Return the tar header (POSIX ustar; GNU's @LongLink for a long name) of a file; `name` in bytes."""
-
-    def block(name, size, kind):
-        head = name[:100].ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode & 0o7777, 0, 0, size, mtime)
-        tail = kind + bytes(100) + b"ustar  \0" + bytes(247)
-        return head + b"%06o\0 " % (sum(head + tail) + 256) + tail
-
-    long = b""
-    if len(name) > 100:
-        long = block(b"././@LongLink", len(name), b"L") + name.ljust(-len(name) // 512 * -512, b"\0")
-    return long + block(name, size, b"0")
+Job = namedtuple("Job", "items number at size step")  # number: 0 for a file, -1 for a bundle, otherwise of a part
+Result = namedtuple("Result", "files bytes sent failed exit_code stored")
 
 
 class Pusher:
-    """See the module's text. `rate` caps the upload, in bytes a second; 0 doesn't."""
+    """See the module's text. `rate` caps what is sent, in bytes a second; 0 doesn't."""
 
     def __init__(self, grant, journal, workers=32, split=1 << 30, rate=0, say=lambda text: None):
         self.grant, self.workers, self.rate, self.say = grant, workers, rate, say
         self.low, self.high = grant.outputs.size_range()
         self.split = min(split, self.high)
         self.journal = Journal(journal, grant.outputs.prefix)
-        self.clock = 0
+        self.progress = lambda files, size: None
 
     def manifest(self, complete=True, until=0):
-        """Store the manifest of everything in the journal, as the last act of a task. Raise Failed."""
+        """Store the manifest of everything in the journal: the last act, but for the final event. Raise Failed."""
+        job, task, attempt = self.grant[:3]
         with self.journal:
-            head = {"job": self.grant.job, "task": self.grant.task, "attempt": self.grant.attempt, "complete": complete}
-            for name, data in self.journal.manifest(**head):
+            for name, data in self.journal.manifest(job=job, task=task, attempt=attempt, complete=complete):
                 send(self.grant.status, name, data, self.grant.expires, until)
 
-    def push(self, paths, base=".", as_name=None, bundle=False, deadline=0, progress=lambda files, size: None):
+    def push(self, paths, base=".", as_name=None, bundle=False, deadline=0):
         """Store what `paths` name. Return a Result; failures of single files are in it."""
-        self.deadline, self.progress, self.sent, self.fatal = deadline, progress, 0, None
-        items, failed = scan(paths, base, as_name, self.say)
-        todo = items.values()
-        for _ in range(4):  # a file that changed while it was read is looked at anew
-            self.failed = {}
-            self.run(list(self.cut(todo, bundle)).__getitem__)
-            self.journal.refresh()
-            changed = [name for name, failure in self.failed.items() if isinstance(failure, Changed)]
+        items, missing = scan(paths, base, as_name, self.say)
+        self.begin(deadline)
+        todo = self.order([item for item in items.values() if not self.has(item)])
+        for _ in range(4):
+            self.failed = dict(missing)
+            jobs = list(self.cut(todo, bundle))
+            self.run(lambda number: jobs[number] if number < len(jobs) else None, len(jobs))
+            changed = [name for name in self.failed if isinstance(self.failed[name], Changed)]
             if not changed or self.fatal:
                 break
+            time.sleep(WAIT)  # for whoever writes these files; no event tells when they are done
             again, _ = scan([items[name].path for name in changed], base, as_name, self.say)
             items.update(again)
             todo = again.values()
-        return self.result(items, dict(failed, **self.failed))
+        return self.result(items)
 
-    def pour(self, file, name, deadline=0, progress=lambda files, size: None):
-        """Store what `file` (binary, unbuffered) yields until its end as one file called `name`. Return a Result."""
-        raise NotImplementedError
+    def pour(self, file, name, deadline=0):
+        """Store all that `file` yields as one file, in parts while it is still being written. Return a Result."""
+        from tempfile import TemporaryFile
 
-    def result(self, items, failed):
-        """Sum up."""
-        for name, item in items.items():
-            if name not in failed and not self.has(item):
-                failed[name] = self.fatal or Failed("not sent", 6)
-        stored = [item for name, item in items.items() if name not in failed and item.size >= 0]
-        codes = {failure.exit for failure in failed.values()}
-        code = 6
-        if self.fatal:
-            code = self.fatal.exit
-        elif len(codes) < 2 and not stored or 2 in codes:
-            code = min(codes or {0})
-        elif not codes:
-            code = 0
-        pairs = [(name, str(failure)) for name, failure in failed.items()]
-        return Result(len(stored), sum(max(0, item.size) for item in stored), self.sent, pairs, code)
+        self.begin(deadline)
+        self.failed, code, sizes = {}, encode_name(name), []
 
-    def has(self, item, at=None, step=0):
+        def part(number):
+            size, most, spool = 0, min(PART << number // 500, self.high), TemporaryFile(buffering=0)
+            for data in iter(lambda: file.read(min(BLOCK, most - size)), b""):
+                size += spool.write(data)
+            if not size and number:
+                return None
+            sizes.append(size)
+            number += size == most or number > 0
+            return Job([Item(spool, code, -1, 0, 0o644, "/")], number, 0, size, 0)
+
+        self.run(part)
+        self.journal.refresh()
+        entry = self.journal.files.get(code, {})
+        if not self.failed and "step" in entry:
+            parts = [entry["parts"][number] for number in range(1, len(sizes) + 1)]
+            entry = {"path": code, "size": sum(sizes), "mtime": int(time.time()), "mode": "0644", "parts": parts}
+            self.journal.add(dict(entry, verified=parts[0]["verified"]))
+            self.sent = 1
+        return self.result({code: Item(None, code, sum(sizes), entry.get("mtime"), 0, "/")})
+
+    def begin(self, deadline):
+        """Start afresh."""
+        self.deadline, self.sent, self.fatal, self.clock = deadline, 0, None, time.time()
+        self.bytes, self.over = 0, threading.Event()
+
+    def order(self, items):
+        """Return items in the order given or, when by the rate of earlier pushes time is short, logs and small first."""
+        left = min(self.deadline or self.grant.expires, self.grant.expires) - time.time()
+        need = sum(item.size for item in items) / (self.journal.rate or 1e99)
+        if need < left:
+            return items
+        self.say("warning: at the rate so far this takes %d s, and %d s are left; small files go first" % (need, left))
+        return sorted(items, key=lambda item: (not item.name.endswith(".log"), item.size))
+
+    def has(self, item, number=0, step=0):
         """Tell whether this very file, or a part of it, is stored."""
         entry = self.journal.files.get(item.name, {})
-        if (entry.get("size", -1), entry.get("mtime", 0)) != (item.size, item.mtime) or not entry:
-            return False
-        if at is not None:
-            return entry.get("step") == step and at in entry["parts"]
+        if "type" in entry or (entry.get("size"), entry.get("mtime")) != (item.size, item.mtime):
+            return "type" in entry and item.size < 0
+        if number:
+            return entry.get("step") == step and number in entry["parts"]
         return "step" not in entry or sum(part["size"] for part in entry["parts"].values()) == item.size
 
     def cut(self, items, bundle):
-        """Yield the Jobs: files in the order given, then bundles, then the parts of large files, the smallest first."""
+        """Yield the Jobs: files, then bundles, then the parts of large files, the smallest file's first."""
         batch, filled, large = [], 0, []
         for item in items:
-            if self.has(item):
-                continue
             if item.size < 0:
-                self.journal.add({"path": item.name, "type": "dir", "mode": "%04o" % (item.mode & 0o7777)})
+                self.journal.add({"path": item.name, "type": "dir", "mode": mode(item.mode)})
             elif item.size < self.low:
                 self.failed[item.name] = Failed("the policy wants at least %d bytes" % self.low, 5)
             elif item.size > self.split:
@@ -189,195 +138,203 @@ class Pusher:
             elif bundle and item.size < SMALL:
                 batch.append(item)
                 filled += 1024 + item.size
-                if filled > BUNDLING // self.workers:
-                    yield Job(batch, None, filled, 1)
+                if filled > BUNDLE:
+                    yield Job(batch, -1, 0, 0, 0)
                     batch, filled = [], 0
             else:
-                yield Job([item], None, item.size, 0)
+                yield Job([item], 0, 0, item.size, 0)
         if batch:
-            yield Job(batch, None, filled, 1)
+            yield Job(batch, -1, 0, 0, 0)
         for item in sorted(large, key=lambda item: item.size):
             step = min(max(PART, -(-item.size // PARTS // SMALL) * SMALL), self.high)
             if item.size > step * 9999:
-                self.failed[item.name] = Failed("the policy's %d bytes an object are too few for it" % self.high, 5)
-            else:
-                for at in range(0, item.size, step):
-                    if not self.has(item, at, step):
-                        yield Job([item], at, min(step, item.size - at), step)
+                self.failed[item.name] = Failed("it would take 10,000 parts of the policy's %d bytes" % self.high, 5)
+                continue
+            for number, at in enumerate(range(0, item.size, step), 1):
+                if not self.has(item, number, step):
+                    yield Job([item], number, at, min(step, item.size - at), step)
 
-    def run(self, jobs):
-        """Let workers do jobs(0), jobs(1), … until IndexError; take in what they report."""
-        self.bell, turn = os.pipe(), os.pipe()
+    def run(self, jobs, count=0):
+        """Let workers do jobs(0), jobs(1), … until None. `count` of them, or 0: unknown, and not to be shared out."""
+        self.bell, turn, children = os.pipe(), os.pipe(), []
         os.write(turn[1], b"%9d" % 0)
 
         def take():
             number = int(os.read(turn[0], 9))
-            os.write(turn[1], b"%9d" % (number + 1))
             try:
-                return jobs(number)
-            except IndexError:
-                return None
+                return None if self.over.is_set() else jobs(number)
+            except OSError as error:
+                self.ring("-", error.strerror, 6, False, True)
+            finally:
+                os.write(turn[1], b"%9d" % (number + 1))
 
-        import threading
-
-        children = []
-        crew = min(os.cpu_count() or 1, 4)
-        if crew > 1 and threading.active_count() == 1 and not self.rate:
-            for _ in range(crew):
+        cores = min(len(os.sched_getaffinity(0)), 4)
+        if count and count < 3:
+            self.crew(take, 1)
+        elif cores > 1 and count and threading.active_count() == 1 and not self.rate:
+            for _ in range(cores):
                 child = os.fork()
                 if not child:
                     try:
                         signal.signal(signal.SIGINT, signal.SIG_IGN)
                         signal.signal(signal.SIGTERM, signal.SIG_DFL)
                         os.close(self.bell[0])
-                        self.crew(take, self.workers // crew)
+                        self.crew(take, self.workers // cores)
                     finally:
                         os._exit(0)
                 children.append(child)
             os.close(self.bell[1])
         else:
-
-            def work():
-                self.crew(take, self.workers)
-                os.close(self.bell[1])
-
-            threading.Thread(target=work, daemon=True).start()
+            threading.Thread(target=self.crew, args=(take, self.workers if count else 4), daemon=True).start()
         try:
-            self.listen()
+            self.listen(children)
         finally:
+            self.over.set()
             for child in children:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
+            for fd in (self.bell[0],) + turn:
+                os.close(fd)
 
-    def listen(self):
-        """Take in what workers report until the last has gone, or nothing more can be done."""
-        rest = b""
+    def listen(self, children):
+        """Take in what workers report until the last of them has gone."""
+        rest, synced, doubt = b"", 0, -1
         while True:
-            select.select([self.bell[0]], [], [], 0.5)
             heard = os.read(self.bell[0], 1 << 16)
+            if not heard or time.time() - synced > 0.1:
+                os.fdatasync(self.journal.fd)
+                synced = time.time()
             if not heard:
                 return
             *lines, rest = (rest + heard).split(b"\n")
-            os.fdatasync(self.journal.fd)
             for line in lines:
-                if line[:1] == b"[":
-                    name, text, code, changed, fatal = json.loads(line.decode())
-                    failure = (Changed if changed else Failed)(text, code, fatal=fatal)
-                    self.failed[name] = failure
-                    if fatal:
-                        self.fatal = failure
-                        return
-                else:
-                    files, size = map(int, line.split())
-                    self.sent += files
-                    self.progress(files, size)
+                name, *more = json.loads(line.decode())
+                if len(more) == 1:
+                    self.sent += name
+                    self.bytes += more[0]
+                    self.progress(name, more[0])
+                    continue
+                text, code, changed, fatal = more
+                self.failed[name] = failure = Changed() if changed else Failed(text, code)
+                if code == 7:  # twice in a row and nothing arrived: the next would wait as long, for nothing
+                    fatal = fatal or doubt == self.sent
+                    doubt = self.sent
+                if fatal and not self.fatal:
+                    self.fatal = failure
+                    self.over.set()
+                    for child in children:
+                        os.kill(child, signal.SIGKILL)
 
     def crew(self, take, limit):
-        """Work with one thread, and with one more, up to `limit`, each time an object took longer than a moment."""
-        import threading
-
-        threads = []
+        """Work with one thread, and with one more, up to `limit`, whenever a reply is waited for: then there is time."""
+        others = []
 
         def work():
-            sender = Sender(self.grant.outputs, self.grant.expires, self.pace)
+            sender = Sender(self.grant.outputs, self.grant.expires, pace=self.pace)
             for job in iter(take, None):
-                began = time.time()
                 try:
                     self.do(job, sender)
                 except (Failed, OSError) as failure:
-                    code = getattr(failure, "exit", 6)
-                    text = getattr(failure, "strerror", None) or str(failure)
-                    fatal = getattr(failure, "fatal", False)
                     for item in job.items:
-                        self.ring([item.name, text, code, isinstance(failure, Changed), fatal])
-                if len(threads) < limit and time.time() - began > 0.005:
-                    hire()
-            sender.wire.close()
+                        self.fail(item.name, failure)
+                if len(others) < limit - 1 and sender.waited > 0.005:
+                    others.append(threading.Thread(target=work, daemon=True))
+                    others[-1].start()
+            sender.close()
 
-        def hire():
-            threads.append(threading.Thread(target=work, daemon=True))
-            threads[-1].start()
-
-        hire()
-        for thread in threads:
+        self.packing = threading.Semaphore(2)
+        work()
+        for thread in others:
             thread.join()
+        os.close(self.bell[1])
 
-    def ring(self, value):
-        """Report to `listen`: a failure, or b"FILES BYTES"."""
-        os.write(self.bell[1], (value if isinstance(value, bytes) else json.dumps(value).encode()) + b"\n")
+    def ring(self, *values):
+        """Report to `listen`."""
+        os.write(self.bell[1], json.dumps(values).encode() + b"\n")
+
+    def fail(self, name, failure):
+        """Report a Failed or an OSError."""
+        text, changed = getattr(failure, "strerror", None) or str(failure), isinstance(failure, Changed)
+        self.ring(name, text, getattr(failure, "exit", 6), changed, getattr(failure, "fatal", False))
 
     def pace(self, count):
-        """Be called before `count` bytes are sent: keep the rate and the deadline."""
+        """Keep the rate and the deadline before `count` bytes are sent."""
         now = time.time()
-        if self.deadline and now > self.deadline:
-            raise Failed("out of time", 6, False, True)
+        if self.over.is_set() or 0 < self.deadline < now:
+            raise Failed("there was no time left for it", 6, True)
         if self.rate:
             self.clock = max(self.clock, now) + count / self.rate
-            time.sleep(self.clock - now)
+            self.over.wait(self.clock - now)
+        self.ring(0, count)
+
+    def put(self, sender, name, data):
+        """Store one object."""
+        return insist(lambda: sender.post(name, data), self.deadline, self.over.wait)
 
     def do(self, job, sender):
-        """Store one object, and journal it."""
-        if len(job.items) > 1 or job.step == 1:
-            return self.pack(job, sender)
+        """Do one job, and journal it."""
+        if job.number < 0:
+            with self.packing:
+                return self.pack(job.items, sender)
         item = job.items[0]
-        with opened(item) as file:
-            found = os.fstat(file.fileno())
-            entry = {"path": item.name, "mtime": found.st_mtime, "mode": "%04o" % (found.st_mode & 0o7777)}
-            name, at, size = item.name, job.at or 0, found.st_size
-            if job.at is not None:
-                if (size, found.st_mtime) != (item.size, item.mtime):
-                    raise Changed("it changed while it was read")
-                entry.update(of=size, at=at, step=job.step)
-                name, size = "%s.parts/%05d" % (name, at // job.step + 1), job.size
-            if size > SMALL:
-                entry.update(insist(lambda: sender.post(name, b"", file, at, size), until=self.deadline))
-                still(file, found)
+        with Opened(item) as opened:
+            name, size, mtime = item.name, opened.found.st_size, opened.found.st_mtime
+            entry = {"path": name, "mtime": mtime, "mode": mode(opened.found.st_mode)}
+            if job.number:
+                if item.size >= 0 and (size, mtime) != (item.size, item.mtime):
+                    raise Changed
+                entry.update(of=item.size, part=job.number, step=job.step, mtime=item.mtime)
+                name, size = "%s.parts/%05d" % (name, job.number), job.size
+            elif size > self.split:
+                raise Changed
+            if size > SMALL or job.number:
+                try:
+                    entry.update(self.put(sender, name, (opened.file, job.at, size)))
+                finally:
+                    opened.still()
             else:
-                data = os.pread(file.fileno(), size + 1, at)[:size]
-                still(file, found)
-                entry.update(insist(lambda: sender.post(name, data), until=self.deadline))
+                entry.update(self.put(sender, name, opened.read()))
         self.journal.add(entry)
-        self.ring(b"%d %d" % (at + size == found.st_size, size))
+        self.ring(int(not job.number or job.at + size == item.size), 0)
 
-    def pack(self, job, sender):
+    def pack(self, items, sender):
         """Store many files as one tar."""
         tar, entries = bytearray(), []
-        for item in job.items:
+        for item in items:
             try:
-                with opened(item) as file:
-                    found = os.fstat(file.fileno())
-                    data = file.read(SMALL)
-                    still(file, found)
+                with Opened(item) as opened:
+                    data, found = opened.read(), opened.found
             except (Failed, OSError) as failure:
-                self.ring([item.name, str(failure), 6, isinstance(failure, Changed), False])
+                self.fail(item.name, failure)
                 continue
-            tar += header(os.fsencode(decode_name(item.name)), len(data), int(found.st_mtime), found.st_mode)
+            tar += header(os.fsencode(decode_name(item.name)), len(data), found.st_mtime, found.st_mode)
             entry = {"path": item.name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            entry.update(mtime=found.st_mtime, mode="%04o" % (found.st_mode & 0o7777), offset=len(tar))
+            entry.update(mtime=found.st_mtime, mode=mode(found.st_mode), offset=len(tar))
             entries.append(entry)
             tar += data + bytes(-len(data) % 512)
         tar += bytes(1024)
         name = ".bundles/%s.tar" % hashlib.sha256(tar).hexdigest()[:32]
-        stored = insist(lambda: sender.post(name, tar), until=self.deadline)
+        stored = self.put(sender, name, tar)
         for entry in entries:
             entry.update(bundle=name, verified=stored["verified"])
-        del stored["verified"]
         self.journal.add(dict(stored, object=name), *entries)
-        self.ring(b"%d %d" % (len(entries), len(tar)))
+        self.ring(len(entries), 0)
 
-
-def opened(item):
-    """Open the file of an Item, wherever its path leads now, unless that is out of its tree."""
-    fd = os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    file = os.fdopen(fd, "rb", 0)
-    if not within(os.readlink("/proc/self/fd/%d" % fd), item.root) or not stat.S_ISREG(os.fstat(fd).st_mode):
-        file.close()
-        raise Changed("it is no longer the file that it was")
-    return file
-
-
-def still(file, found):
-    """Raise Changed unless an open file is as `found` (from fstat) says."""
-    now = os.fstat(file.fileno())
-    if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (found.st_size, found.st_mtime_ns, found.st_ctime_ns):
-        raise Changed("it changed while it was read")
+    def result(self, items):
+        """Sum up."""
+        self.journal.refresh()
+        took = time.time() - self.clock
+        if self.bytes > PART:
+            self.journal.add({"rate": self.bytes / took})
+        for name, item in items.items():
+            if name not in self.failed and not self.has(item):
+                self.failed[name] = Failed("not sent", 6)
+        stored = [name for name, item in items.items() if name not in self.failed and item.size >= 0]
+        codes = {failure.exit for failure in self.failed.values()}
+        code = 6 if codes else 0
+        if self.fatal:
+            code = self.fatal.exit
+        elif 2 in codes or len(codes) == 1 and not stored:
+            code = min(codes)
+        failed = [(name, str(failure)) for name, failure in self.failed.items()]
+        return Result(len(stored), sum(items[name].size for name in stored), self.sent, failed, code, stored)

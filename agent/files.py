@@ -1,0 +1,116 @@
+"""Which files there are to store, reading them safely, and the tar headers of those that are bundled.
+
+Links are followed only inside the tree they were named in. As the owner of the tree may put a link in a file's place at
+any time, an open file is asked where it is.
+"""
+
+import os
+import stat
+from collections import namedtuple
+
+from agent.grant import KEY_BUDGET, encode_name
+from agent.post import Changed, Failed
+
+Item = namedtuple("Item", "path name size mtime mode root")  # size -1: an empty directory
+
+
+def scan(paths, base, as_name, say):
+    """Return {name: Item} of all that `paths` name, and {name: Failed} of what can't be had."""
+    items, failed = {}, {}
+
+    def visit(path, name, root, above, found):
+        name = os.path.normpath(name)
+        code = encode_name(name)
+        try:
+            if len(code.encode()) > KEY_BUDGET:
+                raise OSError(0, "its name is longer than a key can be")
+            if stat.S_ISREG(found.st_mode):
+                items[code] = Item(path, code, found.st_size, found.st_mtime, found.st_mode, root)
+            elif not stat.S_ISDIR(found.st_mode):
+                say("skipped %s: neither a file nor a directory" % code)
+            else:
+                above += (os.path.realpath(path),)
+                with os.scandir(path) as entries:
+                    inside = sorted(entries, key=lambda entry: entry.name)
+                if not inside and name != ".":
+                    items[code + "/"] = Item(path, code + "/", -1, 0, found.st_mode, root)
+                for entry in inside:
+                    child = os.path.join(name, entry.name)
+                    if entry.is_symlink():
+                        real = os.path.realpath(entry.path)
+                        if real in above or not within(real, root) or not os.path.exists(real):
+                            say("skipped %s: a link to nothing, to above, or out of its tree" % encode_name(child))
+                            continue
+                    visit(entry.path, child, root, above, entry.stat())
+        except OSError as error:
+            failed[code] = Failed(error.strerror, 6)
+
+    for given in paths:
+        found = [given]
+        if not os.path.lexists(given):
+            from glob import glob
+
+            found = sorted(glob(given, recursive=True))
+        if not found:
+            failed[encode_name(given)] = Failed("there is no such file, and nothing matches it", 2)
+        for path in found:
+            name = os.path.relpath(path, base)
+            if as_name:
+                name = as_name if [path] == paths else os.path.join(as_name, name)
+            if os.path.normpath(name).startswith(("..", "/")):
+                failed[encode_name(path)] = Failed("it would leave the prefix: give another base, or a name", 2)
+            elif os.path.exists(path):
+                visit(path, name, os.path.realpath(path), (), os.stat(path))
+    return items, failed
+
+
+def within(path, root):
+    """Tell whether a real path is `root` or below it."""
+    return (path + "/").startswith(root.rstrip("/") + "/")
+
+
+def mode(found):
+    """The permissions, as a manifest has them."""
+    return "%04o" % (found & 0o7777)
+
+
+class Opened:
+    """The open file of an Item (or its path is one), wherever it leads by now, unless that is out of its tree."""
+
+    def __init__(self, item):
+        self.file = item.path
+        if isinstance(item.path, str):
+            self.file = os.fdopen(os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)
+        self.found = os.fstat(self.file.fileno())
+        real = os.readlink("/proc/self/fd/%d" % self.file.fileno())
+        if not (within(real, item.root) and stat.S_ISREG(self.found.st_mode)):
+            raise Changed
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def still(self):
+        """Raise Changed unless it is as it was."""
+        for name in ("st_size", "st_mtime_ns", "st_ctime_ns"):
+            if getattr(os.fstat(self.file.fileno()), name) != getattr(self.found, name):
+                raise Changed
+
+    def read(self):
+        """Return all of a small file."""
+        data = os.pread(self.file.fileno(), self.found.st_size + 1, 0)
+        self.still()
+        return data
+
+
+def header(name, size, mtime, mode, kind=b"0"):
+    """Return a file's tar header (ustar, with GNU's @LongLink for a long name); `name` in bytes."""
+    long = b""
+    if len(name) > 100:
+        long = header(b"././@LongLink", len(name) + 1, 0, 0, b"L") + name + bytes(512 - len(name) % 512)
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode & 0o7777, 0, 0, size, max(0, int(mtime)))
+    head = name[:100].ljust(100, b"\0") + numbers
+    tail = kind + bytes(100) + b"ustar  \0" + bytes(247)
+    return long + head + b"%06o\0 " % (sum(head) + sum(tail) + 256) + tail
