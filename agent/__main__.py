@@ -1,7 +1,7 @@
 """The `agent` command: argv to exit code, and the only module that prints.
 
-Exit codes: 0 ok; 2 usage; 3 no or unreadable grant; 4 expired; 5 refused; 6 some files failed; 7 store unreachable;
-8 integrity; 9 grant of an unsupported version; 130 interrupted.
+Exit codes: 0 ok; 1 the job failed; 2 usage; 3 no or unreadable grant; 4 expired; 5 refused; 6 some files failed;
+7 store unreachable; 8 integrity; 9 grant of an unsupported version; 130 interrupted.
 """
 
 import json
@@ -12,46 +12,47 @@ import time
 
 from agent import grant as grants
 
-USAGE = """usage: agent push [options] FILE… | -     store files, directories, patterns or standard input (-)
-       agent run | pull | check FILE…
-options: --grant FILE  --as NAME  --base DIR  --bundle  --json  --split-over BYTES  --limit-rate BYTES  --workers N
-         (pull) --into DIR   (run) --task FILE --workdir DIR"""
+USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [--limit-rate BYTES] [--workers N] FILE…|-
+      agent check [--as NAME] [--base DIR] FILE…
+      agent pull [--into DIR]
+      agent run [--task FILE] [--workdir DIR] [--no-user]
+      all: [--grant FILE] [--json]; BYTES may end in K, M, G or T"""
+FLAGS = ("bundle", "json", "help", "no-user")
+VALUED = ("grant", "as", "base", "split-over", "limit-rate", "workers", "into", "task", "workdir")
 
 
 class Bad(Exception):
-    """The command ends with args[1], saying args[0]."""
+    """The command can't be carried out: args are a sentence and the exit code."""
 
 
-def parse(argv):
-    """Return (options, other arguments)."""
-    options, rest = {}, []
-    words = iter(argv)
+def parse(words):
+    """Return ({option: value}, other arguments)."""
+    options, rest, words = {}, [], iter(words)
     for word in words:
+        name, equals, value = word[2:].partition("=")
         if word == "--":
             rest += words
         elif word[:2] != "--":
             rest.append(word)
+        elif name in FLAGS and not equals:
+            options[name] = True
+        elif name in VALUED:
+            options[name] = value if equals else next(words, "")
+            if not options[name]:
+                raise Bad("--%s wants a value" % name, 2)
         else:
-            name, _, value = word[2:].partition("=")
-            if not value and name not in ("bundle", "json", "help", "no-user"):
-                value = next(words, "")
-            if not re_option(name):
-                raise Bad("there is no option --%s\n%s" % (name, USAGE), 2)
-            options[name] = value
+            raise Bad("there is no option %s; usage: %s" % (ascii(word), USAGE), 2)
     return options, rest
 
 
-def re_option(name):
-    return name in "grant as base bundle json split-over limit-rate workers into task workdir no-user help".split()
-
-
-def number(text):
-    """Read bytes, with K, M, G or T (1024) after the number."""
-    unit = "KMGT".find(text[-1:].upper()) + 1 if text else 0
+def number(options, name, default):
+    """Return an option's number."""
+    text = options.get(name, default)
     try:
-        return int(float(text[:-1] if unit else text) * 1024**unit)
-    except ValueError:
-        raise Bad("%s is no number (such as 64M)" % text, 2) from None
+        unit = "KMGT".find(text[-1]) + 1
+        return int(float(text[: -1 if unit else None]) * 1024**unit)
+    except (ValueError, OverflowError):
+        raise Bad("--%s wants a number (such as 64M)" % name, 2) from None
 
 
 def load(options):
@@ -61,78 +62,141 @@ def load(options):
         with open(path, "rb") as file:
             return grants.parse(file.read()), path
     except OSError as error:
-        raise Bad("the grant %s: %s" % (path, error.strerror), 3) from None
-    except grants.UnsupportedVersion as error:
-        raise Bad(str(error), 9) from None
+        raise Bad("the grant %s can't be read: %s" % (ascii(path), error.strerror), 3) from None
     except grants.GrantError as error:
-        raise Bad("%s: %s" % (path, error), 3) from None
+        raise Bad(str(error), 9 if isinstance(error, grants.UnsupportedVersion) else 3) from None
 
 
 def say(text):
     """Tell people."""
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Shows how far a push is: one line on a terminal, a line now and then elsewhere, events as JSON."""
+
+    def __init__(self, pusher, as_json):
+        self.pusher, self.json, self.line = pusher, as_json, sys.stderr.isatty() and not as_json
+        self.began = self.shown = time.time()
+        self.files = self.bytes = 0
+
+    def __call__(self, files, size):
+        self.files += files
+        self.bytes += size
+        now = time.time()
+        if now - self.shown < (0.2 if self.line else 10):
+            return
+        self.shown = now
+        files, total = self.pusher.total
+        rate = self.bytes / (now - self.began)
+        left = max(0, total - self.bytes) / (rate or 1)
+        if self.json:
+            event = {"event": "progress", "files": self.files, "bytes": self.bytes, "rate": int(rate), "left": int(left)}
+            return print(json.dumps(event), flush=True)
+        numbers = self.files, files, self.bytes / 1e6, total / 1e6, rate / 1e6, left // 60, left % 60
+        text = "%d of %d files, %.0f of %.0f MB, %.1f MB/s, %d:%02d left" % numbers
+        sys.stderr.write("\r%s\x1b[K" % text if self.line else text + "\n")
+        sys.stderr.flush()
 
 
 def push(options, paths):
-    """`agent push`."""
+    """Store files."""
     from agent.post import Failed
     from agent.push import Pusher
 
-    if not paths:
-        raise Bad("which files? " + USAGE, 2)
     grant, path = load(options)
-    pusher = Pusher(
-        grant,
-        path + ".journal",
-        int(options.get("workers", 32)),
-        number(options.get("split-over", "1G")),
-        number(options.get("limit-rate", "0")),
-        say,
-    )
-    if paths == ["-"]:
-        if not options.get("as"):
-            raise Bad("standard input needs a name: --as NAME", 2)
+    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"), ("limit-rate", "0"))]
+    pusher = Pusher(grant, path + ".journal", *sizes, say=say)
+    pusher.progress = Progress(pusher, "json" in options)
+    if paths != ["-"]:
+        result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
+    elif "as" not in options:
+        raise Bad("standard input wants a name: --as NAME", 2)
+    else:
         with open(0, "rb", 0, closefd=False) as file:
             result = pusher.pour(file, options["as"])
-    else:
-        result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
-    code = result.exit_code
-    try:
-        pusher.manifest(not code)
-    except Failed as error:
-        say("the manifest: %s" % error)
-        code = code or error.exit
-    for name, text in result.failed:
-        say("%s: %s" % (name, text))
-    text = "%d files, %d bytes stored; %d sent, %d failed" % (result.files, result.bytes, result.sent, len(result.failed))
-    say(text)
+    code, failed = result.exit_code, result.failed
+    if result.stored or code not in (2, 4):
+        try:
+            pusher.manifest(not code)
+        except Failed as error:
+            code, failed = code or error.exit, failed + [("the manifest", str(error))]
+    if pusher.progress.line:
+        say("\r\x1b[K")
+    for pair in failed:
+        say("%s: %s" % pair)
+    if code == 4:
+        for name in result.stored:
+            say("stored before: %s" % name)
+    say("%d files with %d bytes are stored, %d of them sent now; %d failed" % (result[:3] + (len(failed),)))
+    if "json" in options:
+        print(json.dumps(dict(result._asdict(), event="done", failed=failed, exit_code=code)))
     return code
 
 
+def check(options, paths):
+    """Tell what the policy would refuse, and why."""
+    from agent.files import scan
+    from agent.push import PART
+
+    outputs, code, split = load(options)[0].outputs, 0, number(options, "split-over", "1G")
+    high = outputs.size_range()[1]
+    items, failed = scan(paths, options.get("base", "."), options.get("as"), say)
+    report = {name: [str(failure)] for name, failure in failed.items()}
+    for name, item in items.items():
+        key, size = outputs.prefix + name, item.size
+        if size > min(split, high):
+            key, size = key + ".parts/00001", min(PART, high)
+        sums = {"x_amz_checksum_sha256": 44 * "A"} if outputs.covers("x-amz-checksum-sha256") else {}
+        report[name] = outputs.violations(outputs.form(key, **sums), size, time.time()) if size >= 0 else []
+    for name, faults in report.items():
+        "json" in options or print("%s: %s" % (name, "; ".join(faults) or "ok"))
+        code = code or 5 * bool(faults)
+    if "json" in options:
+        print(json.dumps(report))
+    return 2 if failed else code
+
+
+def pull(options, _):
+    """Fetch the inputs."""
+    from agent.pull import pull
+
+    failed = pull(load(options)[0], options.get("into", "."), say)
+    for pair in failed:
+        say("%s: %s" % pair)
+    return max([failure.exit for _, failure in failed] or [0])
+
+
+def run(options, _):
+    """Run the task."""
+    from agent import task
+
+    grant, path = load(options)
+    return task.run(grant, path, options, say)
+
+
 def main(argv=None):
-    """Run one command. Return the exit code."""
+    """Carry out a command. Return the exit code."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        argv = sys.argv[1:] if argv is None else argv
         signal.signal(signal.SIGTERM, interrupt)
-        command = argv[0] if argv else ""
-        if command == "run":
-            from agent import task
-
-            options, _ = parse(argv[1:])
-            return task.run(*load(options), options, say)
-        options, rest = parse(argv[1:])
-        if command not in ("push",):
-            raise Bad(USAGE, 2)
-        return push(options, rest)
+        command = {"push": push, "check": check, "pull": pull, "run": run}.get(argv[0] if argv else "")
+        options, paths = parse(argv[1:])
+        if not command or "help" in options or command in (push, check) and not paths:
+            raise Bad("usage: " + USAGE, 0 if "--help" in argv else 2)
+        return command(options, paths)
     except Bad as error:
         say("agent: " + error.args[0])
         return error.args[1]
+    except OSError as error:
+        say("agent: %s" % error)
+        return 6
     except KeyboardInterrupt:
-        say("agent: interrupted")
+        say("agent: interrupted; what is stored stays stored, and the same command sends the rest")
         return 130
 
 

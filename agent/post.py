@@ -70,10 +70,17 @@ class Wire:
     """
 
     def __init__(self, url, pace=lambda count: None):
-        self.secure, self.host, port, self.path = re.match(r"http(s?)://(\[.*?\]|[^/:?]+):?(\d*)(.*)", url).groups()
+        self.pace, self.sock, self.where, self.waited = pace, None, None, 0
+        self.aim(url)
+
+    def aim(self, url):
+        """Let the next request be for `url`, over the same connection where the host is the same."""
+        *where, path = re.match(r"http(s?)://(\[.*?\]|[^/:?]+):?(\d*)(.*)", url).groups()
+        if where != self.where:
+            self.close()
+        self.where = self.secure, self.host, port = where
         self.port = int(port or (443 if self.secure else 80))
-        self.head = " %s HTTP/1.1\r\nHost: %s\r\n" % (self.path or "/", self.host + (port and ":" + port))
-        self.pace, self.sock, self.waited = pace, None, 0
+        self.head = " %s HTTP/1.1\r\nHost: %s\r\n" % (path or "/", self.host + (port and ":" + port))
 
     def close(self):
         """Hang up."""

@@ -8,7 +8,8 @@ In process, as often as wanted, beside other agents on the same journal::
     pusher.manifest(complete=True)                      # stores the manifest of everything that the journal knows
 
 `paths` are files, directories (whole, empty ones too) and glob patterns, relative to the current directory; keys are
-relative to `base`. `pusher.say(sentence)` is told what is skipped; `pusher.progress(files, bytes)` what goes out.
+relative to `base`. `pusher.say(sentence)` is told what is skipped; `pusher.progress(files, bytes)` what goes out,
+of `pusher.total` (files, bytes; of a stream unknown).
 A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (files that this call sent), `failed` [(path, sentence)],
 `exit_code` (0 all stored, 2 a path matches nothing, 4 expired, 5 refused, 6 some failed, 7 unreachable, 8 integrity).
 A deadline (seconds since 1970) ends the push; what is left counts as failed.
@@ -48,7 +49,7 @@ class Pusher:
         self.low, self.high = grant.outputs.size_range()
         self.split = min(split, self.high)
         self.journal = Journal(journal, grant.outputs.prefix)
-        self.progress = lambda files, size: None
+        self.progress, self.total = lambda files, size: None, (0, 0)
 
     def manifest(self, complete=True, until=0):
         """Store the manifest of everything in the journal: the last act, but for the final event. Raise Failed."""
@@ -61,6 +62,7 @@ class Pusher:
         """Store what `paths` name. Return a Result; failures of single files are in it."""
         items, missing = scan(paths, base, as_name, self.say)
         self.begin(deadline)
+        self.total = len(items), sum(max(0, item.size) for item in items.values())
         todo = self.order([item for item in items.values() if not self.has(item)])
         for _ in range(4):
             self.failed = dict(missing)
