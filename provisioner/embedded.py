@@ -94,6 +94,8 @@ class EmbeddedStore:
         with self._locked():
             server = self._recorded()
             if server is None or not server.process.alive():
+                if server is not None:
+                    seaweedfs.sweep(server.ports)
                 return False
             self._end(server)
             return True
@@ -102,8 +104,7 @@ class EmbeddedStore:
         server.process.kill()
         if not server.process.ended(within=STOP_SECONDS):
             raise FreepostError(f"the embedded store (pid {server.process.pid}) didn't end within {STOP_SECONDS:.0f} s")
-        for path in seaweedfs.sockets(server.ports):
-            path.unlink(missing_ok=True)
+        seaweedfs.sweep(server.ports)
 
     def _start(self, buckets: Sequence[str]) -> Running:
         last = self._recorded()
@@ -142,6 +143,8 @@ class EmbeddedStore:
         """
         program = seaweedfs.find_program()
         self._configure()
+        if last is not None:
+            seaweedfs.sweep(last.ports)
         ports = last.ports if last is not None and seaweedfs.free(last.ports) else seaweedfs.free_ports()
         tries = 3
         while True:
@@ -156,6 +159,7 @@ class EmbeddedStore:
             except Unreachable:
                 if tries == 0 or server.process.alive() or seaweedfs.free(ports):
                     raise
+                seaweedfs.sweep(ports)
                 ports = seaweedfs.free_ports()
             else:
                 return server, running
@@ -239,7 +243,7 @@ class EmbeddedStore:
         try:
             raw = json.loads((self._home / "server.json").read_bytes())
             process = Process(int(raw["process"]["pid"]), str(raw["process"]["started"]))
-            return _Server(process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]), bool(raw["primer"]))
+            return _Server(process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]), bool(raw.get("primer")))
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
 

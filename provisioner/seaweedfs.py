@@ -100,8 +100,19 @@ def _bindable(port: int) -> bool:
 
 
 def sockets(ports: Ports) -> list[Path]:
-    """The sockets that a server of these ports leaves in the file system when it is killed."""
-    return [Path(_SOCKET.format(role=role, port=port + GRPC_OFFSET)) for role, port in ports._asdict().items()]
+    """The sockets that a server of these ports has in the file system, and leaves there when it is killed."""
+    return [_socket(role, port) for role, port in ports._asdict().items()]
+
+
+def sweep(ports: Ports) -> None:
+    """Delete the sockets that a dead server left, but none of a port that someone has now: it may be theirs."""
+    for role, port in ports._asdict().items():
+        if _both_free(port):
+            _socket(role, port).unlink(missing_ok=True)
+
+
+def _socket(role: str, port: int) -> Path:
+    return Path(_SOCKET.format(role=role, port=port + GRPC_OFFSET))
 
 
 def settings() -> Mapping[str, str]:

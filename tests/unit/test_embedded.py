@@ -350,6 +350,9 @@ def test_a_port_lost_to_a_stranger_is_replaced(folder, monkeypatch):
         running = EmbeddedStore(folder).start()
         assert next(choices, None) is None
         assert EmbeddedStore(folder)._recorded().ports != taken
+        left = [path for path in seaweedfs.sockets(taken) if path.exists()]
+        assert left == [seaweedfs.sockets(taken)[1]], "that of a port which someone has is not ours to delete"
+        left[0].unlink()
     with connect(running) as s3:
         s3.put_object(Bucket=running.bucket, Key="k", Body=b"served")
 
