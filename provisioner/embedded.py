@@ -243,7 +243,9 @@ class EmbeddedStore:
         try:
             raw = json.loads((self._home / "server.json").read_bytes())
             process = Process(int(raw["process"]["pid"]), str(raw["process"]["started"]))
-            return _Server(process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]), bool(raw.get("primer")))
+            return _Server(
+                process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]), bool(raw.get("primer"))
+            )
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
 
