@@ -22,14 +22,20 @@ def run(*argv, cwd, **options):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Build the wheel as an installer would, from the files that git has."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory):
+    """Copy the files that git has, as they are now, to a folder without any others."""
+    source = tmp_path_factory.mktemp("source")
     for name in run("git", "ls-files", "-z", cwd=ROOT).split("\0"):
         if name and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """Build the wheel as an installer would."""
+    folder = tmp_path_factory.mktemp("wheel")
     run(
         sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(source), cwd=folder, timeout=300
     )
@@ -61,7 +67,7 @@ def test_scripts_answer_from_an_empty_folder(scripts, tmp_path):
     assert "push" in run(scripts / "python", "-m", "agent", "--help", cwd=tmp_path)
 
 
-def test_package_data_is_found(scripts, tmp_path):
+def test_package_data_is_found(scripts, source, tmp_path):
     """Installed, the templates and the agent's sources are the checkout's, byte for byte."""
     program = (
         "import hashlib; from provisioner import resources as r; top = r.templates();"
@@ -69,4 +75,4 @@ def test_package_data_is_found(scripts, tmp_path):
         "[print(hashlib.sha256(b).hexdigest(), n) for n, b in sorted({**files, **r.agent_sources()}.items())]"
     )
     installed = run(scripts / "python", "-I", "-c", program, cwd=tmp_path)
-    assert installed == run(sys.executable, "-c", program, cwd=ROOT)
+    assert installed == run(sys.executable, "-c", program, cwd=source)
