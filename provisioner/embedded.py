@@ -157,9 +157,11 @@ class EmbeddedStore:
                 with connect(running) as client:
                     self._await_ready(server, client)
             except Unreachable:
-                if tries == 0 or server.process.alive() or seaweedfs.free(ports):
+                if server.process.alive():
                     raise
                 seaweedfs.sweep(ports)
+                if tries == 0 or seaweedfs.free(ports):
+                    raise
                 ports = seaweedfs.free_ports()
             else:
                 return server, running
