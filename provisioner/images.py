@@ -21,21 +21,18 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-import platformdirs
-
-from provisioner.errors import BadInput, MissingDependency, NotFound, Unreachable
+from provisioner.errors import BadInput, MissingDependency, NotFound, Refused, Unreachable
+from provisioner.paths import cache_dir as default_cache
 
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
 DISK_SIZE = 8 << 30  # bytes of the ext4 disk; the file is sparse and holds what the root holds
-RAM_FOR_IMPORT_CHECK = 64 << 20
 
 # The packages of the host, by the program that needs them.
 PROGRAMS = {
@@ -71,7 +68,7 @@ CLEAN = (
 
 @dataclass(frozen=True)
 class Image:
-    """Something that boots. `root` and `kernel` are there when we built it; an imported disk boots by its own loader."""
+    """Something that boots. An imported disk has its own boot loader; what we build has the rest."""
 
     name: str
     disk: Path
@@ -79,11 +76,6 @@ class Image:
     root: Path | None = None
     kernel: Path | None = None
     initrd: Path | None = None
-
-
-def cache_folder() -> Path:
-    """The folder of everything that can be made again."""
-    return Path(os.environ.get("FREEPOST_CACHE_DIR") or platformdirs.user_cache_path("freepost"))
 
 
 def need(*programs: str, purpose: str) -> None:
@@ -122,7 +114,7 @@ def recipe_hash(suite: str) -> str:
 
 def find(name: str, cache_dir: Path | None = None) -> Image:
     """The image of a suite or of an imported name. Raise NotFound when it was not built or imported."""
-    folder = (cache_dir or cache_folder()) / "images"
+    folder = (cache_dir or default_cache()) / "images"
     if name in SUITES:
         path = folder / f"{name}-{recipe_hash(name)}"
         if path.is_dir():
@@ -139,7 +131,7 @@ def find(name: str, cache_dir: Path | None = None) -> Image:
 
 def listing(cache_dir: Path | None = None) -> list[Image]:
     """Every image that `find` would find, suites first."""
-    imported = (cache_dir or cache_folder()) / "images" / "imported"
+    imported = (cache_dir or default_cache()) / "images" / "imported"
     names = [*SUITES, *(sorted(path.name for path in imported.iterdir()) if imported.is_dir() else ())]
     found = []
     for name in names:
@@ -153,8 +145,8 @@ def listing(cache_dir: Path | None = None) -> list[Image]:
 def build(suite: str, cache_dir: Path | None = None, *, fresh: bool = False, log: IO[bytes] | None = None) -> Image:
     """Build the image of a suite, or find the one that this very recipe made before.
 
-    `fresh` builds anew, for newer packages; machines that run keep the files they have open. What mmdebstrap
-    says goes to `log`, an open file (default: nowhere). Raise BadInput, MissingDependency or Unreachable.
+    `fresh` builds anew, for newer packages. What mmdebstrap says goes to `log`, an open file (default: nowhere).
+    Raise BadInput, MissingDependency, Unreachable, or Refused when machines run on the image to be replaced.
     """
     if suite not in SUITES:
         raise BadInput(f"There is no suite {suite!r}.", hint=f"One of: {', '.join(SUITES)}")
@@ -208,6 +200,11 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
     return find(name, cache_dir)
 
 
+def virtual_size(disk: Path) -> int:
+    """The bytes that a disk has for its guest."""
+    return int(_disk_info(disk)["virtual-size"])
+
+
 def _bootstrap(suite: str, made: Path, log: IO[bytes] | None) -> None:
     config = made / "99-local.cfg"
     config.write_text(CLOUD_CFG)
@@ -225,7 +222,8 @@ def _bootstrap(suite: str, made: Path, log: IO[bytes] | None) -> None:
 
 def _run(command: list[str], log: IO[bytes] | None, failure: str) -> None:
     """Run a program, copy what it says to `log`, and put its last line into the error if it fails."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    piped, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=piped, stderr=subprocess.STDOUT) as process:
         assert process.stdout  # noqa: S101 - for mypy: it is a pipe
         said = b""
         for line in process.stdout:
@@ -237,11 +235,11 @@ def _run(command: list[str], log: IO[bytes] | None, failure: str) -> None:
         raise Unreachable(f"{failure}: {command[0]}: {_last_line(said)}", hint="Is Debian's package mirror reachable?")
 
 
-def _disk_info(path: Path) -> dict[str, object]:
+def _disk_info(path: Path) -> dict[str, Any]:
     done = subprocess.run(["qemu-img", "info", "--output=json", path.absolute()], capture_output=True, check=False)
     if done.returncode:
         raise BadInput(f"{path} is not a disk image: {_last_line(done.stderr)}")
-    about: dict[str, object] = json.loads(done.stdout)
+    about: dict[str, Any] = json.loads(done.stdout)
     return about
 
 
@@ -253,7 +251,7 @@ def _last_line(said: bytes) -> str:
 @contextmanager
 def _locked(name: str, cache_dir: Path | None) -> Iterator[Path]:
     """Hold the lock of one image and give the folder of all."""
-    folder = (cache_dir or cache_folder()) / "images"
+    folder = (cache_dir or default_cache()) / "images"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -264,7 +262,7 @@ def _locked(name: str, cache_dir: Path | None) -> Iterator[Path]:
 def _scratch(folder: Path) -> Iterator[Path]:
     """A folder on the same file system that is gone afterwards, unless it was renamed."""
     made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
-    made.chmod(0o755)  # noqa: S103 - mmdebstrap's apt user reads below it; nothing in an image is secret
+    made.chmod(0o755)  # mmdebstrap's apt user reads below it; nothing in an image is secret
     try:
         yield made
     finally:
@@ -273,12 +271,18 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _replace(made: Path, final: Path) -> None:
-    """Put a finished folder in the place of an older one."""
-    if final.exists():
-        old = Path(tempfile.mkdtemp(prefix=".old-", dir=final.parent))
-        final.rename(old / "image")
+    """Put a finished folder in the place of an older one, on which no machine may run: they hold its lock."""
+    if not final.exists():
+        made.rename(final)
+        return
+    descriptor = os.open(final, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        old = made.with_name(made.name + "-old")
+        final.rename(old)
         made.rename(final)
         shutil.rmtree(old)
-    else:
-        made.rename(final)
-    sys.stderr.flush()
+    except BlockingIOError:
+        raise Refused(f"Machines run on the image {final.name}.", hint="Terminate them, then build again.") from None
+    finally:
+        os.close(descriptor)

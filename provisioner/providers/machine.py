@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from provisioner import images
 from provisioner.errors import BadInput, MissingDependency
-from provisioner.providers._guest import cgroup
 from provisioner.providers._guest.home import Home
 from provisioner.providers._guest.provider import GuestProvider
 
@@ -32,9 +31,9 @@ class MachineProvider(GuestProvider):
         if missing:
             raise MissingDependency(f"This kernel has no {missing[0]}.", hint="Load its module: modprobe tun loop")
         if not image.root:
-            raise BadInput(f"The image {image.name} is a disk without a root folder.", hint="The qemu provider boots it.")
+            raise BadInput(f"The image {image.name} is a disk without a root.", hint="The qemu provider boots it.")
 
-    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:
+    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:  # noqa: ARG002 - the overlay is made later
         with home.disk.open("wb") as file:
             file.truncate(size)
         # No journal: the host's kernel outlives the guest, so nothing is lost when the guest is killed.

@@ -20,6 +20,7 @@ GROUP = "freepost.providers"
 BUILT_IN = {
     "local": "provisioner.providers.local:LocalProvider",
     "machine": "provisioner.providers.machine:MachineProvider",
+    "qemu": "provisioner.providers.qemu:QemuProvider",
 }
 
 

@@ -1,8 +1,8 @@
-"""The first process of a machine's own namespaces: makes its network, starts the guest, and takes all along when it ends.
+"""The first process of a machine's own namespaces: makes its network, starts the guest, takes all along when it ends.
 
-Run as ``python -m provisioner.providers._guest.capsule HOME FD GROUP…`` by the supervisor, as process 1 of new pid, mount and
-network namespaces; FD is a socket to the supervisor, GROUP a control group's folder to join. When this process ends, the kernel kills whatever is left in the
-namespaces and drops their mounts and network. Nothing can leak.
+Run as ``python -m provisioner.providers._guest.capsule HOME FD GROUP…`` by the supervisor, as process 1 of new pid,
+mount and network namespaces; FD is a socket to the supervisor, GROUP a control group's folder to join. When this
+process ends, the kernel kills whatever is left in the namespaces and drops their mounts and network: nothing can leak.
 
 The network, from the outside in::
 
@@ -12,8 +12,8 @@ The network, from the outside in::
          | slirp4netns (machine) or QEMU's user network (qemu): 10.0.2.0/24, where 10.0.2.2 is the loopback above
          | the guest
 
-So the guest reaches the store at 10.0.2.2, whatever the operator lets it reach beyond the host, and of the host nothing.
-It can't change that: even its root has no hold on this namespace.
+So the guest reaches the store at 10.0.2.2, what lies beyond the host, and of the host nothing. It can't change that:
+even its root has no hold on this namespace.
 
 Exit status: that of the guest's monitor, where 133 asks for another boot (systemd-nspawn's own convention).
 """
@@ -69,7 +69,7 @@ def _set_up(home: Home, supervisor: socket.socket) -> nspawn.Guest | vm.Guest:
     for address in prohibited:
         run("ip", "route", "add", "prohibit", address)
     _resolve(home)
-    return (nspawn if record["provider"] == "machine" else vm).start(home, record)
+    return nspawn.start(home, record) if record["provider"] == "machine" else vm.start(home, record)
 
 
 def _resolve(home: Home) -> None:

@@ -94,7 +94,7 @@ def _network(work: Path) -> Path:
     network.touch()
     run("unshare", f"--net={network}", "true")
     ready, report = os.pipe()
-    with open(ready, "rb") as answer:
+    with os.fdopen(ready, "rb") as answer:
         process = subprocess.Popen(
             slirp(str(network), "eth0", "--mtu=1500", f"--ready-fd={report}"),
             stdin=subprocess.DEVNULL,
@@ -103,6 +103,7 @@ def _network(work: Path) -> Path:
         )
         os.close(report)
         if not answer.read(1):
-            raise subprocess.CalledProcessError(process.wait(), ["slirp4netns"], stderr=b"could not make the guest's network")
+            said = b"could not make the guest's network"
+            raise subprocess.CalledProcessError(process.wait(), ["slirp4netns"], stderr=said)
     run("nsenter", f"--net={network}", "ip", "link", "set", "eth0", "up")
     return network

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import select
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-import provisioner
 from provisioner import images, nocloud, units
 from provisioner.errors import BadInput, NotFound, Refused
 from provisioner.kinds import flag, size, text
-from provisioner.paths import cache_dir, state_dir
+from provisioner.paths import state_dir
+from provisioner.providers._guest import control
 from provisioner.providers._guest.home import GONE, PENDING, Home
 from provisioner.providers.base import Instance, Order, Phase, State
+from provisioner.providers.registry import Context
 
 HOST = "10.0.2.2"  # what the guest calls the host's loopback
 REMEMBERED = 7 * 86_400  # seconds that a machine which is gone can still be asked about
-_END_SECONDS = 30  # a supervisor that takes longer to clean up is stuck
 
 
 @dataclass(frozen=True)
@@ -43,12 +39,22 @@ class GuestProvider(ABC):
     name: ClassVar[str]
     user_data_limit: ClassVar[int] = 1 << 20  # NoCloud sets none
     option_schema: ClassVar[Mapping[str, Any]] = {
-        "image": text("A suite, or the name of an imported image.", "bullseye, bookworm, trixie, sid, or an imported name", r"^[\w+-][\w.+-]{0,63}$", default="bookworm"),
+        "image": text(
+            "A suite, or the name of an imported image.",
+            f"{', '.join(images.SUITES)}, or an imported name",
+            r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,63}$",
+            default="bookworm",
+        ),
         "memory": size("The machine's memory.", 128 << 20, 1 << 40, default="1GiB"),
-        "cpus": {"type": "integer", "minimum": 1, "maximum": 256, "description": "The machine's processors.", "default": 1},
+        "cpus": {"type": "integer", "minimum": 1, "maximum": 256, "description": "How many processors.", "default": 1},
         "disk": size("The machine's disk; it takes up only what is written.", 1 << 30, 1 << 44, default="8GiB"),
         "keep_disk": flag("Keep the disk after the machine has powered off, until it is terminated."),
-    }  # fmt: skip
+    }
+
+    @classmethod
+    def create(cls, context: Context) -> GuestProvider:
+        """Make the provider as the command line needs it."""
+        return cls(context.store_endpoint_url, context.state_dir / "machines")
 
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start one machine per task. When one can't be started, those before it run on and a second call goes on."""
@@ -71,8 +77,8 @@ class GuestProvider(ABC):
                     seed = nocloud.seed(instance.id, order.user_data, mac=record["mac"] if not image.kernel else "")
                     home.prepare(record, seed)
                     self._make_disk(home, image, options["disk"])
-                    started.append((home, _start(home)))
-            failures = [failure for home, launch in started if (failure := _outcome(home, launch))]
+                    started.append((home, control.start(home)))
+            failures = [failure for home, launch in started if (failure := control.outcome(home, launch))]
             if failures:
                 raise Refused(f"A machine could not be started: {failures[0]}")
         return instances
@@ -91,7 +97,7 @@ class GuestProvider(ABC):
         with contextlib.ExitStack() as stack:
             for home in homes:
                 stack.enter_context(home.launching())
-            _signal(homes, signal.SIGTERM)
+            control.end(homes, signal.SIGTERM)
             for home in homes:
                 self._bury(home, "terminated", keep_disk=False)
 
@@ -112,7 +118,7 @@ class GuestProvider(ABC):
         with contextlib.ExitStack() as stack:
             for home in homes:
                 stack.enter_context(home.launching())
-            _signal(homes, signal.SIGUSR1)
+            control.end(homes, signal.SIGUSR1)
 
     def boot_again(self, instance: Instance) -> None:
         """Boot a machine that has ended from the disk that it left. Raise NotFound when it left none."""
@@ -122,7 +128,7 @@ class GuestProvider(ABC):
                 raise Refused(f"{instance.id} still runs.")
             if not home.disk.exists():
                 raise NotFound(f"{instance.id} has left no disk.", hint="keep_disk keeps it after a power-off")
-            failure = _outcome(home, _start(home))
+            failure = control.outcome(home, control.start(home))
             if failure:
                 raise Refused(f"{instance.id} could not be started: {failure}")
 
@@ -134,9 +140,9 @@ class GuestProvider(ABC):
     def _make_disk(self, home: Home, image: images.Image, size: int) -> None:
         """Make the machine's empty disk of `size` bytes."""
 
-    def _extra(self, image: images.Image) -> dict[str, Any]:
-        """What the provider adds to the record."""
-        return {}
+    def _accel(self, image: images.Image) -> str:  # noqa: ARG002 - those below need it
+        """How the guest's processor is made, in QEMU's words."""
+        return ""
 
     def _home(self, name: str) -> Home:
         if not name.isascii() or not name.replace("-", "").isalnum():
@@ -176,8 +182,8 @@ class GuestProvider(ABC):
             "cpus": options["cpus"],
             "keep_disk": options["keep_disk"],
             "store": store if _on_this_host(endpoint.hostname or "") else None,
-            "mac": "52:54:00:" + ":".join(hashlib.sha256(instance.id.encode()).hexdigest()[i : i + 2] for i in (0, 2, 4)),
-            **self._extra(image),
+            "mac": "52:54:00:" + hashlib.sha256(instance.id.encode()).digest()[:3].hex(":"),
+            "accel": self._accel(image),
         }
 
     def _state(self, name: str) -> State:
@@ -222,78 +228,3 @@ def _on_this_host(name: str) -> bool:
         return ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _start(home: Home) -> subprocess.Popen[bytes]:
-    """Start a supervisor; only for one who holds `launching` and knows that there is none."""
-    lock = home.lock()
-    try:
-        home.say(PENDING, "starting")
-        environment = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-        with (home.path / "log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "provisioner.providers._guest.supervisor", str(home.path), str(lock)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd="/",
-                env={**environment, "PYTHONPATH": str(Path(provisioner.__file__).parent.parent)},
-                pass_fds=[lock],
-            )
-    finally:
-        os.close(lock)
-
-
-def _outcome(home: Home, launch: subprocess.Popen[bytes]) -> str:
-    """Wait until the guest runs; return why it doesn't, and leave nothing of it, so that it may be launched again."""
-    with launch:
-        assert launch.stdout  # noqa: S101 - for mypy: it is a pipe
-        answer = launch.stdout.readline().decode().strip()
-    if answer == "up":
-        return ""
-    _wait([home])
-    log = home.path / "log"
-    failure = answer or log.read_text().strip().rpartition("\n")[2] or "its supervisor ended without a word"
-    shutil.rmtree(home.path)
-    return failure
-
-
-def _signal(homes: Sequence[Home], number: signal.Signals) -> None:
-    """Signal the supervisors that live, and wait for their end."""
-    with _pidfds(homes) as descriptors:
-        for descriptor in descriptors:
-            signal.pidfd_send_signal(descriptor, number)
-        _await_all(descriptors)
-
-
-def _wait(homes: Sequence[Home]) -> None:
-    """Wait for the end of these supervisors."""
-    with _pidfds(homes) as descriptors:
-        _await_all(descriptors)
-
-
-@contextlib.contextmanager
-def _pidfds(homes: Sequence[Home]) -> Iterator[list[int]]:
-    """Descriptors of the supervisors that live: they can't come to mean another process."""
-    descriptors = []
-    try:
-        for home in homes:
-            with contextlib.suppress(ProcessLookupError):
-                pid = home.status().get("pid")
-                if pid:
-                    descriptor = os.pidfd_open(pid)
-                    # Alive after the pid was opened: so the pid was still its own.
-                    descriptors.append(descriptor) if home.alive() else os.close(descriptor)
-        yield descriptors
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _await_all(descriptors: Sequence[int]) -> None:
-    deadline = time.monotonic() + _END_SECONDS
-    for descriptor in descriptors:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)  # readable when the process has ended
-        if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
-            raise Refused(f"A machine did not end within {_END_SECONDS} s.", hint="See the log in its folder.")

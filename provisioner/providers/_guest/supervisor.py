@@ -1,7 +1,7 @@
 """Watches over one machine: starts it, carries its store connections, keeps its console, cleans up when it ends.
 
-Run as ``python -m provisioner.providers._guest.supervisor HOME LOCKFD``. It leaves its launcher's session at once, so the
-machine outlives the launcher. On standard output goes one line, when the guest runs or can't: ``up``, or why not.
+Run as ``python -m provisioner.providers._guest.supervisor HOME LOCKFD``. It leaves its launcher's session at once, so
+the machine outlives the launcher. On standard output goes one line, when the guest runs or can't: ``up``, or why not.
 SIGTERM ends the machine; SIGUSR1 cuts its power and keeps the disk.
 
 If the supervisor itself is killed, so is the machine: every process in it asks the kernel to die with its parent.
@@ -10,6 +10,7 @@ If the supervisor itself is killed, so is the machine: every process in it asks 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from provisioner.providers._guest import cgroup, relay
 from provisioner.providers._guest.home import CONSOLE_BYTES, GONE, PENDING, RUNNING, Home
@@ -45,8 +45,8 @@ class Supervisor:
     async def run(self) -> None:
         """Boot, as often as the guest asks for it, and clean up."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._end, "terminated", False)
-        loop.add_signal_handler(signal.SIGUSR1, self._end, "lost power", True)
+        loop.add_signal_handler(signal.SIGTERM, self._end, "terminated")
+        loop.add_signal_handler(signal.SIGUSR1, self._lose_power)
         self._home.say(PENDING, "starting", os.getpid())
         reason, keep = "it could not start", False
         image = os.open(self._record["image"]["folder"], os.O_RDONLY)
@@ -61,16 +61,20 @@ class Supervisor:
             reason, keep = self._why(status)
         except StartError as error:
             reason = str(error)
-            _report(f"{reason}")
+            _report(reason)
         finally:
             if self._groups:
                 cgroup.remove(self._record["id"])
             self._home.clean(keep_disk=keep)
             self._home.say(GONE, reason)
 
-    def _end(self, why: str, keep: bool) -> None:  # noqa: FBT001 - add_signal_handler passes by position
-        self._ending, self._keep = why, keep
+    def _end(self, why: str) -> None:
+        self._ending = why
         self._asked.set()
+
+    def _lose_power(self) -> None:
+        self._keep = True
+        self._end("lost power")
 
     def _why(self, status: int) -> tuple[str, bool]:
         """Say how the machine ended, and whether to keep its disk."""
@@ -146,7 +150,7 @@ class Supervisor:
         done, _ = await asyncio.wait({ended, asked}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
         if not done:
-            self._end("outlived its grant", keep=False)
+            self._end("outlived its grant")
         if ended in done:
             return ended.result()
         ended.cancel()
@@ -155,7 +159,8 @@ class Supervisor:
     async def _uplink(self, network: int, user: int) -> asyncio.subprocess.Process:
         """Start the outer user-mode network, and wait until its card is there."""
         ready, report = os.pipe()
-        options = ["--configure", "--mtu=65520", "--disable-host-loopback", "--cidr=10.0.3.0/24", f"--ready-fd={report}"]
+        options = ["--configure", "--mtu=65520", "--disable-host-loopback", "--cidr=10.0.3.0/24"]
+        options.append(f"--ready-fd={report}")
         if os.geteuid():
             options.append(f"--userns-path=/proc/self/fd/{user}")
         process = await asyncio.create_subprocess_exec(
@@ -181,7 +186,7 @@ class Supervisor:
     async def _keep_console(self, descriptor: int) -> None:
         """Append what the guest prints to the console file, and keep the file small."""
         reader = asyncio.StreamReader()
-        with open(descriptor, "rb", buffering=0) as pipe:
+        with os.fdopen(descriptor, "rb", buffering=0) as pipe:
             await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
             path = self._home.path / "console"
             while block := await reader.read(1 << 16):
@@ -205,12 +210,9 @@ def host_addresses() -> list[str]:
 
 def _report(line: str) -> None:
     """Tell the launcher, if it still listens, and let it go."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         os.write(1, f"{line}\n".encode())
-    except BrokenPipeError:
-        pass
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 1)
+    os.dup2(0, 1)  # standard input is /dev/null, open for both
 
 
 def main(home_path: str, lock: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
 
 POWERED_OFF = 0
 REBOOT = 133  # systemd-nspawn's exit status for a guest that wants another boot
@@ -20,6 +19,6 @@ def wait_for(process: subprocess.Popen[bytes]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def slirp(path: str, card: str, *options: str, pass_fds: Sequence[int] = ()) -> list[str]:
+def slirp(path: str, card: str, *options: str) -> list[str]:
     """The slirp4netns command that puts `card` into the network namespace at `path`."""
     return ["slirp4netns", "--netns-type=path", "--enable-seccomp", *options, path, card]

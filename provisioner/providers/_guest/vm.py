@@ -21,23 +21,33 @@ COMMAND_LINE = (
 
 
 class Guest:
-    """A running QEMU and its monitor, which tells a reboot from a power-off."""
+    """A running QEMU and its monitor, which tells a reboot from a power-off. Protocol: QEMU's docs/interop/qmp-spec."""
 
     def __init__(self, process: subprocess.Popen[bytes], monitor: socket.socket) -> None:
         self._process = process
-        self._monitor = monitor
+        self._monitor = monitor.makefile("rw", encoding="utf-8")
+
+    def greet(self) -> bool:
+        """Tell whether QEMU has started, and have it report events from now on."""
+        try:
+            if not self._monitor.readline():
+                return False
+            self._monitor.write('{"execute": "qmp_capabilities"}\n')
+            self._monitor.flush()
+        except ConnectionError:
+            return False
+        return True
 
     def wait(self) -> int:
         """Wait for the guest's end: 0 when it powered off, 133 when it wants another boot, anything else: it died."""
         reason = ""
-        # Protocol: QEMU's docs/interop/qmp-spec. Events come once capabilities have been negotiated.
-        with self._monitor.makefile("rw", encoding="utf-8") as monitor:
-            monitor.write('{"execute": "qmp_capabilities"}\n')
-            monitor.flush()
-            for line in monitor:
+        try:
+            for line in self._monitor:
                 message = json.loads(line)
                 if message.get("event") == "SHUTDOWN":
                     reason = message["data"]["reason"]
+        except ConnectionError:
+            reason = ""  # QEMU was killed
         status = wait_for(self._process)
         return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOT}.get(reason, status or LOST)
 
@@ -45,21 +55,28 @@ class Guest:
 def start(home: Home, record: dict[str, Any]) -> Guest:
     """Start QEMU on the machine's disk and seed. Runs in the machine's own namespaces."""
     ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            command(home, record, theirs.fileno()),
-            stdin=subprocess.DEVNULL,
-            stderr=None,  # the supervisor's log
-            pass_fds=[theirs.fileno()],
-            env={"PATH": os.environ["PATH"]},
-        )
-    return Guest(process, ours)
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                command(home, record, theirs.fileno()),
+                stdin=subprocess.DEVNULL,  # its errors go to the supervisor's log
+                pass_fds=[theirs.fileno()],
+                env={"PATH": os.environ["PATH"]},
+            )
+        guest = Guest(process, ours)
+    if not guest.greet():
+        wait_for(process)
+        log = (home.path / "log").read_text(errors="replace").strip()
+        raise OSError(log.rpartition("\n")[2])
+    return guest
 
 
 def command(home: Home, record: dict[str, Any], monitor: int) -> list[str]:
     """The QEMU command of a machine; `monitor` is an open socket."""
     image, accel = record["image"], record["accel"]
-    own_kernel = ["-kernel", image["kernel"], "-initrd", image["initrd"], "-append", COMMAND_LINE] if image["kernel"] else []
+    own_kernel = []
+    if image["kernel"]:
+        own_kernel = ["-kernel", image["kernel"], "-initrd", image["initrd"], "-append", COMMAND_LINE]
     return [
         "qemu-system-x86_64",
         "-nodefaults",
@@ -78,10 +95,10 @@ def command(home: Home, record: dict[str, Any], monitor: int) -> list[str]:
         *("-mon", "chardev=monitor,mode=control"),
         *own_kernel,
         *("-blockdev", json.dumps(_overlay(home, image))),
-        *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
+        *("-device", "virtio-blk-pci,drive=disk" + ("" if own_kernel else ",bootindex=0")),
         *("-blockdev", json.dumps(_seed(home))),
         *("-device", "virtio-blk-pci,drive=seed"),
-        *("-netdev", "user,id=net"),
+        *("-netdev", "user,id=net,ipv6=off"),
         *("-device", f"virtio-net-pci,netdev=net,mac={record['mac']},romfile="),
         *("-device", "virtio-rng-pci"),
     ]

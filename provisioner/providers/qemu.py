@@ -1,0 +1,80 @@
+"""The ``qemu`` provider: an image's disk booted by QEMU as a whole VM, with KVM when it works, else emulated.
+
+A minute or more to boot without KVM. Runs an imported cloud image as well, by its own boot loader.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+from provisioner import images
+from provisioner.errors import MissingDependency
+from provisioner.paths import cache_dir
+from provisioner.providers._guest.home import Home
+from provisioner.providers._guest.provider import GuestProvider
+from provisioner.providers._guest.vm import CPU
+
+PROBE_SECONDS = 15  # in which a kernel boots under KVM on any machine, many times over
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class QemuProvider(GuestProvider):
+    """Boots VMs. `notice` says so when they will be slow."""
+
+    name: ClassVar[str] = "qemu"
+
+    def _check(self, image: images.Image) -> None:  # noqa: ARG002 - it boots every image
+        images.need("qemu-system-x86_64", "qemu-img", "slirp4netns", "ip", "unshare", purpose="The qemu provider")
+        if not os.path.exists("/dev/net/tun"):  # noqa: PTH110 - a device, not a path of ours
+            raise MissingDependency("This kernel has no /dev/net/tun.", hint="Load its module: modprobe tun")
+
+    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:
+        # Never smaller than what is below it, which would cut off its end.
+        size = max(size, images.virtual_size(image.disk))
+        below = ["-b", str(image.disk), "-F", image.disk_format]
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", *below, str(home.disk), str(size)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def _accel(self, image: images.Image) -> str:
+        return "kvm" if kvm_works(image, self.cache) else "tcg"
+
+
+def kvm_works(image: images.Image, cache: Path | None = None) -> bool:
+    """Tell whether KVM boots a kernel here. The answer is kept until the host boots again.
+
+    A device that opens proves nothing (nested hosts offer one on which no kernel ever starts), so a kernel is booted
+    without a root file system, up to the panic for the lack of it. The kernel is the image's, or any built image's.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    kernel = image.kernel or next((each.kernel for each in images.listing(cache) if each.kernel), None)
+    if not kernel:
+        return False  # nothing to try it with; emulation always works
+    folder = cache or cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    answer = folder / f"kvm-{BOOT_ID.read_text().strip()}"
+    if not answer.exists():
+        for old in folder.glob("kvm-*"):
+            old.unlink(missing_ok=True)
+        new = answer.with_suffix(f".{os.getpid()}")
+        new.write_text("kvm" if _boots(kernel) else "tcg")
+        new.replace(answer)
+    return answer.read_text() == "kvm"
+
+
+def _boots(kernel: Path) -> bool:
+    command = [
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
+        *("-m", "256", "-machine", "q35,smm=off", "-accel", "kvm", "-cpu", CPU["kvm"]),
+        *("-kernel", str(kernel), "-append", "console=ttyS0 panic=-1 root=none"),
+    ]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return b"Kernel panic - not syncing: VFS" in done.stdout
