@@ -11,7 +11,9 @@
               "policy": "{\"expiration\": …}", "fields": {"x-amz-signature": "…", …}}
 
 ``policy`` is the POST policy in clear, as text: these exact bytes, base64-encoded, are what was signed.
-Readers ignore fields they don't know and refuse a ``version`` they don't know.
+A group of VMs that share one user-data shares one grant: ``task`` lists their tasks in the order of their launch indexes
+("0-49" or "3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`member` fills it in), and the
+policies admit the whole group. Readers ignore fields they don't know and refuse a ``version`` they don't know.
 Both sides import this module; it imports nothing of theirs.
 """
 
@@ -96,6 +98,19 @@ def parse(text):
         # "from None": a JSON error carries the whole document with it.
         raise GrantError("the grant is not a grant document (JSON as agent/grant.py describes)") from None
     raise UnsupportedVersion("the grant is version %.20s; this agent reads version %d" % (version, VERSION))
+
+
+def members(task):
+    """The tasks that a grant's `task` lists: "3,7-9" is 3, 7, 8 and 9; a single task is a list of one."""
+    ends = [part.split("-") for part in task.split(",")]
+    return [str(number) for pair in ends for number in range(int(pair[0]), int(pair[-1]) + 1)]
+
+
+def member(grant, index):
+    """Return the grant of the VM that was launched as number `index` (from 0) of a group."""
+    task = members(grant.task)[index]
+    targets = [each._replace(prefix=each.prefix.replace("{task}", task)) for each in (grant.outputs, grant.status)]
+    return grant._replace(task=task, outputs=targets[0], status=targets[1])
 
 
 def dump(grant):
