@@ -53,6 +53,18 @@ class Refused(FreepostError):
     exit_code = 5
 
 
+class NoCapacity(Refused):
+    """The provider has no room for this type, zone or market; another choice may have it."""
+
+
+class OverQuota(NoCapacity):
+    """The account may not have this much of it; another family, region or market has a quota of its own."""
+
+
+class Conflict(Refused):
+    """The provider has seen this token with another request, and knows no VM of it: only a new attempt helps."""
+
+
 class Incomplete(FreepostError):
     """Some of it worked: results are missing, or some VMs could not be launched."""
 
@@ -63,6 +75,10 @@ class Unreachable(FreepostError):
     """The store or the provider could not be reached, or kept failing."""
 
     exit_code = 7
+
+
+class Throttled(Unreachable):
+    """The service wants fewer requests; the same one works later."""
 
 
 class Integrity(FreepostError):

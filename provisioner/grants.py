@@ -12,14 +12,17 @@ from provisioner.policy import Bucket, Credentials, presign_url, sign_post
 def sign_grant(
     plan: Plan, task: TaskPlan, *, credentials: Credentials, now: datetime, bucket: Bucket | None = None
 ) -> Grant:
-    """Sign everything that `task` may do. `bucket` is the bucket as the VM reaches it, the plan's own if None."""
+    """Sign everything that `task`, or each VM of a group, may do.
+
+    `bucket` is the bucket as the VM reaches it, the plan's own if None.
+    """
     seen = bucket or plan.bucket
     documents = plan.policies(task)
     outputs = sign_post(
-        seen, plan.keys.outputs(task.task, task.attempt), documents["outputs"], credentials=credentials, now=now
+        seen, plan.keys.outputs(task.place, task.attempt), documents["outputs"], credentials=credentials, now=now
     )
     status = sign_post(
-        seen, plan.keys.status(task.task, task.attempt), documents["status"], credentials=credentials, now=now
+        seen, plan.keys.status(task.place, task.attempt), documents["status"], credentials=credentials, now=now
     )
     inputs = []
     for item in plan.pulled:

@@ -180,6 +180,11 @@ JOB: dict[str, Schema] = {
         "description": "New attempts at a task that failed or was lost.",
     },
     "max_bytes": size("The largest object that the VM may store.", 1, OBJECT_LIMIT, default=OBJECT_LIMIT),
+    "isolation": {
+        "type": "string",
+        "enum": ["task", "group"],
+        "description": "Whether each VM has a policy of its own, or those that start together share one.",
+    },
     "checkpoint": duration("How often outputs marked checkpoint are uploaded while the job runs.", 10, WEEK),
 }
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from agent.grant import members
 from provisioner import units
 from provisioner.errors import BadInput
 from provisioner.keys import JobKeys
@@ -21,15 +23,36 @@ from provisioner.spec import FileSpec, JobSpec
 # A policy outlives the job's deadline by this, so that the last upload isn't cut off by its own signature.
 UPLOAD_MARGIN = timedelta(minutes=10)
 SHOWN_TASKS = 3  # of an array, in the text of a plan
+GROUP_FROM = 51  # tasks from which on VMs are launched in groups, unless the job says otherwise
+GROUP_SIZE = 50  # tasks in a group: a job of 1,000 takes 20 requests, and one that finds no room asks for few
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task of one attempt. `token` names the launch to the provider: the same task and attempt, the same token."""
+    """What one user-data is for: a task of one attempt, or a group of them that shares it.
+
+    `task` is written as in the grant: ``7``, or ``0-49`` for a group. `token` names the launch to the provider: the
+    same task and attempt, the same token.
+    """
 
     task: str
     attempt: int
     token: str
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The tasks, in the order of their VMs' launch indexes."""
+        return tuple(members(self.task))
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the VMs have to find out which of the tasks is theirs."""
+        return not self.task.isdecimal()
+
+    @property
+    def place(self) -> str:
+        """The task's name in a prefix: its own, or what each VM replaces by its own."""
+        return "{task}" if self.grouped else self.task
 
 
 @dataclass(frozen=True)
@@ -78,26 +101,25 @@ class Plan:
     def task(self, name: str | None) -> TaskPlan:
         """One task by name, the first if None. Raise BadInput for one that isn't there."""
         for task in self.tasks:
-            if name is None or task.task == name:
+            if name is None or name == task.task or name in task.members:
                 return task
-        message = f"the job has no task {name!r}; its tasks are {self.tasks[0].task} to {self.tasks[-1].task}"
+        first, last = self.tasks[0].members[0], self.tasks[-1].members[-1]
+        message = f"the job has no task {name!r}; its tasks are {first} to {last}"
         raise BadInput(message)
 
     def policies(self, task: TaskPlan) -> dict[str, dict[str, Any]]:
-        """The two policy documents of a task's grant, in clear and before the signature's own conditions."""
+        """The two policy documents of a task's grant, in clear and before the signature's own conditions.
+
+        A task's own is for its very prefix. A group's is for what the prefixes of its tasks have in common: the layout
+        has the attempt after the task, and a policy can name one string that keys start with. So the group of tasks
+        150 to 199 may write below ``out/1…``, and its VMs must trust each other, and those of tasks 1, 10 to 19 and so on.
+        """
+        outputs = shared_prefix(self.keys.outputs(name, task.attempt) for name in task.members)
+        status = shared_prefix(self.keys.status(name, task.attempt) for name in task.members)
+        bucket, expires = self.bucket.name, self.expires
         return {
-            "outputs": policy_document(
-                self.bucket.name,
-                self.keys.outputs(task.task, task.attempt),
-                expires=self.expires,
-                max_bytes=self.spec.max_bytes,
-            ),
-            "status": policy_document(
-                self.bucket.name,
-                self.keys.status(task.task, task.attempt),
-                expires=self.expires,
-                max_bytes=MAX_STATUS_BYTES,
-            ),
+            "outputs": policy_document(bucket, outputs, expires=expires, max_bytes=self.spec.max_bytes),
+            "status": policy_document(bucket, status, expires=expires, max_bytes=MAX_STATUS_BYTES),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -124,9 +146,11 @@ class Plan:
 def show(plan: Plan) -> str:
     """The plan as text: what a person checks before paying for VMs."""
     spec = plan.spec
+    count = sum(len(task.members) for task in plan.tasks)
     lines = [
         f"job       {plan.job}",
-        f"provider  {plan.provider}, {len(plan.tasks)} VM{'s' * (len(plan.tasks) != 1)}",
+        f"provider  {plan.provider}, {count} VM{'s' * (count != 1)}"
+        + f" in {len(plan.tasks)} groups, each with one policy for all its tasks" * plan.tasks[0].grouped,
         f"store     {plan.bucket.url} ({plan.bucket.region}), below {plan.keys.root}",
         (
             f"deadline  {iso(plan.deadline)} ({units.show_seconds(spec.deadline)} from launch: "
@@ -151,6 +175,32 @@ def show(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def shared_prefix(prefixes: Iterable[str]) -> str:
+    """The longest string that all of them start with."""
+    first, last = min(known := list(prefixes)), max(known)
+    return os.path.commonprefix([first, last])  # of strings, in spite of its name
+
+
+def group(tasks: Iterable[str], size: int) -> list[str]:
+    """Write tasks as groups of at most `size`, as the grant does: ``0-49``, ``50-99``, …
+
+    In the order of their numbers, so that a group's tasks share as many leading digits as they can.
+    """
+    numbers = sorted(map(int, tasks))
+    return [ranges(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers as the grant does: ``3,7-9``."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(f"{low}-{high}" if low != high else str(low) for low, high in found)
+
+
 def new_job_id(name: str, now: datetime, entropy: str) -> str:
     """Return a job id that sorts by time: NAME-YYYYMMDD-HHMMSS-ENTROPY."""
     return f"{name}-{now.astimezone(timezone.utc):%Y%m%d-%H%M%S}-{entropy}"
@@ -173,8 +223,11 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
     credentials_expire: datetime | None = None,
     attempts: Mapping[str, int] | None = None,
     inputs: Sequence[StagedInput] = (),
+    groups: bool = False,
 ) -> Plan:
     """Make the plan of a launch. `attempts` maps the tasks to launch to their attempt; None: all, the first.
+
+    `groups` says that the provider can start VMs that share one user-data.
 
     The policies expire at what the spec asks for or `UPLOAD_MARGIN` after the deadline, and never later than the
     session that signs them, since they would be dead anyway.
@@ -184,6 +237,10 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
     if credentials_expire is not None:
         expires = min(expires, credentials_expire)
     chosen = attempts if attempts is not None else dict.fromkeys(spec.tasks, 1)
+    if spec.isolation == "group" and not groups:
+        message = f"the provider {provider} gives each task a VM's own user-data here; it can't do isolation: group"
+        raise BadInput(message, hint="use isolation: task, and on EC2 leave out vm.fleet")
+    grouped = groups and (spec.isolation or ("group" if len(spec.tasks) >= GROUP_FROM else "task")) == "group"
     return Plan(
         job=job,
         spec=spec,
@@ -194,7 +251,11 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
         created=now,
         deadline=deadline,
         expires=expires,
-        tasks=tuple(TaskPlan(task, attempt, launch_token(job, task, attempt)) for task, attempt in chosen.items()),
+        tasks=tuple(
+            TaskPlan(name, attempt, launch_token(job, name, attempt))
+            for attempt in sorted(set(chosen.values()))
+            for name in group([each for each in chosen if chosen[each] == attempt], GROUP_SIZE if grouped else 1)
+        ),
         inputs=tuple(inputs),
     )
 

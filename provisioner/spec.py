@@ -106,6 +106,7 @@ class JobSpec:
     retries: int = 0
     max_bytes: int = jobschema.OBJECT_LIMIT
     checkpoint: int | None = None
+    isolation: str | None = None  # task, group, or None for what suits the number of tasks
 
     @property
     def tasks(self) -> tuple[str, ...]:

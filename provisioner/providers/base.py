@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Protocol
 
 @dataclass(frozen=True)
 class Order:
-    """One request for VMs that share one user-data: one task a VM, in the order of `tasks`.
+    """One request for VMs that share one user-data: one task a VM, in the order of `tasks`, all of them or none.
 
     `token` is the same for the same order, at most 64 ASCII characters: launching an order a second time finds
     the VMs of the first. `options` is the job's ``vm`` mapping without the keys that every provider has.
+    `fresh` says that it was certainly never sent before, so that looking for its VMs can be spared.
     The user-data holds a signed policy: never log an order's repr (it leaves the bytes out).
     """
 
@@ -28,6 +29,42 @@ class Order:
     expires: datetime
     user_data: bytes = field(repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to serve a job: the options of an order, with nothing left open that may change until it is sent again.
+
+    `name` says it to people (``c7g.large in eu-west-1a, spot``) and is part of the order's token.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something of ours that a provider still has: a VM, or what launching one needed.
+
+    `kind` is ``vm`` or the provider's own word; `expires` is when it ought to be gone, if that is known.
+    """
+
+    kind: str
+    id: str
+    job: str
+    expires: datetime | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `provision doctor`. `good` is None where it could not be found out."""
+
+    name: str
+    good: bool | None
+    text: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +95,10 @@ class State:
 class Provider(Protocol):
     """Where VMs run. Constructors only store their arguments; every effect is in these four methods.
 
+    A provider may have more, each looked for by name and done without where it is missing (`Cloud` types them):
+    ``concurrency`` (orders in flight at a time, 1), ``groups`` (an order may have several tasks, False), ``choices``,
+    ``find``, ``of_job``, ``pinned``, ``notice`` (what people should know), ``leftovers``, ``remove``, ``checks``.
+
     Errors are `provisioner.errors`: BadInput for options the provider can't serve, Refused for a permanent no,
     Unreachable for what may work later, MissingDependency for a program or privilege that is not there.
     """
@@ -80,4 +121,40 @@ class Provider(Protocol):
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """End these VMs and free what they hold. Safe to repeat; ids it has never heard of are ignored."""
+        ...
+
+
+class Cloud(Provider, Protocol):
+    """A provider whose VMs cost money and outlive this machine."""
+
+    concurrency: ClassVar[int]
+    groups: ClassVar[bool]
+
+    @property
+    def pinned(self) -> Mapping[str, Any]:
+        """Options that this machine's own configuration decided, to be kept in the record: another one must find the VMs."""
+        ...
+
+    def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
+        """Resolve a job's options to what may be ordered, the best first. NoCapacity of one leads to the next."""
+        ...
+
+    def find(self, order: Order) -> Sequence[Instance]:
+        """The VMs that this order started, dead ones included, as far as the provider remembers."""
+        ...
+
+    def of_job(self, job: str) -> Sequence[Instance]:
+        """Every VM of a job that is not gone."""
+        ...
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """Everything of Freepost's that exists there."""
+        ...
+
+    def remove(self, leftovers: Sequence[Leftover]) -> None:
+        """Remove these. Safe to repeat."""
+        ...
+
+    def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
+        """Tell, without paying for anything, whether a job of `vms` VMs could be launched."""
         ...
