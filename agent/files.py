@@ -103,14 +103,3 @@ class Opened:
         data = os.pread(self.file.fileno(), self.found.st_size + 1, 0)
         self.still()
         return data
-
-
-def header(name, size, mtime, mode, kind=b"0"):
-    """Return a file's tar header (ustar, with GNU's @LongLink for a long name); `name` in bytes."""
-    long = b""
-    if len(name) > 100:
-        long = header(b"././@LongLink", len(name) + 1, 0, 0, b"L") + name + bytes(512 - len(name) % 512)
-    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode & 0o7777, 0, 0, size, max(0, int(mtime)))
-    head = name[:100].ljust(100, b"\0") + numbers
-    tail = kind + bytes(100) + b"ustar  \0" + bytes(247)
-    return long + head + b"%06o\0 " % (sum(head) + sum(tail) + 256) + tail

@@ -27,10 +27,7 @@ from collections import namedtuple
 from urllib.parse import unquote_to_bytes
 
 VERSION = 1
-FORM_BUDGET = 20 * 1024  # bytes of a form without its file (AWS, "Browser-based uploads using POST": HTTPPOSTForms)
 KEY_BUDGET = 1024  # bytes of UTF-8 in a key (AWS, "Naming Amazon S3 objects")
-# Fields that need no condition (AWS, sigv4-HTTPPOSTConstructPolicy).
-UNCONDITIONED = re.compile(r"x-amz-signature$|file$|policy$|x-ignore-")
 
 
 class GrantError(ValueError):
@@ -65,10 +62,6 @@ class Target(namedtuple("Target", "url prefix policy fields")):
         ranges = [value for kind, _, value in conditions(self.policy) if kind == "content-length-range"]
         return max([low for low, _ in ranges] or [0]), min([high for _, high in ranges] + [5 << 30])
 
-    def violations(self, form, size, now):
-        """Return `violations` of this target's own policy."""
-        return violations(self.policy, form, size, now)
-
 
 class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs")):
     """A parsed grant. `expires` is in seconds since 1970; `outputs` and `status` are Targets."""
@@ -91,7 +84,9 @@ def parse(text):
                 if not (target.url.startswith(("https://", "http://")) and dict(target.fields) == target.fields):
                     raise ValueError
             inputs = [dict(item, path=str(item["path"]), url=str(item["url"])) for item in raw.get("inputs", ())]
-            return Grant(str(raw["job"]), str(raw["task"]), int(raw["attempt"]), instant(raw["expires"]), *targets, inputs)
+            return Grant(
+                str(raw["job"]), str(raw["task"]), int(raw["attempt"]), instant(raw["expires"]), *targets, inputs
+            )
     except KeyError as missing:
         raise GrantError("the grant has no field %s" % missing) from None
     except (ValueError, TypeError, AttributeError):
@@ -150,47 +145,6 @@ def conditions(policy):
         else:
             raise ValueError("unknown condition")
     return found
-
-
-def violations(policy, form, size, now):
-    """Say how a store that enforces `policy` (text) would refuse `form` with a file of `size` bytes at `now`.
-
-    `form` maps field names to values; names are compared without case, values with it. The bucket is the URL's,
-    so a form without a `bucket` field meets any condition on it. Returns sentences, none of which holds a
-    signature or a token; an empty list means accepted.
-    """
-    fields = {name.lower(): value for name, value in form.items()}
-    faults = []
-    expiration = json.loads(policy)["expiration"]
-    if now >= instant(expiration):
-        faults.append("the policy expired at %s" % expiration)
-    covered = set()
-    for kind, name, wanted in conditions(policy):
-        covered.add(name)
-        value = fields.get(name)
-        shown = "a value it signs" if name.startswith("x-amz-") else repr(wanted)
-        if kind == "content-length-range":
-            if not wanted[0] <= size <= wanted[1]:
-                faults.append("the file has %d bytes; content-length-range allows %d to %d" % ((size,) + wanted))
-        elif value is None:
-            if name != "bucket":
-                faults.append("the form has no field %s; the policy wants %s" % (name, shown))
-        elif kind == "eq" and value != wanted:
-            faults.append("%s must equal %s" % (name, shown))
-        elif kind == "starts-with":
-            # Content-Type may be a list, of which each member is compared (AWS, same page).
-            values = value.split(",") if name == "content-type" else [value]
-            if not all(part.strip().startswith(wanted) if len(values) > 1 else part.startswith(wanted) for part in values):
-                faults.append("%s must start with %s" % (name, shown))
-    for name in sorted(set(fields) - covered):
-        if not UNCONDITIONED.match(name):
-            faults.append("the policy has no condition for the field %s" % name)
-    used = sum(len(name) + len(value.encode("utf-8", "surrogateescape")) for name, value in form.items())
-    if used > FORM_BUDGET:
-        faults.append("the form's fields take %d bytes; S3 allows %d" % (used, FORM_BUDGET))
-    if len(form.get("key", "").encode("utf-8", "surrogateescape")) > KEY_BUDGET:
-        faults.append("the key is longer than S3's %d bytes" % KEY_BUDGET)
-    return faults
 
 
 def encode_name(path):

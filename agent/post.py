@@ -52,12 +52,18 @@ def refusal(status, headers, body, late):
     body = body.decode("utf-8", "replace")
     code, text = ((re.findall("<%s>([^<]*)" % tag, body) or [""])[0] for tag in ("Code", "Message"))
     # AWS quotes the condition that failed: its field is told; its value, and what looks like a secret, is not.
-    text = re.sub(r'", *"[^"$].*|[\w+/=%-]{20,}', "…", text)
+    text = re.sub(r'", *"[^"$].*|[\w+/=%]{20,}', "…", text)
     text = "".join(filter(str.isprintable, "the store answered %d %.40s: %.200s" % (status, code, text)))
-    if "xpired" in code + text or late and status == 403:
+    if "xpired" in code + text or (late and status == 403):
         return Failed("the grant has expired; " + text, 4, True)
     damaged = re.search("Digest|Checksum", code)
-    if status < 300 or status > 501 or status in (408, 429, 500) or damaged or re.match("RequestTimeout$|Incompl", code):
+    if (
+        status < 300
+        or status > 501
+        or status in (408, 429, 500)
+        or damaged
+        or re.match("RequestTimeout$|Incompl", code)
+    ):
         wait = headers.get(b"retry-after", b"")
         return Failed(text, 8 if damaged else 7, wait=min(120, int(wait)) if wait.isdigit() else 0)
     return Failed(text, 5, bool(re.search("Signature|AccessKey|NoSuchBucket|Redirect|NotImpl", code)))
@@ -85,6 +91,7 @@ class Wire:
     def close(self):
         """Hang up."""
         if self.sock:
+            self.replies.close()
             self.sock.close()
         self.sock = None
 
@@ -247,7 +254,13 @@ def insist(attempt, until=0, pause=time.sleep):
             tries += 1
             wait = failure.wait or min(30, WAIT * 2**tries) * os.urandom(1)[0] / 255
             spent += wait
-            if failure.exit < 7 or failure.fatal or tries == TRIES or spent > PATIENCE or 0 < until < time.time() + wait:
+            if (
+                failure.exit < 7
+                or failure.fatal
+                or tries == TRIES
+                or spent > PATIENCE
+                or 0 < until < time.time() + wait
+            ):
                 raise
             if pause(wait):
                 raise

@@ -4,8 +4,7 @@ In process, as often as wanted, beside other agents on the same journal::
 
     pusher = Pusher(grant, journal_path, workers=32, split=1 << 30, rate=0, say=print)
     result = pusher.push(paths, base=".", as_name=None, bundle=False, deadline=0)
-    result = pusher.pour(file, name, deadline=0)        # a stream of unknown length: a binary file, unbuffered
-    pusher.manifest(complete=True)                      # stores the manifest of everything that the journal knows
+    pusher.manifest(complete=True)  # stores the manifest of everything that the journal knows
 
 `paths` are files, directories (whole, empty ones too) and glob patterns, relative to the current directory; keys are
 relative to `base`. `pusher.say(sentence)` is told what is skipped; `pusher.progress(files, bytes)` what goes out,
@@ -20,7 +19,6 @@ which job is next; whoever stores an object appends it to the journal, then ring
 [files, bytes] or [path, sentence, exit code, changed, fatal].
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -28,10 +26,9 @@ import threading
 import time
 from collections import namedtuple
 
-from agent.files import Item, Opened, header, mode, scan
-from agent.grant import decode_name, encode_name
+from agent.files import Opened, mode, scan
 from agent.journal import Journal
-from agent.post import BLOCK, WAIT, Changed, Failed, Sender, insist, send
+from agent.post import WAIT, Changed, Failed, Sender, insist, send
 
 SMALL = 1 << 20  # bytes: files up to this are sent from memory, and go into a bundle if asked
 PART, PARTS = 16 << 20, 5000  # the least bytes of a part; the most parts, so that their list fits into a manifest
@@ -76,33 +73,6 @@ class Pusher:
             items.update(again)
             todo = again.values()
         return self.result(items)
-
-    def pour(self, file, name, deadline=0):
-        """Store all that `file` yields as one file, in parts while it is still being written. Return a Result."""
-        from tempfile import TemporaryFile
-
-        self.begin(deadline)
-        self.failed, code, sizes = {}, encode_name(name), []
-
-        def part(number):
-            size, most, spool = 0, min(PART << number // 500, self.high), TemporaryFile(buffering=0)
-            for data in iter(lambda: file.read(min(BLOCK, most - size)), b""):
-                size += spool.write(data)
-            if not size and number:
-                return None
-            sizes.append(size)
-            number += size == most or number > 0
-            return Job([Item(spool, code, -1, 0, 0o644, "/")], number, 0, size, 0)
-
-        self.run(part)
-        self.journal.refresh()
-        entry = self.journal.files.get(code, {})
-        if not self.failed and "step" in entry:
-            parts = [entry["parts"][number] for number in range(1, len(sizes) + 1)]
-            entry = {"path": code, "size": sum(sizes), "mtime": int(time.time()), "mode": "0644", "parts": parts}
-            self.journal.add(dict(entry, verified=parts[0]["verified"]))
-            self.sent = 1
-        return self.result({code: Item(None, code, sum(sizes), entry.get("mtime"), 0, "/")})
 
     def begin(self, deadline):
         """Start afresh."""
@@ -277,7 +247,9 @@ class Pusher:
         """Do one job, and journal it."""
         if job.number < 0:
             with self.packing:
-                return self.pack(job.items, sender)
+                from agent.bundle import pack
+
+                return pack(self, job.items, sender)
         item = job.items[0]
         with Opened(item) as opened:
             name, size, mtime = item.name, opened.found.st_size, opened.found.st_mtime
@@ -299,29 +271,6 @@ class Pusher:
         self.journal.add(entry)
         self.ring(int(not job.number or job.at + size == item.size), 0)
 
-    def pack(self, items, sender):
-        """Store many files as one tar."""
-        tar, entries = bytearray(), []
-        for item in items:
-            try:
-                with Opened(item) as opened:
-                    data, found = opened.read(), opened.found
-            except (Failed, OSError) as failure:
-                self.fail(item.name, failure)
-                continue
-            tar += header(os.fsencode(decode_name(item.name)), len(data), found.st_mtime, found.st_mode)
-            entry = {"path": item.name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            entry.update(mtime=found.st_mtime, mode=mode(found.st_mode), offset=len(tar))
-            entries.append(entry)
-            tar += data + bytes(-len(data) % 512)
-        tar += bytes(1024)
-        name = ".bundles/%s.tar" % hashlib.sha256(tar).hexdigest()[:32]
-        stored = self.put(sender, name, tar)
-        for entry in entries:
-            entry.update(bundle=name, verified=stored["verified"])
-        self.journal.add(dict(stored, object=name), *entries)
-        self.ring(len(entries), 0)
-
     def result(self, items):
         """Sum up."""
         self.journal.refresh()
@@ -336,7 +285,7 @@ class Pusher:
         code = 6 if codes else 0
         if self.fatal:
             code = self.fatal.exit
-        elif 2 in codes or len(codes) == 1 and not stored:
+        elif 2 in codes or (len(codes) == 1 and not stored):
             code = min(codes)
         failed = [(name, str(failure)) for name, failure in self.failed.items()]
         return Result(len(stored), sum(items[name].size for name in stored), self.sent, failed, code, stored)

@@ -26,6 +26,7 @@ import threading
 import time
 
 from agent import __version__
+from agent.command import load, say
 from agent.grant import encode_name, timestamp
 from agent.post import Failed, send
 from agent.push import Pusher
@@ -37,8 +38,8 @@ SEGMENT = 1 << 19  # bytes of log in one object
 class Task:
     """One run. `user` is a pwd entry, or None for the agent's own user."""
 
-    def __init__(self, grant, path, task, workdir, user, say):  # noqa: PLR0913, PLR0917 - the whole context of a run
-        self.grant, self.task, self.user, self.say = grant, task, user, say
+    def __init__(self, grant, path, task, workdir, user):
+        self.grant, self.task, self.user = grant, task, user
         self.home = os.path.dirname(os.path.abspath(path))
         self.path, self.workdir = os.path.abspath(path), os.path.abspath(workdir)
         self.pusher = Pusher(grant, self.path + ".journal", say=say)
@@ -96,7 +97,7 @@ class Task:
         if self.grant.inputs:
             from agent.pull import pull
 
-            failed = pull(self.grant, self.workdir, self.say)
+            failed = pull(self.grant, self.workdir, say)
             if failed:
                 raise Failed("the inputs could not be had: %s: %s" % failed[0], 6)
         if self.user:
@@ -190,7 +191,7 @@ class Task:
                     self.push([{"glob": glob, "bundle": False} for glob in checkpoint["globs"]])
                     self.pusher.manifest(False, self.until())
             except Failed as error:
-                self.say("while the job runs: %s" % error)
+                say("while the job runs: %s" % error)
 
     def push(self, outputs):
         """Push globs. Return (exit code, [(path, error)], files, bytes)."""
@@ -242,7 +243,7 @@ class Task:
                 except Failed as error:
                     if error.exit in (4, 5):
                         raise  # nothing that the job makes could be sent
-                    self.say("booted: %s" % error)
+                    say("booted: %s" % error)
                 try:
                     self.prepare()
                     child = self.start()
@@ -267,7 +268,7 @@ class Task:
         try:
             self.post("started", self.until(), command=[encode_name(word)[:99] for word in self.task["command"]][:9])
         except Failed as error:
-            self.say("started: %s" % error)
+            say("started: %s" % error)
 
 
 class Wake:
@@ -299,15 +300,14 @@ class Wake:
             os.read(self.ends[0], 999)
 
 
-def run(grant, path, options, say):
-    """Run the task beside the grant at `path`. Options: task, workdir, no-user. Return the exit code."""
+def run(options, _):
+    """`agent run`: options task, workdir and no-user. Return the exit code."""
+    grant, path = load(options)
     with open(options.get("task") or os.path.join(os.path.dirname(os.path.abspath(path)), "task.json")) as file:
         task = json.load(file)
-    user = None
-    if task["user"] and "no-user" not in options:
-        user = pwd.getpwnam(task["user"])
+    user = pwd.getpwnam(task["user"]) if task["user"] and "no-user" not in options else None
     try:
-        return Task(grant, path, task, options.get("workdir") or task["workdir"], user, say).run()
+        return Task(grant, path, task, options.get("workdir") or task["workdir"], user).run()
     except Failed as error:
         say(str(error))
         return error.exit

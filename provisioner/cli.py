@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
 
 from provisioner import collect as collecting
@@ -270,17 +269,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. The only place that turns an error into text."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        result: Any = app(words, prog_name="provision", standalone_mode=False)
+        app(words, prog_name="provision")
     except FreepostError as error:
         _output(as_json="--json" in words).error(error)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return BadInput.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("provision: interrupted; the same command goes on from here\n")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone; say nothing more
-        return 141
-    return result if isinstance(result, int) else 0
+    except SystemExit as end:  # how typer ends: 0, 2 for usage, 130 for an interrupt
+        return end.code if isinstance(end.code, int) else BadInput.exit_code
+    return 0

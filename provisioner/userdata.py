@@ -16,6 +16,7 @@ from functools import lru_cache
 import jinja2
 
 from agent import grant as grants
+from provisioner import agentapp
 from provisioner.agentapp import agent_zip
 from provisioner.plan import Plan, TaskPlan
 from provisioner.resources import templates
@@ -119,10 +120,24 @@ def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFil
             BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
             for item in plan.carried
         ),
-        BootFile("agent", AGENT_PATH, "0644", agent_zip()),
+        BootFile("agent", AGENT_PATH, "0644", agent_zip(modules(plan))),
         BootFile("launcher", LAUNCHER_PATH, "0755", (templates() / "agent.sh").read_bytes()),
         BootFile("unit", UNIT_PATH, "0644", unit.encode()),
     )
+
+
+def modules(plan: Plan) -> frozenset[str]:
+    """The parts of the agent that this job needs beyond running and pushing outputs: the others stay at home."""
+    spec = plan.spec
+    needed: set[str] = set()
+    if plan.pulled:
+        needed.update(agentapp.FOR_INPUTS)
+    if any(item.bundle for item in spec.outputs):
+        needed.update(agentapp.FOR_BUNDLES)
+    texts = [*(item.content for item in spec.run.files), " ".join(spec.run.command).encode()]
+    if any(b"agent" in text for text in texts) or spec.run.user == "root":
+        needed.update(agentapp.FOR_SCRIPTS)
+    return frozenset(needed)
 
 
 def task_document(plan: Plan) -> dict[str, object]:

@@ -1,0 +1,83 @@
+"""`agent check`: how a store that enforces the grant's policies would refuse each file, before a byte is sent.
+
+Not in the VM's zip app, where every byte counts: it is for the operator, and for whoever was handed a grant.
+"""
+
+import json
+import re
+import time
+
+from agent.cli import number
+from agent.command import USAGE, Bad, load, say
+from agent.files import scan
+from agent.grant import KEY_BUDGET, conditions, instant
+from agent.push import PART
+
+FORM_BUDGET = 20 * 1024  # bytes of a form without its file (AWS, "Browser-based uploads using POST": HTTPPOSTForms)
+# Fields that need no condition (AWS, sigv4-HTTPPOSTConstructPolicy).
+UNCONDITIONED = re.compile(r"x-amz-signature$|file$|policy$|x-ignore-")
+
+
+def violations(policy, form, size, now):
+    """Say how a store that enforces `policy` (text) would refuse `form` with a file of `size` bytes at `now`.
+
+    `form` maps field names to values; names are compared without case, values with it. The bucket is the URL's,
+    so a form without a `bucket` field meets any condition on it. Returns sentences, none of which holds a
+    signature or a token; an empty list means accepted.
+    """
+    fields = {name.lower(): value for name, value in form.items()}
+    faults = []
+    expiration = json.loads(policy)["expiration"]
+    if now >= instant(expiration):
+        faults.append("the policy expired at %s" % expiration)
+    covered = set()
+    for kind, name, wanted in conditions(policy):
+        covered.add(name)
+        value = fields.get(name)
+        shown = "a value it signs" if name.startswith("x-amz-") else repr(wanted)
+        if kind == "content-length-range":
+            if not wanted[0] <= size <= wanted[1]:
+                faults.append("the file has %d bytes; content-length-range allows %d to %d" % ((size,) + wanted))
+        elif value is None:
+            if name != "bucket":
+                faults.append("the form has no field %s; the policy wants %s" % (name, shown))
+        elif kind == "eq" and value != wanted:
+            faults.append("%s must equal %s" % (name, shown))
+        elif kind == "starts-with":
+            # Content-Type may be a list, of which each member is compared (AWS, same page).
+            values = value.split(",") if name == "content-type" else [value]
+            if not all(
+                part.strip().startswith(wanted) if len(values) > 1 else part.startswith(wanted) for part in values
+            ):
+                faults.append("%s must start with %s" % (name, shown))
+    for name in sorted(set(fields) - covered):
+        if not UNCONDITIONED.match(name):
+            faults.append("the policy has no condition for the field %s" % name)
+    used = sum(len(name) + len(value.encode("utf-8", "surrogateescape")) for name, value in form.items())
+    if used > FORM_BUDGET:
+        faults.append("the form's fields take %d bytes; S3 allows %d" % (used, FORM_BUDGET))
+    if len(form.get("key", "").encode("utf-8", "surrogateescape")) > KEY_BUDGET:
+        faults.append("the key is longer than S3's %d bytes" % KEY_BUDGET)
+    return faults
+
+
+def check(options, paths):
+    """Tell what the policy would refuse, and why."""
+    if not paths:
+        raise Bad("which files? usage: " + USAGE, 2)
+    outputs, code, split = load(options)[0].outputs, 0, number(options, "split-over", "1G")
+    high = outputs.size_range()[1]
+    items, failed = scan(paths, options.get("base", "."), options.get("as"), say)
+    report = {name: [str(failure)] for name, failure in failed.items()}
+    for name, item in items.items():
+        key, size = outputs.prefix + name, item.size
+        if size > min(split, high):
+            key, size = key + ".parts/00001", min(PART, high)
+        sums = {"x_amz_checksum_sha256": 44 * "A"} if outputs.covers("x-amz-checksum-sha256") else {}
+        report[name] = violations(outputs.policy, outputs.form(key, **sums), size, time.time()) if size >= 0 else []
+    for name, faults in report.items():
+        "json" in options or print("%s: %s" % (name, "; ".join(faults) or "ok"))
+        code = code or 5 * bool(faults)
+    if "json" in options:
+        print(json.dumps(report))
+    return 2 if failed else code

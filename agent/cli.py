@@ -1,0 +1,99 @@
+"""`agent push` and `agent pull` for people and scripts: options, progress, and what they print."""
+
+import json
+import sys
+import time
+
+from agent.command import USAGE, Bad, load, say
+
+
+def number(options, name, default):
+    """Return an option's number."""
+    text = options.get(name, default)
+    try:
+        unit = "KMGT".find(text[-1]) + 1
+        return int(float(text[: -1 if unit else None]) * 1024**unit)
+    except (ValueError, OverflowError):
+        raise Bad("--%s wants a number (such as 64M)" % name, 2) from None
+
+
+class Progress:
+    """Shows how far a push is: one line on a terminal, a line now and then elsewhere, events as JSON."""
+
+    def __init__(self, pusher, as_json):
+        self.pusher, self.json, self.line = pusher, as_json, sys.stderr.isatty() and not as_json
+        self.began = self.shown = time.time()
+        self.files = self.bytes = 0
+
+    def __call__(self, files, size):
+        self.files += files
+        self.bytes += size
+        now = time.time()
+        if now - self.shown < (0.2 if self.line else 10):
+            return None
+        self.shown = now
+        files, total = self.pusher.total
+        rate = self.bytes / (now - self.began)
+        left = max(0, total - self.bytes) / (rate or 1)
+        if self.json:
+            event = {
+                "event": "progress",
+                "files": self.files,
+                "bytes": self.bytes,
+                "rate": int(rate),
+                "left": int(left),
+            }
+            return print(json.dumps(event), flush=True)
+        numbers = self.files, files, self.bytes / 1e6, total / 1e6, rate / 1e6, left // 60, left % 60
+        text = "%d of %d files, %.0f of %.0f MB, %.1f MB/s, %d:%02d left" % numbers
+        sys.stderr.write("\r%s\x1b[K" % text if self.line else text + "\n")
+        sys.stderr.flush()
+
+
+def push(options, paths):
+    """Store files."""
+    from agent.post import Failed
+    from agent.push import Pusher
+
+    grant, path = load(options)
+    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"), ("limit-rate", "0"))]
+    pusher = Pusher(grant, path + ".journal", *sizes, say=say)
+    pusher.progress = Progress(pusher, "json" in options)
+    if not paths:
+        raise Bad("which files? usage: " + USAGE, 2)
+    if paths != ["-"]:
+        result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
+    elif "as" not in options:
+        raise Bad("standard input wants a name: --as NAME", 2)
+    else:
+        from agent.stream import pour
+
+        with open(0, "rb", 0, closefd=False) as file:
+            result = pour(pusher, file, options["as"])
+    code, failed = result.exit_code, result.failed
+    if result.stored or code not in (2, 4):
+        try:
+            pusher.manifest(not code)
+        except Failed as error:
+            code, failed = code or error.exit, failed + [("the manifest", str(error))]
+    if pusher.progress.line:
+        say("\r\x1b[K")
+    for pair in failed:
+        say("%s: %s" % pair)
+    if code == 4:
+        for name in result.stored:
+            say("stored before: %s" % name)
+    say("%d files with %d bytes are stored, %d of them sent now; %d failed" % (result[:3] + (len(failed),)))
+    if "json" in options:
+        print(json.dumps(dict(result._asdict(), event="done", failed=failed, exit_code=code)))
+    return code
+
+
+def pull(options, _):
+    """Fetch the inputs."""
+    from agent.pull import pull
+
+    failed = pull(load(options)[0], options.get("into", "."), say)
+    for pair in failed:
+        say("%s: %s" % pair)
+    return max([failure.exit for _, failure in failed] or [0])

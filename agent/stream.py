@@ -1,0 +1,35 @@
+"""Streams: standard input of unknown length, stored as the parts of one file while it is still being written."""
+
+import time
+from tempfile import TemporaryFile
+
+from agent.files import Item
+from agent.grant import encode_name
+from agent.post import BLOCK
+from agent.push import PART, Job
+
+
+def pour(pusher, file, name, deadline=0):
+    """Store all that `file` yields as one file, in parts while it is still being written. Return a Result."""
+    pusher.begin(deadline)
+    pusher.failed, code, sizes = {}, encode_name(name), []
+
+    def part(number):
+        size, most, spool = 0, min(PART << number // 500, pusher.high), TemporaryFile(buffering=0)
+        for data in iter(lambda: file.read(min(BLOCK, most - size)), b""):
+            size += spool.write(data)
+        if not size and number:
+            return None
+        sizes.append(size)
+        number += size == most or number > 0
+        return Job([Item(spool, code, -1, 0, 0o644, "/")], number, 0, size, 0)
+
+    pusher.run(part)
+    pusher.journal.refresh()
+    entry = pusher.journal.files.get(code, {})
+    if not pusher.failed and "step" in entry:
+        parts = [entry["parts"][number] for number in range(1, len(sizes) + 1)]
+        entry = {"path": code, "size": sum(sizes), "mtime": int(time.time()), "mode": "0644", "parts": parts}
+        pusher.journal.add(dict(entry, verified=parts[0]["verified"]))
+        pusher.sent = 1
+    return pusher.result({code: Item(None, code, sum(sizes), entry.get("mtime"), 0, "/")})
