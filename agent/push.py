@@ -226,8 +226,10 @@ class Pusher:
 
     def fail(self, name, failure):
         """Report a Failed or an OSError."""
-        text, changed = getattr(failure, "strerror", None) or str(failure), isinstance(failure, Changed)
-        self.ring(name, text, getattr(failure, "exit", 6), changed, getattr(failure, "fatal", False))
+        text, fatal = getattr(failure, "strerror", None) or str(failure), getattr(failure, "fatal", False)
+        if fatal:
+            self.over.set()
+        self.ring(name, text, getattr(failure, "exit", 6), isinstance(failure, Changed), fatal)
 
     def pace(self, count):
         """Keep the rate and the deadline before `count` bytes are sent."""
