@@ -53,8 +53,9 @@ locale: C.UTF-8
 ssh_genkeytypes: [ed25519]
 """
 PACKAGES = "systemd-sysv,dbus,udev,cloud-init,sudo,iproute2,ca-certificates,netbase,passwd,openssh-server"
-KERNEL = "linux-image-cloud-amd64,initramfs-tools,zstd,kmod,e2fsprogs"
+KERNEL = "initramfs-tools,zstd,kmod,e2fsprogs,linux-image-cloud-amd64"
 NETWORK = {"bullseye": "ifupdown,isc-dhcp-client"}  # the others: systemd-resolved, which networkd's DHCP wants
+KERNEL_FROM = {"bullseye": "/bullseye"}  # its security archive lists a kernel that it has no more
 # Units that only cost time in a machine that lives for one job, or that want a terminal.
 MASKED = (
     "systemd-resolved apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer "
@@ -98,7 +99,7 @@ def recipe(suite: str, config: str = "99-local.cfg") -> list[str]:
         '--aptopt=APT::Install-Recommends "false"',
         "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/doc/*",
-        f"--include={PACKAGES},{NETWORK.get(suite, 'systemd-resolved')},{KERNEL}",
+        f"--include={PACKAGES},{NETWORK.get(suite, 'systemd-resolved')},{KERNEL}{KERNEL_FROM.get(suite, '')}",
         f"--customize-hook=upload {shlex.quote(config)} /etc/cloud/cloud.cfg.d/99-local.cfg",
         '--customize-hook=chroot "$1" systemctl enable systemd-networkd',
         f'--customize-hook=chroot "$1" systemctl mask {MASKED}',
@@ -227,7 +228,8 @@ def _run(command: list[str], log: IO[bytes] | None, failure: str) -> None:
         assert process.stdout  # noqa: S101 - for mypy: it is a pipe
         said = b""
         for line in process.stdout:
-            said = line if line.strip() else said
+            # The first error is the cause, what follows are its consequences.
+            said = said if said.startswith(b"E: ") or not line.strip() else line
             if log:
                 log.write(line)
                 log.flush()
