@@ -1,7 +1,8 @@
-"""How much the null store itself can take, so that a reader sees whether it was the limit."""
+"""How much the null store and this machine's SHA-256 can take, so that a reader sees what was the limit."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import socket
@@ -27,6 +28,16 @@ def requests(endpoint: str, folder: Path, seconds: int = 3) -> float | None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Requests/sec:\s*([\d.]+)", said)
     return float(found[1]) if found else None
+
+
+def sha256(size: int = GIB // 4) -> float:
+    """Bytes a second of SHA-256 on one core: nothing that hashes what it sends gets past it on one core."""
+    block = bytes(MIB)
+    digest = hashlib.sha256()
+    started = time.monotonic()
+    for _ in range(size // len(block)):
+        digest.update(block)
+    return size / (time.monotonic() - started)
 
 
 def stream(endpoint: str, size: int = 2 * GIB) -> float:

@@ -10,8 +10,8 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -180,4 +180,4 @@ def weed_store(folder: Path) -> Iterator[WeedStore]:
         store.end()
 
 
-STORES = {"null": null_store, "weed": weed_store}
+STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {"null": null_store, "weed": weed_store}

@@ -94,12 +94,10 @@ def compete(work: Work, store: Store, peers: Sequence[Peer], home: Path, rounds:
             yield run
 
 
-def measure(options: argparse.Namespace, folder: Path, wanted: Sequence[Work]) -> report.Outcome:
-    """Run everything."""
-    there, absent = contestants(wanted)
-    outcome = report.Outcome(options.scale, options.rounds, wanted, there, absent)
-    for work in wanted:
-        peers = [PEERS[name] for name in work.peers if name in there]
+def measure(outcome: report.Outcome, folder: Path) -> None:
+    """Run everything, filling `outcome` as it goes."""
+    for work in outcome.works:
+        peers = [PEERS[name] for name in work.peers if name in outcome.versions]
         with made(work, folder) as home:
             for name in work.stores:
                 try:
@@ -107,23 +105,30 @@ def measure(options: argparse.Namespace, folder: Path, wanted: Sequence[Work]) -
                         if name == "null" and not outcome.ceiling:
                             outcome.ceiling["requests a second"] = ceiling.requests(store.endpoint, folder)
                             outcome.ceiling["bytes a second"] = ceiling.stream(store.endpoint)
-                        outcome.runs += compete(work, store, peers, home, options.rounds)
+                            outcome.ceiling["bytes of SHA-256 a second"] = ceiling.sha256()
+                        for run in compete(work, store, peers, home, outcome.rounds):
+                            outcome.runs.append(run)
                 except Absent as reason:
-                    absent[name] = str(reason)
-    return outcome
+                    outcome.absent[name] = str(reason)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 0, or 1 when a peer failed; missed targets don't change it."""
+    """Measure and print. Return 0; 1 when an upload failed, 130 when interrupted; a missed target changes nothing."""
     options = arguments(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything below is cleaned up
     wanted = chosen(options)
-    with tempfile.TemporaryDirectory(prefix="freepost-bench-", dir=place(options.dir, wanted)) as folder:
-        outcome = measure(options, Path(folder), wanted)
+    outcome = report.Outcome(options.scale, options.rounds, wanted, *contestants(wanted))
+    code = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="freepost-bench-", dir=place(options.dir, wanted)) as folder:
+            measure(outcome, Path(folder))
+    except KeyboardInterrupt:
+        print("interrupted; the figures are of what was done by then", file=sys.stderr)
+        code = 130
     print(report.text(outcome))
     if options.json:
         options.json.write_text(json.dumps(report.document(outcome), indent=1) + "\n")
-    return 1 if any(run.fault for run in outcome.runs) else 0
+    return code or int(any(run.fault for run in outcome.runs))
 
 
 if __name__ == "__main__":
