@@ -4,6 +4,7 @@
 
     PREFIX/JOB/job.json                        the operator's record of the job
     PREFIX/JOB/inputs/…                        files the VMs pull
+    PREFIX/JOB/launch/TOKEN                    while it is launched: each order for VMs, written before it is sent
     PREFIX/JOB/status/TASK/ATTEMPT/EVENT       what became of each task; the event's name is in the key
     PREFIX/JOB/status/TASK/ATTEMPT/log/000001  log segments
     PREFIX/JOB/status/TASK/ATTEMPT/manifest.json
@@ -38,6 +39,11 @@ class JobKeys(NamedTuple):
     def status_root(self) -> str:
         """One LIST of this tells where every task stands."""
         return f"{self.root}status/"
+
+    @property
+    def launch_root(self) -> str:
+        """The orders of a launch that is not finished (`provisioner.orders`)."""
+        return f"{self.root}launch/"
 
     def input(self, path: str) -> str:
         """A file that the VMs pull."""

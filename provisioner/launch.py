@@ -1,10 +1,12 @@
 """How a launch happens, from the top.
 
 1. what the job needs is checked: the signature's lifetime, its inputs, the size of its user-data;
-2. the first task's ``launched`` event is posted with the very policy its VM will get, before anything is paid for;
-3. the inputs and the job's record go to the bucket;
-4. each task is signed, announced and started;
-5. the record says what was started, and that all was.
+2. the provider says what may be ordered (types, zones, markets), the best first;
+3. the first task's ``launched`` event is posted with the very policy its VM will get, before anything is paid for;
+4. the inputs and the job's record go to the bucket;
+5. what a launch that was cut off had ordered is found again (`provisioner.orders`);
+6. each task, or group of tasks, is signed, announced and ordered, several at a time;
+7. the record says what was started, and that all was.
 
 Killed at any point, the same launch finds its own mark in the bucket and goes on where it stopped.
 """
@@ -16,20 +18,22 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from agent.grant import Grant
+from agent.grant import Grant, member
 from provisioner import preflight, userdata
 from provisioner import record as records
-from provisioner.errors import BadInput, FreepostError, Incomplete, NotFound
+from provisioner.errors import BadInput, Conflict, FreepostError, Incomplete, NotFound
 from provisioner.grants import sign_grant
-from provisioner.keys import JobKeys
+from provisioner.keys import JobKeys, parse_status
+from provisioner.orders import ATTEMPTS, Desk, Journal, Started
 from provisioner.output import Event, Report
-from provisioner.plan import Plan, StagedInput, TaskPlan, iso, make_plan, new_job_id
+from provisioner.plan import Plan, StagedInput, TaskPlan, iso, launch_token, make_plan, new_job_id, task_plans
 from provisioner.policy import check_lifetime
-from provisioner.providers.base import Instance, Order, Provider
+from provisioner.providers.base import Choice, Instance, Phase, Provider
 from provisioner.record import JobRecord
 from provisioner.spec import InputSpec, JobSpec
 from provisioner.store import Store
@@ -51,10 +55,11 @@ class Launcher:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
         mark = JobKeys(self.store.prefix, ".launching").root + records.digest(spec, self.provider.name)
         plan = self.plan(spec, job=self._unfinished(mark))
+        choices = self._choices(spec)
         self._prove(plan)
         self.store.put(mark, json.dumps({"job": plan.job}).encode())
         self._stage(plan)
-        record = self._start(plan, self._recorded(plan))
+        record = self._start(plan, self._recorded(plan), choices)
         self.store.delete([mark])
         return record
 
@@ -62,8 +67,9 @@ class Launcher:
         """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
         attempts = {task: record.attempts.get(task, 0) + 1 for task in tasks}
         plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
+        choices = self._choices(record.spec)
         self._prove(plan)
-        return self._start(plan, record)
+        return self._start(plan, record, choices)
 
     def plan(
         self,
@@ -91,6 +97,7 @@ class Launcher:
             credentials_expire=self.store.credentials.expires,
             attempts=attempts,
             inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
+            groups=getattr(self.provider, "groups", False),
         )
         check_lifetime(self.store.credentials, now=now, needed_until=plan.deadline, what=f"job {spec.name}")
         return self._made_to_fit(plan)
@@ -126,6 +133,11 @@ class Launcher:
             size = source.tell()
         return StagedInput(item.path, keys.input(item.path), item.mode, size, digest.hexdigest())
 
+    def _choices(self, spec: JobSpec) -> Sequence[Choice]:
+        """What the provider offers for this job; for one that has no choice to make, the job's own options."""
+        choices = getattr(self.provider, "choices", None)
+        return choices(spec.vm.options) if choices else [Choice("", spec.vm.options)]
+
     def _made_to_fit(self, plan: Plan) -> Plan:
         """Move the job's costliest files from the user-data to the bucket until it fits, or nothing is left to move."""
         task = plan.tasks[-1]
@@ -139,7 +151,7 @@ class Launcher:
     def _prove(self, plan: Plan) -> None:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
         grant, _ = self.render(plan, plan.tasks[0])
-        self._announce(grant)
+        self._announce(member(grant, 0))
 
     def _announce(self, grant: Grant) -> None:
         event = {
@@ -173,42 +185,77 @@ class Launcher:
         try:
             return records.parse(self.store.get(plan.keys.record), plan.keys.record)
         except NotFound:
-            record = JobRecord(
-                plan.job, plan.spec, plan.provider, plan.created, plan.deadline, plan.expires, plan.inputs
-            )
+            # What this machine's own configuration decided (a region, say) is written down for the next machine.
+            options = {**plan.spec.vm.options, **getattr(self.provider, "pinned", {})}
+            spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
+            record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.expires, plan.inputs)
             self.store.put(plan.keys.record, records.dump(record))
             return record
 
-    def _start(self, plan: Plan, record: JobRecord) -> JobRecord:
-        """Start every task that has no VM yet. What was started is recorded, whatever else happens."""
-        have = {(item.task, item.attempt) for item in record.instances}
+    def _start(self, plan: Plan, record: JobRecord, choices: Sequence[Choice]) -> JobRecord:
+        """Order VMs for every task that has none yet. What was started is recorded, whatever else happens."""
+        journal = Journal(self.store, plan.keys)
+        desk = Desk(self.provider, journal, choices, self.clock)
+        wanted = {name: task.attempt for task in plan.tasks for name in task.members}
+        started = Started(plan.job, plan.provider, len(wanted), self.report)
         try:
-            for task in plan.tasks:
-                if (task.task, task.attempt) not in have:
-                    record = record.with_instances(self._start_one(plan, task))
-            return dataclasses.replace(record, launched=True)
+            for entry in (resumed := journal.entries()):
+                started.add(desk.resume(entry))
+            if resumed:
+                wanted = self._outstanding(plan, wanted, started.instances)
+            have = {(item.task, item.attempt) for item in (*record.instances, *started.instances)}
+            missing = {task: attempt for task, attempt in wanted.items() if (task, attempt) not in have}
+            self._order_all(plan, task_plans(plan.job, missing, plan.group_size), desk, started)
+            record = dataclasses.replace(record, launched=True)
         except FreepostError as error:
-            started, wanted = len(record.instances) - len(have), len(plan.tasks)
-            message = f"{plan.job}: started {started} of {wanted} tasks, then: {error.message}"
+            message = f"{plan.job}: started {len(started.instances)} of {started.total} tasks, then: {error.message}"
             raise Incomplete(
                 message, hint=f"{error.hint or 'see the message'}; the same command goes on from here"
             ) from error
         finally:
-            done = {(item.task, item.attempt) for item in record.instances}
-            launched = record.launched or {(task.task, task.attempt) for task in plan.tasks} <= done
-            later = dataclasses.replace(record, launched=launched, deadline=plan.deadline, expires=plan.expires)
-            self.store.put(plan.keys.record, records.dump(later))
-
-    def _start_one(self, plan: Plan, task: TaskPlan) -> Sequence[Instance]:
-        grant, user_data = self.render(plan, task)
-        if task != plan.tasks[0]:  # the first was announced to prove the policy
-            self._announce(grant)
-        instances = self.provider.launch(
-            Order(plan.job, (task.task,), task.attempt, task.token, plan.expires, user_data.data, plan.spec.vm.options)
-        )
-        for item in instances:
-            data = {"job": plan.job, "task": item.task, "attempt": item.attempt, "instance": item.id}
-            self.report(
-                Event("launched", f"launched task {item.task} of {plan.job} on {plan.provider}: {item.id}", data)
+            record = dataclasses.replace(
+                record.with_instances(started.instances), deadline=plan.deadline, expires=plan.expires
             )
-        return instances
+            self.store.put(plan.keys.record, records.dump(record))
+            journal.drop(started.tokens)
+        return record
+
+    def _outstanding(self, plan: Plan, wanted: Mapping[str, int], resumed: Sequence[Instance]) -> dict[str, int]:
+        """The tasks to order, each at its attempt, after a launch that was cut off had ordered some.
+
+        One whose VM ended with nothing done takes its next attempt; one that was at work is the watcher's to judge.
+        """
+        root = plan.keys.status_root
+        found = [parse_status(root, entry.key) for entry in self.store.list(root)]
+        lived = {(key.task, key.attempt) for key in found if key and key.name != "launched"}
+        states = self.provider.state(resumed) if resumed else {}
+        gone = {(item.task, item.attempt) for item in resumed if states[item.id].phase is Phase.GONE}
+        return {
+            task: attempt + ((task, attempt) in gone)
+            for task, attempt in wanted.items()
+            if (task, attempt) not in lived
+        }
+
+    def _order_all(self, plan: Plan, tasks: Sequence[TaskPlan], desk: Desk, started: Started) -> None:
+        """Order these, as many at a time as suits the provider. An error ends it, once those under way are done."""
+        with ThreadPoolExecutor(getattr(self.provider, "concurrency", 1)) as pool:
+            orders = [pool.submit(self._order, plan, task, desk, started) for task in tasks]
+            try:
+                for order in as_completed(orders):
+                    order.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _order(self, plan: Plan, task: TaskPlan, desk: Desk, started: Started) -> None:
+        """Sign, announce and order one task or group; at its next attempt if its token was spent on something else."""
+        for attempt in range(task.attempt, task.attempt + ATTEMPTS):
+            now = TaskPlan(task.task, attempt, launch_token(plan.job, task.task, attempt))
+            grant, user_data = self.render(plan, now)
+            for index, name in enumerate(now.members):
+                if (name, attempt) != (plan.tasks[0].members[0], plan.tasks[0].attempt):  # that one proved the policy
+                    self._announce(member(grant, index))
+            try:
+                return started.add(desk.serve(plan.job, now, plan.expires, user_data.data))
+            except Conflict as error:
+                conflict = error
+        raise conflict

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -80,6 +79,7 @@ class Plan:
     deadline: datetime
     expires: datetime
     tasks: tuple[TaskPlan, ...]
+    group_size: int = 1
     inputs: tuple[StagedInput, ...] = ()
     spilled: tuple[FileSpec, ...] = ()
 
@@ -110,9 +110,9 @@ class Plan:
     def policies(self, task: TaskPlan) -> dict[str, dict[str, Any]]:
         """The two policy documents of a task's grant, in clear and before the signature's own conditions.
 
-        A task's own is for its very prefix. A group's is for what the prefixes of its tasks have in common: the layout
-        has the attempt after the task, and a policy can name one string that keys start with. So the group of tasks
-        150 to 199 may write below ``out/1…``, and its VMs must trust each other, and those of tasks 1, 10 to 19 and so on.
+        A task's own is for its very prefix. A group's is for what the prefixes of its tasks have in common, since a
+        policy can name one string that keys start with, and a key has the task before the attempt: the VMs of tasks
+        150 to 199 may write below ``out/1…``. They must trust each other and whatever else begins with a 1.
         """
         outputs = shared_prefix(self.keys.outputs(name, task.attempt) for name in task.members)
         status = shared_prefix(self.keys.status(name, task.attempt) for name in task.members)
@@ -177,12 +177,14 @@ def show(plan: Plan) -> str:
 
 def shared_prefix(prefixes: Iterable[str]) -> str:
     """The longest string that all of them start with."""
-    first, last = min(known := list(prefixes)), max(known)
-    return os.path.commonprefix([first, last])  # of strings, in spite of its name
+    known = list(prefixes)
+    first, last = min(known), max(known)
+    same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return first[:same]
 
 
 def group(tasks: Iterable[str], size: int) -> list[str]:
-    """Write tasks as groups of at most `size`, as the grant does: ``0-49``, ``50-99``, …
+    """Write tasks as groups of at most `size`, as the grant does: ``0-49``, ``50-99`` and so on.
 
     In the order of their numbers, so that a group's tasks share as many leading digits as they can.
     """
@@ -251,13 +253,24 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
         created=now,
         deadline=deadline,
         expires=expires,
-        tasks=tuple(
-            TaskPlan(name, attempt, launch_token(job, name, attempt))
-            for attempt in sorted(set(chosen.values()))
-            for name in group([each for each in chosen if chosen[each] == attempt], GROUP_SIZE if grouped else 1)
-        ),
+        tasks=task_plans(job, chosen, GROUP_SIZE if grouped else 1),
+        group_size=GROUP_SIZE if grouped else 1,
         inputs=tuple(inputs),
     )
+
+
+def task_plans(job: str, attempts: Mapping[str, int], size: int) -> tuple[TaskPlan, ...]:
+    """Plan these tasks, each at its attempt, in groups of at most `size`."""
+    return tuple(
+        TaskPlan(name, attempt, launch_token(job, name, attempt))
+        for attempt in sorted(set(attempts.values()))
+        for name in group([task for task, each in attempts.items() if each == attempt], size)
+    )
+
+
+def from_seconds(seconds: int) -> datetime:
+    """A time from seconds since 1970."""
+    return datetime.fromtimestamp(seconds, tz=timezone.utc)
 
 
 def iso(moment: datetime) -> str:

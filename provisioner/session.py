@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provisioner import jobs
 from provisioner.errors import BadInput, Unreachable
@@ -117,9 +117,10 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[Place, 
     return embedded_place(wanted.bucket, wanted.prefix), name
 
 
-def make_provider(name: str, opened: Opened) -> Provider:
-    """Make a provider that retries what may work later."""
-    return retried(registry.create(name, registry.Context(state_dir(), opened.place.store.endpoint_url or "")))
+def make_provider(name: str, opened: Opened, options: Mapping[str, Any]) -> Provider:
+    """Make a provider that retries what may work later. `options` are the job's own, those under ``vm``."""
+    context = registry.Context(state_dir(), opened.place.store.endpoint_url or "", options)
+    return retried(registry.create(name, context))
 
 
 def launcher(opened: Opened, provider: Provider, report: Report) -> Launcher:

@@ -7,7 +7,7 @@ its object a class that follows `base.Provider` and has a class method ``create(
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,10 +26,14 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class Context:
-    """What a provider may need to be made: where it keeps state, and the store's endpoint that its VMs must reach."""
+    """What a provider may need to be made.
+
+    Where it keeps state, the store's endpoint that its VMs must reach, and the job's options: those under ``vm``.
+    """
 
     state_dir: Path
     store_endpoint_url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def names() -> list[str]:
