@@ -74,7 +74,7 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     spec = session.load_spec(job, overrides or [], provider)
     place, name = session.choose(spec, local=local, provider=provider)
     opened = session.open_place(place)
-    using = session.make_provider(name, opened)
+    using = session.make_provider(name, opened, spec.vm.options)
     launcher = session.launcher(opened, using, output.event)
     if dry_run:
         plan = launcher.plan(spec)
@@ -96,7 +96,9 @@ def status(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, 
     """Tell where every task stands."""
     output = _output(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    following = session.watcher(opened, session.make_provider(record.provider, opened), output.event)
+    following = session.watcher(
+        opened, session.make_provider(record.provider, opened, record.spec.vm.options), output.event
+    )
     rows = watch.describe(following, record)
     output.result(watch.table(rows), {"job": record.job, "tasks": rows})
 
@@ -116,7 +118,7 @@ def wait(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) ->
 def _follow(output: Output, job: str, store: str | None, endpoint_url: str | None, *, quiet: bool = False) -> None:
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     report = (lambda _: None) if quiet else output.event
-    using = session.make_provider(record.provider, opened)
+    using = session.make_provider(record.provider, opened, record.spec.vm.options)
     watch.require_success(record, session.watcher(opened, using, report).wait(record))
 
 
@@ -125,7 +127,7 @@ def logs(job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: 
     """Print what the tasks printed, as far as it was uploaded; what the VM's console said where there is none."""
     output = _output()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    using = session.make_provider(record.provider, opened)
+    using = session.make_provider(record.provider, opened, record.spec.vm.options)
     for piece in watch.logs(opened.store, using, record, task):
         output.raw(piece)
 
@@ -173,7 +175,7 @@ def retry(
     """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
     output = _output(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    using = session.make_provider(record.provider, opened)
+    using = session.make_provider(record.provider, opened, record.spec.vm.options)
     again = watch.to_retry(session.watcher(opened, using, output.event), record, task)
     session.launcher(opened, using, output.event).retry(record, again)
 
@@ -183,7 +185,7 @@ def terminate(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = Non
     """End every VM of a job. What they uploaded stays."""
     output = _output()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    count = watch.terminate(session.make_provider(record.provider, opened), record)
+    count = watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     output.event(Event("terminated", f"{record.job}: its {count} VMs are ended", {"job": record.job, "vms": count}))
 
 
@@ -192,7 +194,7 @@ def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) 
     """End a job's VMs and delete everything of it from the bucket."""
     output = _output()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    watch.terminate(session.make_provider(record.provider, opened), record)
+    watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     count = jobs.remove(opened.store, record.job)
     session.index().forget(record.job)
     output.event(Event("removed", f"{record.job}: {count} objects deleted", {"job": record.job, "objects": count}))
@@ -222,7 +224,7 @@ def render(  # noqa: PLR0913, PLR0917 - flags
     spec = session.load_spec(job, overrides or [], provider)
     place, name = session.choose(spec, local=local, provider=provider)
     opened = session.open_place(place)
-    launcher = session.launcher(opened, session.make_provider(name, opened), output.event)
+    launcher = session.launcher(opened, session.make_provider(name, opened, spec.vm.options), output.event)
     plan = launcher.plan(spec)
     chosen = plan.task(task)
     _, user_data = launcher.render(plan, chosen)
