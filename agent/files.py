@@ -84,6 +84,7 @@ class Opened:
         self.found = os.fstat(self.file.fileno())
         real = os.readlink("/proc/self/fd/%d" % self.file.fileno())
         if not (within(real, item.root) and stat.S_ISREG(self.found.st_mode)):
+            self.file.close()
             raise Changed
 
     def __enter__(self):

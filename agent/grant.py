@@ -149,12 +149,13 @@ def conditions(policy):
 
 def encode_name(path):
     r"""Return the key form of a file name: printable text as it is; control characters, % and \ and bytes that are
-    not UTF-8 percent-encoded. The result can't break out of a form field, and `decode_name` undoes it exactly."""
+    not UTF-8 percent-encoded, and the $ of ${filename}, which a store would expand. The result can't break out of a
+    form field, and `decode_name` undoes it exactly."""
     text = os.fsencode(path).decode("utf-8", "surrogateescape")
     return "".join(
         c if c.isprintable() and c not in "%\\" else "".join("%%%02X" % b for b in c.encode("utf-8", "surrogateescape"))
         for c in text
-    )
+    ).replace("${", "%24{")
 
 
 def decode_name(name):

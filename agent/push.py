@@ -65,19 +65,21 @@ class Pusher:
             self.failed = dict(missing)
             jobs = list(self.cut(todo, bundle))
             self.run(lambda number: jobs[number] if number < len(jobs) else None, len(jobs))
-            changed = [name for name in self.failed if isinstance(self.failed[name], Changed)]
-            if not changed or self.fatal:
+            todo = []
+            for name, failure in self.failed.items():
+                if isinstance(failure, Changed) and os.path.exists(items[name].path):
+                    found = os.stat(items[name].path)
+                    items[name] = items[name]._replace(size=found.st_size, mtime=found.st_mtime)
+                    todo.append(items[name])
+            if not todo or self.fatal:
                 break
             time.sleep(WAIT)  # for whoever writes these files; no event tells when they are done
-            again, _ = scan([items[name].path for name in changed], base, as_name, self.say)
-            items.update(again)
-            todo = again.values()
         return self.result(items)
 
     def begin(self, deadline):
         """Start afresh."""
         self.deadline, self.sent, self.fatal, self.clock = deadline, 0, None, time.time()
-        self.bytes, self.over = 0, threading.Event()
+        self.bytes = 0
 
     def order(self, items):
         """Return items in the order given or, when by the rate of earlier pushes time is short, logs and small first."""
@@ -129,6 +131,7 @@ class Pusher:
     def run(self, jobs, count=0):
         """Let workers do jobs(0), jobs(1), … until None. `count` of them, or 0: unknown, and not to be shared out."""
         self.bell, turn, children = os.pipe(), os.pipe(), []
+        self.over = threading.Event()
         os.write(turn[1], b"%9d" % 0)
 
         def take():

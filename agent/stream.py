@@ -19,6 +19,7 @@ def pour(pusher, file, name, deadline=0):
         for data in iter(lambda: file.read(min(BLOCK, most - size)), b""):
             size += spool.write(data)
         if not size and number:
+            spool.close()
             return None
         sizes.append(size)
         number += size == most or number > 0
