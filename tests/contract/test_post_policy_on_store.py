@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 import requests
 
+from agent.check import violations
 from provisioner.policy import Bucket, Credentials, bucket_url, checksum_sha256, sign_prefix
 
 PREFIX = "p/hello-7f3k/out/0/1/"
@@ -77,7 +78,7 @@ def refused(response, *codes):
 def test_the_right_form_is_accepted(target, post, keys, s3, bucket):
     """The form that the agent would send is stored as it is, below the prefix."""
     form = made(target, PREFIX + "a/b.txt")
-    assert target.violations(form, len(BODY), datetime.now(timezone.utc).timestamp()) == []
+    assert violations(target.policy, form, len(BODY), datetime.now(timezone.utc).timestamp()) == []
     assert post(target.url, form).status_code == 204
     assert keys() == [PREFIX + "a/b.txt"]
     assert s3.get_object(Bucket=bucket, Key=PREFIX + "a/b.txt")["Body"].read() == BODY
@@ -233,5 +234,5 @@ def test_the_agents_own_check_agrees_with_the_server(sign, target, post):
         (dead, made(dead, PREFIX + "k"), small),
     ]
     for at, form, body in cases:
-        locally = not at.violations(form, len(body), now)
+        locally = not violations(at.policy, form, len(body), now)
         assert locally == (post(at.url, form, body).status_code == 204)
