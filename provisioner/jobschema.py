@@ -79,6 +79,23 @@ STORE: dict[str, Schema] = {
     "method": choice("How VMs upload.", "auto", "post", "put", default="post"),
 }
 
+SIGNER: dict[str, Schema] = {
+    "role_arn": text(
+        "The role whose sessions sign.",
+        "the ARN of a role, such as arn:aws:iam::123456789012:role/freepost",
+        r"^arn:[a-z-]+:(?:iam|sts):[^:\s]*:[^:\s]*:role/[!-~]+$",
+        maxLength=2048,
+    ),
+    "external_id": text("What the role's trust asks for.", "an external id", r"^[A-Za-z0-9_+=,.@:/-]+$", maxLength=1224),
+    "duration": duration("How long a session lasts; as long as the job may if not given.", 900, 43_200),
+    "endpoint_url": text(
+        "Of an STS that isn't AWS's; the store's own endpoint if not given.",
+        "a URL without user or query, such as http://127.0.0.1:9000",
+        r"^https?://[^\s/@?#]+(?:/[^\s?#@]*)?$",
+        maxLength=300,
+    ),
+}
+
 VM: dict[str, Schema] = {
     "provider": text("Where VMs run.", "the name of a provider"),
     "boot_budget": duration("How long a VM may take to boot.", 1, DAY, default="10m"),
@@ -172,6 +189,10 @@ JOB: dict[str, Schema] = {
         "x-read": lambda value: units.indexes(value, TASK_LIMIT),
     },
     "expires": duration("How long the VM may upload.", 1, WEEK),
+    "signer": either(SIGNER["role_arn"], mapping("Who signs what the VMs may do.", SIGNER, "role_arn"), "role_arn"),
+    "revoke": choice(
+        "Whether what a VM was granted is forbidden once its task is over.", "on-finish", "never", default="on-finish"
+    ),
     "retries": {
         "type": "integer",
         "minimum": 0,

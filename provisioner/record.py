@@ -18,7 +18,7 @@ from typing import Any
 from provisioner.errors import BadInput
 from provisioner.plan import StagedInput, iso
 from provisioner.providers.base import Instance
-from provisioner.spec import FileSpec, JobSpec, OutputSpec, RunSpec, StoreSpec, VmSpec
+from provisioner.spec import FileSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec, VmSpec
 
 VERSION = 1
 
@@ -116,6 +116,7 @@ def _spec(raw: dict[str, Any]) -> JobSpec:
             "run": RunSpec(**{**run, "command": tuple(run["command"]), "files": files}),
             "store": StoreSpec(**raw["store"]) if raw["store"] else None,
             "vm": VmSpec(**raw["vm"]),
+            "signer": SignerSpec(**raw["signer"]) if raw.get("signer") else None,
             "inputs": (),
             "outputs": tuple(OutputSpec(**item) for item in raw["outputs"]),
             "array": tuple(raw["array"]),

@@ -22,6 +22,7 @@ __all__ = [
     "JobSpec",
     "OutputSpec",
     "RunSpec",
+    "SignerSpec",
     "StoreSpec",
     "VmSpec",
     "json_schema",
@@ -41,6 +42,16 @@ class StoreSpec:
     addressing: str = "auto"  # auto, path or virtual
     profile: str | None = None
     method: str = "post"  # auto, post or put
+
+
+@dataclass(frozen=True)
+class SignerSpec:
+    """The role whose sessions sign. `duration` is seconds; None: as long as the job may take."""
+
+    role_arn: str
+    external_id: str | None = None
+    duration: int | None = None
+    endpoint_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,8 @@ class JobSpec:
     retries: int = 0
     max_bytes: int = jobschema.OBJECT_LIMIT
     checkpoint: int | None = None
+    signer: SignerSpec | None = None
+    revoke: str = "on-finish"  # or never
     isolation: str | None = None  # task, group, or None for what suits the number of tasks
 
     @property
@@ -178,6 +191,7 @@ def _parse(document: object, faults: Faults, providers: Options | None) -> JobSp
             **made,
             "store": _store(made["store"]) if "store" in made else None,
             "vm": _vm(made["vm"]),
+            "signer": SignerSpec(**made["signer"]) if "signer" in made else None,
             "run": run,
             "inputs": inputs,
             "outputs": tuple(OutputSpec(**each) for each in made["outputs"]),

@@ -5,7 +5,7 @@ Methods do one thing once (`provisioner.retry` wraps them) and raise `provisione
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -109,6 +109,40 @@ class Store:
                 for error in answer.get("Errors", ()):
                     message = f"the store refused to delete {error['Key']}: {error['Code']}"
                     raise Refused(message)
+
+    def cors(self) -> Sequence[Mapping[str, Any]]:
+        """The bucket's CORS rules, as S3 gives them; none for a bucket without."""
+        with self._errors("read the bucket's CORS rules"):
+            try:
+                rules: Sequence[Mapping[str, Any]] = self._client.get_bucket_cors(Bucket=self.bucket.name)["CORSRules"]
+            except boto_errors.ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "NoSuchCORSConfiguration":
+                    raise
+                return ()
+            return rules
+
+    def set_cors(self, rules: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the bucket's CORS rules."""
+        with self._errors("set the bucket's CORS rules"):
+            self._client.put_bucket_cors(Bucket=self.bucket.name, CORSConfiguration={"CORSRules": list(rules)})
+
+    def policy(self) -> str | None:
+        """Return the bucket policy, JSON; None when there is none. Raise Refused when the store has no such thing."""
+        with self._errors("read the bucket policy"):
+            try:
+                return str(self._client.get_bucket_policy(Bucket=self.bucket.name)["Policy"])
+            except boto_errors.ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NoSuchBucketPolicy":
+                    return None
+                raise
+
+    def set_policy(self, text: str | None) -> None:
+        """Replace the bucket policy; None removes it."""
+        with self._errors("write the bucket policy"):
+            if text is None:
+                self._client.delete_bucket_policy(Bucket=self.bucket.name)
+            else:
+                self._client.put_bucket_policy(Bucket=self.bucket.name, Policy=text)
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:

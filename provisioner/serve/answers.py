@@ -40,6 +40,7 @@ def install(app: FastAPI) -> None:
 
 
 def problem(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
+    """Make such an answer."""
     body = {"error": _WORDS.get(status, "error"), "message": message, "hint": hint}
     return JSONResponse(body, status, headers)
 
@@ -78,6 +79,7 @@ class SmallBodies:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

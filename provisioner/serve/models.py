@@ -1,4 +1,7 @@
-"""What goes in and out of the service, as OpenAPI shows it. Unknown fields are refused: a misspelt limit is no limit."""
+"""What goes in and out of the service, as OpenAPI shows it.
+
+A misspelt limit is no limit: unknown fields are refused.
+"""
 
 from __future__ import annotations
 
