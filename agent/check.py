@@ -8,7 +8,7 @@ import re
 import time
 
 from agent.cli import number
-from agent.command import USAGE, Bad, load, say
+from agent.command import load, say
 from agent.files import scan
 from agent.grant import KEY_BUDGET, conditions, instant
 from agent.push import PART
@@ -63,9 +63,7 @@ def violations(policy, form, size, now):
 
 def check(options, paths):
     """Tell what the policy would refuse, and why."""
-    if not paths:
-        raise Bad("which files? usage: " + USAGE, 2)
-    outputs, code, split = load(options)[0].outputs, 0, number(options, "split-over", "1G")
+    outputs, code, split = load(options.get("grant"))[0].outputs, 0, number(options, "split-over", "1G")
     high = outputs.size_range()[1]
     items, failed = scan(paths, options.get("base", "."), options.get("as"), say)
     report = {name: [str(failure)] for name, failure in failed.items()}

@@ -4,7 +4,49 @@ import json
 import sys
 import time
 
-from agent.command import USAGE, Bad, load, say
+from agent.command import Bad, load, say
+
+
+USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [--limit-rate BYTES] [--workers N] FILE…|-
+      agent check [--as NAME] [--base DIR] FILE…
+      agent pull [--into DIR]
+      agent run
+      all but run: [--grant FILE] [--json]; BYTES may end in K, M, G or T"""
+FLAGS = ("bundle", "json", "help")
+VALUED = ("grant", "as", "base", "split-over", "limit-rate", "workers", "into")
+
+
+def parse(words):
+    """Return ({option: value}, other arguments)."""
+    options, rest, words = {}, [], iter(words)
+    for word in words:
+        name, equals, value = word[2:].partition("=")
+        if word == "--":
+            rest += words
+        elif word[:2] != "--":
+            rest.append(word)
+        elif name in FLAGS and not equals:
+            options[name] = True
+        elif name in VALUED:
+            options[name] = value if equals else next(words, "")
+            if not options[name]:
+                raise Bad("--%s wants a value" % name, 2)
+        else:
+            raise Bad("there is no option %s; usage: %s" % (ascii(word), USAGE), 2)
+    return options, rest
+
+
+def command(argv):
+    """Carry out any command but `run`. Return the exit code."""
+    name = "--help" if "--help" in argv else argv[0] if argv else ""
+    options, paths = parse(argv[1:])
+    if name in ("push", "check") and not paths or name not in ("push", "check", "pull"):
+        raise Bad("usage: " + USAGE, 0 if name == "--help" else 2)
+    if name == "check":
+        from agent.check import check
+
+        return check(options, paths)
+    return (push if name == "push" else pull)(options, paths)
 
 
 def number(options, name, default):
@@ -55,12 +97,10 @@ def push(options, paths):
     from agent.post import Failed
     from agent.push import Pusher
 
-    grant, path = load(options)
+    grant, path = load(options.get("grant"))
     sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"), ("limit-rate", "0"))]
     pusher = Pusher(grant, path + ".journal", *sizes, say=say)
     pusher.progress = Progress(pusher, "json" in options)
-    if not paths:
-        raise Bad("which files? usage: " + USAGE, 2)
     if paths != ["-"]:
         result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
     elif "as" not in options:
@@ -93,7 +133,7 @@ def pull(options, _):
     """Fetch the inputs."""
     from agent.pull import pull
 
-    failed = pull(load(options)[0], options.get("into", "."), say)
+    failed = pull(load(options.get("grant"))[0], options.get("into", "."), say)
     for pair in failed:
         say("%s: %s" % pair)
     return max([failure.exit for _, failure in failed] or [0])

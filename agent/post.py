@@ -100,14 +100,11 @@ class Wire:
         host = self.host.strip("[]")
         if self.secure:
             from http.client import HTTPSConnection
-            from urllib.request import getproxies, proxy_bypass
 
-            proxy = not proxy_bypass(host) and getproxies().get("https")
-            if proxy:
-                login, name, port = re.match(r"(?:\w+://)?(?:(.*)@)?([^/:]+):?(\d*)", proxy).groups()
-                link = HTTPSConnection(name, int(port or 80), timeout=CONNECT)
-                login = login and {"Proxy-Authorization": "Basic " + base64(login.encode())}
-                link.set_tunnel(host, self.port, login)
+            if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+                from agent.proxy import tunnel
+
+                link = tunnel(host, self.port, CONNECT)
             else:
                 link = HTTPSConnection(host, self.port, timeout=CONNECT)
             link.connect()

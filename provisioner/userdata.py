@@ -17,12 +17,13 @@ import jinja2
 
 from agent import grant as grants
 from provisioner import agentapp
-from provisioner.agentapp import agent_zip
 from provisioner.plan import Plan, TaskPlan
 from provisioner.resources import templates
 
 RUN_DIR = "/run/freepost"
-AGENT_PATH = "/usr/local/lib/freepost/agent.pyz"
+GRANT_PATH = f"{RUN_DIR}/grant.json"
+TASK_PATH = f"{RUN_DIR}/task.json"
+AGENT_PATH = "/usr/local/lib/freepost/agent.xz"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"
@@ -112,18 +113,23 @@ def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFil
         )
     )
     return (
-        BootFile("grant", f"{RUN_DIR}/grant.json", "0400", grants.dump(grant).encode()),
+        BootFile("grant", GRANT_PATH, "0400", grants.dump(grant).encode()),
         BootFile(
-            "task", f"{RUN_DIR}/task.json", "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()
+            "task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()
         ),
         *(
             BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
             for item in plan.carried
         ),
-        BootFile("agent", AGENT_PATH, "0644", agent_zip(modules(plan))),
-        BootFile("launcher", LAUNCHER_PATH, "0755", (templates() / "agent.sh").read_bytes()),
-        BootFile("unit", UNIT_PATH, "0644", unit.encode()),
+        BootFile("agent", AGENT_PATH, "0644", agentapp.packed(modules(plan))),
+        BootFile("launcher", LAUNCHER_PATH, "0755", _bare((templates() / "agent.sh").read_text())),
+        BootFile("unit", UNIT_PATH, "0644", _bare(unit)),
     )
+
+
+def _bare(text: str) -> bytes:
+    """A script or unit without its comment lines, which are for whoever reads the template."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("# ")).encode()
 
 
 def modules(plan: Plan) -> frozenset[str]:

@@ -1,6 +1,12 @@
 #!/bin/sh
-# Runs the agent with the interpreter that cloud-init itself runs on: the one that certainly works here.
-line=
-init=$(command -v cloud-init) && read -r line <"$init"
-line=${line#\#!}
-exec ${line:-python3} "${0%/bin/agent}/lib/freepost/agent.pyz" "$@"
+# Runs the agent with the interpreter that cloud-init itself runs on, unpacking it the first time.
+p=
+c=$(command -v cloud-init) && read -r p <"$c"
+p=${p#\#!}
+p=${p:-python3}
+a=${0%/bin/agent}/lib/freepost/agent
+[ -e "$a" ] || $p -c 'import lzma,os,sys
+a=sys.argv[1]
+open(a+".new","wb").write(lzma.open(a+".xz").read())
+os.rename(a+".new",a)' "$a"
+exec $p "$a" "$@"

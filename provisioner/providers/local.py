@@ -13,6 +13,7 @@ Each launch has a folder below the state folder, named by the order's token::
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ from provisioner.cloudconfig import unpack
 from provisioner.errors import BadInput
 from provisioner.providers.base import Instance, Order, Phase, State
 from provisioner.providers.registry import Context
-from provisioner.userdata import LAUNCHER_PATH, RUN_DIR, WORKDIR
+from provisioner.userdata import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before its session is killed
 _POLL_SECONDS = 0.05
@@ -108,7 +109,7 @@ class LocalProvider:
             path = root / item.path.lstrip("/")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(item.mode)
-            path.write_bytes(item.content)
+            path.write_bytes(item.content if item.path != TASK_PATH else _here(item.content, root))
         launcher = root / LAUNCHER_PATH.lstrip("/")
         search = os.pathsep.join(
             [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
@@ -117,19 +118,22 @@ class LocalProvider:
         with (home / "console").open("ab") as console:
             subprocess.Popen(
                 [
-                    "/bin/sh", "-c", 'echo $$ >"$0"; exec "$@"', str(home / "pid"),
-                    str(launcher), "run", "--no-user",
-                    "--grant", str(root / RUN_DIR.lstrip("/") / "grant.json"),
-                    "--workdir", str(root / WORKDIR.lstrip("/")),
+                    "/bin/sh", "-c", 'echo $$ >"$0"; exec "$@"', str(home / "pid"), str(launcher), "run",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
                 cwd=root,
-                env={**_harmless_environment(), "PATH": search},
+                env={**_harmless_environment(), "PATH": search, "FREEPOST_GRANT": str(root / GRANT_PATH.lstrip("/"))},
                 start_new_session=True,
                 pass_fds=[lock],
             )  # fmt: skip
+
+
+def _here(task: bytes, root: Path) -> bytes:
+    """The task as it can run here: as the user one is, in a folder below the scratch root."""
+    document = json.loads(task)
+    return json.dumps({**document, "user": None, "workdir": str(root / document["workdir"].lstrip("/"))}).encode()
 
 
 def _harmless_environment() -> dict[str, str]:
