@@ -87,6 +87,7 @@ class Journal:
 
     def manifest(self, **head):
         """Yield (name, bytes) of the manifest's objects in the order to store them. `head` goes into the last."""
+        self.refresh()
         chunks, more, bundles, files, total, room = [[]], [], {}, 0, 0, SEGMENT
         for entry in self.files.values():
             if "step" in entry:
