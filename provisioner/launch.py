@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from agent.grant import Grant, member
@@ -32,9 +32,9 @@ from provisioner.keys import JobKeys, parse_status
 from provisioner.orders import ATTEMPTS, Desk, Journal, Started
 from provisioner.output import Event, Report
 from provisioner.plan import Plan, StagedInput, TaskPlan, iso, launch_token, make_plan, new_job_id, task_plans
-from provisioner.policy import check_lifetime
 from provisioner.providers.base import Choice, Instance, Phase, Provider
 from provisioner.record import JobRecord
+from provisioner.signer import Signer
 from provisioner.spec import InputSpec, JobSpec
 from provisioner.store import Store
 from provisioner.userdata import UserData
@@ -50,6 +50,7 @@ class Launcher:
     provider: Provider
     clock: Callable[[], datetime]
     report: Report
+    signer: Signer
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
@@ -94,17 +95,16 @@ class Launcher:
             provider=self.provider.name,
             user_data_limit=self.provider.user_data_limit,
             now=now,
-            credentials_expire=self.store.credentials.expires,
+            credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.deadline)),
             attempts=attempts,
             inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
             groups=getattr(self.provider, "groups", False),
         )
-        check_lifetime(self.store.credentials, now=now, needed_until=plan.deadline, what=f"job {spec.name}")
         return self._made_to_fit(plan)
 
     def render(self, plan: Plan, task: TaskPlan) -> tuple[Grant, UserData]:
         """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large."""
-        grant = sign_grant(plan, task, credentials=self.store.credentials, now=self.clock())
+        grant = sign_grant(plan, task, credentials=self.signer.credentials(plan, task), now=self.clock())
         user_data = userdata.render(plan, task, grant)
         if len(user_data.data) > plan.user_data_limit:
             message = f"the user-data has {len(user_data.data)} bytes; {plan.provider} takes {plan.user_data_limit}"
@@ -142,7 +142,7 @@ class Launcher:
         """Move the job's costliest files from the user-data to the bucket until it fits, or nothing is left to move."""
         task = plan.tasks[-1]
         while True:
-            grant = sign_grant(plan, task, credentials=self.store.credentials, now=plan.created)
+            grant = sign_grant(plan, task, credentials=self.signer.credentials(plan, task), now=plan.created)
             fitted = userdata.fit(plan, task, grant)
             if fitted == plan:
                 return plan

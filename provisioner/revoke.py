@@ -26,6 +26,7 @@ from provisioner.output import Event, Report
 from provisioner.plan import iso
 from provisioner.policy import sign_prefix
 from provisioner.record import JobRecord
+from provisioner.signer import arn, literal
 from provisioner.store import Store
 
 LIMIT = 20 * 1024  # bytes of a bucket policy
@@ -149,7 +150,7 @@ def _statements(store: Store, record: JobRecord, job: str, writes: list[str], re
             "Effect": "Deny",
             "Principal": "*",
             "Action": action,
-            "Resource": [f"{_arn(store)}/{_literal(prefix)}*" for prefix in prefixes],
+            "Resource": [f"{arn(store.bucket)}/{literal(prefix)}*" for prefix in prefixes],
         }
 
     made = [deny("W", "s3:PutObject", writes)]
@@ -221,14 +222,3 @@ def _widest(resources: Sequence[str]) -> list[str]:
     return [
         item for item in once if not any(item != other and item.startswith(other.removesuffix("*")) for other in once)
     ]
-
-
-def _arn(store: Store) -> str:
-    region = store.bucket.region
-    partition = "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
-    return f"arn:{partition}:s3:::{store.bucket.name}"
-
-
-def _literal(prefix: str) -> str:
-    """A prefix in a policy's own words: ``*``, ``?`` and ``$`` mean themselves (IAM, "Policy variables")."""
-    return re.sub(r"[*?$]", lambda found: f"${{{found[0]}}}", prefix)

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provisioner import jobs
+from provisioner import jobs, revoke
 from provisioner.errors import BadInput, Unreachable
 from provisioner.jobs import JobIndex, Place
 from provisioner.launch import Launcher
@@ -18,6 +18,7 @@ from provisioner.output import Event, Report
 from provisioner.paths import state_dir
 from provisioner.providers import registry
 from provisioner.retry import retried
+from provisioner.signer import open_signer
 from provisioner.spec import JobSpec, StoreSpec, load
 from provisioner.store import Store, open_store
 from provisioner.watch import Watcher
@@ -125,7 +126,7 @@ def make_provider(name: str, opened: Opened, options: Mapping[str, Any]) -> Prov
 
 def launcher(opened: Opened, provider: Provider, report: Report) -> Launcher:
     """Everything a launch works with."""
-    return Launcher(opened.store, provider, clock, report)
+    return Launcher(opened.store, provider, clock, report, open_signer(opened.store, opened.place.store, clock))
 
 
 def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
@@ -137,7 +138,10 @@ def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
 
 def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
     """Everything that following a job works with."""
-    return Watcher(opened.store, provider, clock, time.sleep, report, launcher(opened, provider, report).retry)
+    again = launcher(opened, provider, report).retry
+    # The embedded store takes a Deny but applies it to no form (measured), so there is nothing to do there.
+    finished = None if opened.place.embedded else revoke.on_finish(opened.store, report, clock)
+    return Watcher(opened.store, provider, clock, time.sleep, report, again, finished)
 
 
 def notice(provider: Provider, report: Report) -> None:

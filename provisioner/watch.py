@@ -84,7 +84,10 @@ def final_event(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Follows a job. `retry` launches the next attempt of tasks (`Launcher.retry`)."""
+    """Follows a job. `retry` launches the next attempt of tasks (`Launcher.retry`).
+
+    `finished` is told the task and attempt of each that is over (`provisioner.revoke.on_finish`).
+    """
 
     store: Store
     provider: Provider
@@ -92,6 +95,7 @@ class Watcher:
     sleep: Callable[[float], None]
     report: Report
     retry: Callable[[JobRecord, Sequence[str]], JobRecord]
+    finished: Callable[[JobRecord, str, int], None] | None = None
 
     def look(self, record: JobRecord, gone: dict[str, datetime]) -> list[TaskStatus]:
         """Tell where every task stands, counting as lost what has no VM any more and will post nothing.
@@ -127,6 +131,8 @@ class Watcher:
             changed = [item for item in found if before.get(item.task) != item]
             for item in changed:
                 self.report(self._event(record, item))
+                if item.over and self.finished is not None:
+                    self.finished(record, item.task, item.attempt)
             before = {item.task: item for item in found}
             again = [
                 item.task for item in found if item.over and not item.succeeded and item.attempt <= record.spec.retries
