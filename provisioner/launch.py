@@ -243,6 +243,9 @@ class Launcher:
             try:
                 for order in as_completed(orders):
                     order.result()
+            except KeyboardInterrupt:
+                getattr(self.provider, "abandon", lambda: None)()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
 

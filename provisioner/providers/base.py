@@ -128,11 +128,15 @@ class Cloud(Provider, Protocol):
     """A provider whose VMs cost money and outlive this machine."""
 
     concurrency: ClassVar[int]
-    groups: ClassVar[bool]
+
+    @property
+    def groups(self) -> bool:
+        """Whether an order may have several tasks."""
+        ...
 
     @property
     def pinned(self) -> Mapping[str, Any]:
-        """Options that this machine's own configuration decided, to be kept in the record: another one must find the VMs."""
+        """Options that this machine's configuration decided: the record keeps them, so that another one finds the VMs."""
         ...
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
@@ -149,6 +153,10 @@ class Cloud(Provider, Protocol):
 
     def leftovers(self) -> Sequence[Leftover]:
         """Everything of Freepost's that exists there."""
+        ...
+
+    def abandon(self) -> None:
+        """Let calls that wait for their turn give up: the launch was interrupted."""
         ...
 
     def remove(self, leftovers: Sequence[Leftover]) -> None:

@@ -1,0 +1,117 @@
+"""What EC2's errors mean: each becomes one of ours, whose class says what helps.
+
+============  ==========================================================================
+NoCapacity    another type, zone or market
+OverQuota     another family or market, or a larger quota
+Throttled     the same later, and fewer a second
+Unreachable   the same later
+Refused       a permission
+NoCredentials other credentials; Expiry, when they ended
+Conflict      another token: EC2 knows this one with another request, or its VM is dead
+NotFound      nothing: it isn't there
+BadInput      another request: something the operator wrote
+============  ==========================================================================
+
+The codes are those of AWS's "Error codes for the Amazon EC2 API". Some of capacity come with HTTP 500, so the code
+is looked at before the status.
+"""
+
+from __future__ import annotations
+
+import re
+
+import botocore.exceptions as boto_errors
+
+from provisioner.errors import (
+    BadInput,
+    Conflict,
+    Expiry,
+    FreepostError,
+    NoCapacity,
+    NoCredentials,
+    NotFound,
+    OverQuota,
+    Refused,
+    Throttled,
+    Unreachable,
+)
+
+CAPACITY = frozenset({
+    "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "InsufficientVolumeCapacity",
+    "InsufficientReservedInstanceCapacity", "InsufficientCapacityOnOutpost", "InsufficientFreeAddressesInSubnet",
+    "InsufficientAddressCapacity", "InsufficientNetworkInterfaceCapacity", "UnfulfillableCapacity",
+    "SpotMaxPriceTooLow", "Unsupported", "InvalidFleetConfiguration",
+})  # fmt: skip
+QUOTA = frozenset({
+    "InstanceLimitExceeded", "VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "MaxSpotFleetRequestCountExceeded",
+    "VolumeLimitExceeded", "MaxIOPSLimitExceeded", "AddressLimitExceeded", "PrivateIpAddressLimitExceeded",
+    "NetworkInterfaceLimitExceeded", "ResourceLimitExceeded", "ResourceCountLimitExceeded", "FleetLimitExceeded",
+})  # fmt: skip
+THROTTLE = frozenset({
+    "RequestLimitExceeded", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
+    "RequestThrottledException", "TooManyRequestsException", "BandwidthLimitExceeded", "EC2ThrottledException",
+})  # fmt: skip
+TRANSIENT = frozenset({
+    "InternalError", "InternalFailure", "InternalServerError", "ServerInternal", "ServiceUnavailable", "Unavailable",
+    "RequestTimeout", "RequestTimeoutException", "500", "502", "503", "504",
+})  # fmt: skip
+PERMISSION = frozenset({
+    "UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "OptInRequired", "PendingVerification", "Blocked",
+    "InvalidAction.Permission", "SignInRequired",
+})  # fmt: skip
+CREDENTIALS = frozenset({
+    "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId",
+    "MissingAuthenticationToken", "IncompleteSignature", "InvalidSignatureException", "InvalidToken",
+})  # fmt: skip
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+CONFLICT = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
+_SHOWN = 300  # characters of EC2's own sentence
+
+
+def classify(code: str, said: str, doing: str, status: int = 0) -> FreepostError:
+    """Return the error that EC2's `code`, sentence and HTTP status mean. `doing` names the call."""
+    said = re.sub(r"\s*Encoded authorization failure message:.*", "", said, flags=re.DOTALL)[:_SHOWN].strip()
+    text = f"EC2 answered {doing} with {code or status}" + f": {said}" * bool(said)
+    if code in CAPACITY:
+        return NoCapacity(text, hint="name more types, zones or markets, or try again later")
+    if code in QUOTA:
+        return OverQuota(
+            text, hint="ask for a larger quota (Service Quotas, Amazon EC2), or use another family or market"
+        )
+    if code in THROTTLE:
+        return Throttled(text, hint="try again later; nothing was lost")
+    if code in CONFLICT:
+        return Conflict(text, hint="the next attempt has a token of its own: provision retry")
+    if code in EXPIRED:
+        return Expiry(text, hint="sign in again, and check this machine's clock")
+    if code in CREDENTIALS:
+        return NoCredentials(text, hint="check the keys, the session and the region (vm.profile, vm.region)")
+    if code in PERMISSION:
+        return Refused(text, hint=f"the credentials need the permission ec2:{doing}")
+    if code in TRANSIENT or status >= 500:  # noqa: PLR2004 - HTTP's own classes
+        return Unreachable(text, hint="try again later")
+    if code.startswith(("InvalidInstanceID.", "InvalidLaunchTemplateId.", "InvalidLaunchTemplateName.NotFound")):
+        return NotFound(text)
+    return BadInput(text, hint="correct what it names under vm in job.yaml")
+
+
+def translate(error: Exception, doing: str) -> FreepostError:
+    """Turn an error of botocore into one of ours; never quotes a parameter's value, which may be the user-data."""
+    if isinstance(error, boto_errors.ClientError):
+        found = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return classify(str(found.get("Code", "")), str(found.get("Message", "")), doing, status)
+    if isinstance(error, boto_errors.ParamValidationError):
+        names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9_.\[\]]*)", str(error))))
+        return BadInput(f"{doing} can't be asked: {', '.join(names) or 'a parameter'} is not what EC2 takes")
+    if isinstance(error, (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError)):
+        return NoCredentials(
+            "there are no credentials for EC2", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if isinstance(error, boto_errors.CredentialRetrievalError):
+        return NoCredentials("the credentials for EC2 can't be had", hint="sign in again")
+    if isinstance(error, (boto_errors.ProfileNotFound, boto_errors.NoRegionError, boto_errors.InvalidRegionError)):
+        return BadInput(str(error), hint="set vm.region, and vm.profile to a profile of ~/.aws/config")
+    return Unreachable(
+        f"EC2 can't be reached for {doing}: {type(error).__name__}", hint="check vm.endpoint_url and the network"
+    )

@@ -1,0 +1,109 @@
+"""One call to EC2: its turn under the limits, one request, and its error as one of ours."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import boto3
+import botocore.exceptions as boto_errors
+from botocore.config import Config
+
+from provisioner.errors import BadInput, Throttled
+from provisioner.providers.ec2.answers import translate
+from provisioner.providers.ec2.rate import Limits
+
+PAGE = 1000  # the most that DescribeInstances gives, and the most ids that a call takes
+CONNECTIONS = 32
+
+
+class Api:
+    """EC2, and the services beside it, in the region and with the profile that a job names."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._session: boto3.session.Session | None = None
+        self.endpoint_url: str | None = options.get("endpoint_url")
+        self.limits = Limits(bounded=self.endpoint_url is None)
+
+    @property
+    def session(self) -> boto3.session.Session:
+        """The boto3 session, made when it is first needed."""
+        with self._lock:
+            if self._session is None:
+                try:
+                    self._session = boto3.session.Session(profile_name=self._options.get("profile"))
+                except boto_errors.BotoCoreError as error:
+                    raise translate(error, "find credentials") from None
+            return self._session
+
+    @property
+    def region(self) -> str:
+        """The region: the job's, or this machine's own. Raise BadInput when neither says."""
+        found = self._options.get("region") or self.session.region_name
+        if found is None and self.endpoint_url:
+            found = "us-east-1"  # a cloud with an endpoint of its own seldom cares
+        if found is None:
+            raise BadInput("the job names no region", hint="set vm.region, or AWS_REGION")
+        return str(found)
+
+    def client(self, service: str = "ec2") -> Any:  # noqa: ANN401 - boto3 clients have no static type
+        """A client; any number of threads may share it."""
+        with self._lock:
+            if service not in self._clients:
+                config = Config(
+                    retries={"total_max_attempts": 1},
+                    connect_timeout=10,
+                    read_timeout=60,
+                    max_pool_connections=CONNECTIONS,
+                )
+                try:
+                    self._clients[service] = self.session.client(
+                        service,  # type: ignore[call-overload]
+                        region_name=self.region,
+                        endpoint_url=self.endpoint_url,
+                        config=config,
+                    )
+                except (boto_errors.BotoCoreError, ValueError) as error:
+                    raise translate(error, f"find {service}") from None
+            return self._clients[service]
+
+    def call(
+        self, action: str, parameters: Mapping[str, Any] | None = None, *, instances: int = 0, service: str = "ec2"
+    ) -> Any:  # noqa: ANN401 - as boto3 answers
+        """Make one request, when its turn has come. `action` is boto3's name, `instances` the VMs it starts."""
+        client = self.client(service)
+        buckets = [self.limits.of(action), *([self.limits.of("instances")] if instances else [])]
+        for bucket, tokens in zip(buckets, (1, instances), strict=False):
+            bucket.take(tokens)
+        doing = client.meta.method_to_api_mapping[action]
+        try:
+            answer = getattr(client, action)(**(parameters or {}))
+        except (boto_errors.BotoCoreError, boto_errors.ClientError) as error:
+            found = translate(error, doing)
+            if isinstance(found, Throttled):
+                for bucket in buckets:
+                    bucket.slower()
+            raise found from None
+        for bucket in buckets:
+            bucket.faster()
+        return answer
+
+    def pages(self, action: str, key: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
+        """Every item below `key` of a paged answer, each page a call of its own."""
+        token: dict[str, Any] = {}
+        while True:
+            answer = self.call(action, {**parameters, **token})
+            yield from answer[key]
+            if not answer.get("NextToken"):
+                return
+            token = {"NextToken": answer["NextToken"]}
+
+
+def named_ids(text: str) -> set[str]:
+    """The instance ids that an error's sentence names."""
+    return set(re.findall(r"\bi-[0-9a-f]+", text))

@@ -1,0 +1,115 @@
+"""What `provision doctor` finds out about EC2, without paying for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from provisioner.errors import FreepostError, NoCapacity
+from provisioner.providers.base import Check, Choice, Order
+from provisioner.providers.ec2 import choices, requests
+from provisioner.providers.ec2.api import Api
+
+# Service Quotas, Amazon EC2: vCPUs of the standard families (A, C, D, H, I, M, R, T, Z), by market.
+QUOTAS = {"on-demand": "L-1216C47A", "spot": "L-34B43A08"}
+_STANDARD = tuple("acdhimrtz")
+
+
+def checks(api: Api, options: Mapping[str, Any], vms: int) -> Iterator[Check]:
+    """Who we are, then image, places and groups, then a dry run of each choice, then the quota."""
+    try:
+        found = api.call("get_caller_identity", service="sts")
+        yield Check(
+            "ec2 credentials", good=True, text=f"account {found['Account']}, {found['Arn']}, region {api.region}"
+        )
+    except FreepostError as error:
+        yield Check("ec2 credentials", good=False, text=error.message, hint=error.hint)
+        return
+    try:
+        offered = choices.choices(api, options)
+    except FreepostError as error:
+        yield Check("image, subnets and groups", good=False, text=error.message, hint=error.hint)
+        return
+    first = offered[0].options
+    yield Check("image", good=True, text=f"{first['image']}, root device {first['root_device']}")
+    places = sorted(
+        {choice.options.get("subnet") or choice.options.get("zone") or "the default VPC" for choice in offered}
+    )
+    yield Check(
+        "places",
+        good=True,
+        text=", ".join(places) + f"; security groups: {', '.join(first['security_groups']) or 'default'}",
+    )
+    for choice in offered:
+        yield _dry_run(api, choice)
+    yield from _quotas(api, offered, vms)
+
+
+def _dry_run(api: Api, choice: Choice) -> Check:
+    """Ask EC2 whether it would launch this. Capacity is not part of the answer."""
+    soon = datetime.now(timezone.utc) + timedelta(hours=1)
+    order = Order("freepost-doctor", ("0",), 1, "doctor", soon, b"#cloud-config\n", choice.options)
+    name = f"dry run: {choice.name}"
+    if choice.options.get("fleet"):
+        action, request = "create_launch_template", requests.create_launch_template(order)
+    else:
+        action, request = "run_instances", requests.run_instances(order)
+        del request["ClientToken"]
+    try:
+        api.call(action, {**request, "DryRun": True})
+    except NoCapacity as error:
+        return Check(name, good=None, text=error.message, hint=error.hint)
+    except FreepostError as error:
+        # EC2 says "it would have succeeded" by an error of its own.
+        if "DryRunOperation" in error.message:
+            return Check(name, good=True, text="EC2 would launch it (capacity and quota are seen only then)")
+        return Check(name, good=False, text=error.message, hint=error.hint)
+    return Check(
+        name,
+        good=None,
+        text="this cloud knows no dry run and may just have launched a VM",
+        hint="provision gc shows it and removes it",
+    )
+
+
+def _quotas(api: Api, offered: list[Choice], vms: int) -> Iterator[Check]:
+    kinds = sorted({kind for choice in offered for kind in choice.options.get("types", [choice.options.get("type")])})
+    markets = list(dict.fromkeys(choice.options["market"] for choice in offered))
+    try:
+        described = api.call("describe_instance_types", {"InstanceTypes": kinds})["InstanceTypes"]
+        sizes = {each["InstanceType"]: int(each["VCpuInfo"]["DefaultVCpus"]) for each in described}
+    except FreepostError as error:
+        yield Check("quota", good=None, text=error.message, hint=error.hint)
+        return
+    if not any(kind.startswith(_STANDARD) for kind in kinds):
+        yield Check(
+            "quota",
+            good=None,
+            text=f"{', '.join(kinds)}: their family's quota is not looked up",
+            hint="see Service Quotas",
+        )
+        return
+    needed = max(sizes.values(), default=0) * vms
+    for market in markets:
+        name = f"quota, {market}"
+        try:
+            answer = api.call(
+                "get_service_quota", {"ServiceCode": "ec2", "QuotaCode": QUOTAS[market]}, service="service-quotas"
+            )
+            allowed = int(answer["Quota"]["Value"])
+        except FreepostError as error:
+            yield Check(
+                name,
+                good=None,
+                text=f"not readable: {error.message}",
+                hint="the permission is servicequotas:GetServiceQuota",
+            )
+            continue
+        text = f"{vms} VMs need up to {needed} vCPUs; the account may run {allowed} at a time, what runs now included"
+        yield Check(
+            name,
+            good=needed <= allowed,
+            text=text,
+            hint="" if needed <= allowed else "ask for more in Service Quotas, Amazon EC2",
+        )

@@ -1,0 +1,76 @@
+"""What a job may say under ``vm`` for EC2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from provisioner.kinds import flag, items, mapping, text
+from provisioner.schema import Schema
+
+IMAGE = "ssm:/aws/service/debian/release/12/latest/amd64"
+TYPE = "t3.small"
+MARKETS = ("on-demand", "spot")
+
+_TAGGED = r"tag:[^=]{1,128}=.{0,256}"
+
+
+def _one_or_more(doc: str, item: Schema, **more: object) -> dict[str, Any]:
+    """One, or a list of them in the order of preference."""
+    several = items("", item, minItems=1)
+    one = {**item, "x-read": lambda value: (value,)}
+    words = f"{item['x-allowed']}, or a list of them"
+    return {"anyOf": [one, several], "description": doc, "x-allowed": words, **more}
+
+
+SCHEMA: dict[str, Schema] = {
+    "region": text("The region.", "a region such as eu-central-1", "^[a-z0-9-]{1,40}$"),
+    "profile": text("The AWS profile that launches.", "the name of a profile", r"^[^\x00-\x1f\x7f]+$", maxLength=200),
+    "endpoint_url": text(
+        "Of a cloud with EC2's API that isn't AWS.",
+        "a URL without user or query, such as http://127.0.0.1:5000",
+        r"^https?://[^\s/@?#]+(?:/[^\s?#@]*)?$",
+        maxLength=300,
+    ),
+    "image": text(
+        "What boots; anything with cloud-init.",
+        "ami-…, ssm:/PARAMETER, or OWNER/NAME-PATTERN for the newest of that name",
+        r"^(?:ami-[0-9a-f]+|ssm:/[A-Za-z0-9_./-]+|(?:[0-9]{12}|self|amazon|aws-marketplace)/.+)$",
+        maxLength=1100,
+        default=IMAGE,
+    ),
+    "type": _one_or_more(
+        "Instance types, the best first.",
+        text("", "a type such as t3.small", r"^[a-z0-9-]+\.[a-z0-9-]+$"),
+        default=TYPE,
+    ),
+    "zones": _one_or_more("Availability zones, the best first.", text("", "a zone such as eu-west-1a", "^[a-z0-9-]+$")),
+    "subnets": _one_or_more(
+        "Subnets, the best first, instead of the default VPC's.",
+        text("", "subnet-… or tag:KEY=VALUE", rf"^(?:subnet-[0-9a-f]+|{_TAGGED})$"),
+    ),
+    "security_groups": _one_or_more(
+        "Security groups, instead of the VPC's default one.",
+        text("", "sg-… or tag:KEY=VALUE", rf"^(?:sg-[0-9a-f]+|{_TAGGED})$"),
+    ),
+    "market": _one_or_more(
+        "How VMs are bought, the best first.",
+        {**text("", "on-demand or spot"), "enum": list(MARKETS)},
+        default="on-demand",
+    ),
+    "fleet": flag("Let EC2 Fleet choose among the types and zones."),
+    "key": text("A key pair for SSH. None unless named.", "the name of a key pair", maxLength=255),
+    "instance_profile": text(
+        "An instance profile: gives the VM credentials, which Freepost is there to avoid.",
+        "the name of an instance profile",
+        r"^[\w+=,.@-]+$",
+        maxLength=128,
+    ),
+    "disk": {"type": "integer", "minimum": 1, "maximum": 16_384, "description": "GiB of the root volume."},
+    "tags": mapping(
+        "Tags on instances and volumes, besides Freepost's own.",
+        {},
+        additionalProperties={"type": "string", "maxLength": 256},
+        propertyNames=text("", "a key of 1 to 128 characters, not freepost:… or aws:…", "^(?!freepost:|aws:).{1,128}$"),
+        default={},
+    ),
+}

@@ -1,0 +1,251 @@
+"""The ``ec2`` provider's methods: what `providers.base` asks for, in EC2's calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from agent.grant import instant
+from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Refused
+from provisioner.plan import from_seconds
+from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
+from provisioner.providers.ec2 import checks, choices, requests
+from provisioner.providers.ec2.answers import classify
+from provisioner.providers.ec2.api import PAGE, Api, named_ids
+from provisioner.providers.ec2.options import SCHEMA
+from provisioner.providers.registry import Context
+
+LIVE = ("pending", "running", "stopping", "stopped")
+PHASES = {"pending": Phase.PENDING, "running": Phase.RUNNING}  # every other state will do no more work
+SPOT_REASON = "Server.SpotInstanceTermination"
+
+_log = logging.getLogger(__name__)
+
+
+class Ec2Provider:
+    """Launches EC2 instances that hold no credentials and end themselves."""
+
+    name: ClassVar[str] = "ec2"
+    user_data_limit: ClassVar[int] = 16_384  # bytes before base64 (AWS, "Run commands when you launch an EC2 instance")
+    option_schema: ClassVar[Mapping[str, Any]] = SCHEMA
+    concurrency: ClassVar[int] = 16
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._api = Api(options)
+        self._sent: set[str] = set()
+
+    @classmethod
+    def create(cls, context: Context) -> Ec2Provider:
+        """Connect when the first call is made."""
+        return cls(context.options)
+
+    @property
+    def groups(self) -> bool:
+        """One RunInstances call tells its VMs apart by their launch index; a fleet makes calls of its own."""
+        return not self._options.get("fleet")
+
+    @property
+    def notice(self) -> str:
+        """What an operator should think twice about."""
+        if not self._options.get("instance_profile"):
+            return ""
+        return (
+            "vm.instance_profile gives the VM credentials of that role, which whatever runs there as root can take; "
+            "a job of Freepost's needs none to bring its results home"
+        )
+
+    @property
+    def pinned(self) -> Mapping[str, Any]:
+        """The region, which this machine's own configuration may have decided."""
+        return {"region": self._api.region}
+
+    def abandon(self) -> None:
+        """Let whoever waits for a turn under EC2's limits give up."""
+        self._api.limits.stop()
+
+    def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
+        """Types × places × markets, the best first, everything by id."""
+        return choices.choices(self._api, options)
+
+    def launch(self, order: Order) -> Sequence[Instance]:
+        """Start an order's VMs, all or none, or find those that it started before."""
+        if not order.fresh or order.token in self._sent:
+            known = self.find(order)
+            if known:
+                return known
+        self._sent.add(order.token)
+        try:
+            return self._run_fleet(order) if order.options.get("fleet") else self._run(order)
+        except Conflict:
+            # The token is spent. On VMs of this order, then they are what was wanted; if they are dead, on nothing.
+            known = self.find(order)
+            if not known or all(state.phase is Phase.GONE for state in self.state(known).values()):
+                raise
+            return known
+
+    def find(self, order: Order) -> Sequence[Instance]:
+        """The VMs of an order by its tag, dead ones too; what launching them left undone is done."""
+        # The tag is set by the call that makes the instance: no instance has the token and not the tag.
+        found = list(self._described(_filters({f"tag:{requests.ORDER}": [order.token]})))
+        return self._claimed(order, found)
+
+    def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
+        """How each VM is doing and why, 1,000 to a request."""
+        states = dict.fromkeys((item.id for item in instances), State(Phase.GONE, "EC2 knows no such instance"))
+        for batch in _batches(list(states)):
+            for found in self._known(batch, lambda ids: list(self._described({"InstanceIds": ids}))):
+                states[found["InstanceId"]] = State(PHASES.get(found["State"]["Name"], Phase.GONE), reason(found))
+        return states
+
+    def console(self, instance: Instance) -> bytes:
+        """What the VM printed, as fresh as EC2 has it."""
+        try:
+            try:
+                answer = self._api.call("get_console_output", {"InstanceId": instance.id, "Latest": True})
+            except NotFound:
+                raise
+            except FreepostError as error:
+                if "UnsupportedOperation" not in error.message:
+                    raise
+                answer = self._api.call("get_console_output", {"InstanceId": instance.id})  # not a Nitro instance
+        except NotFound:
+            return b""
+        return str(answer.get("Output", "")).encode()
+
+    def terminate(self, instances: Sequence[Instance]) -> None:
+        """End these VMs, 1,000 to a request; ids that EC2 knows nothing of are ignored."""
+        for batch in _batches([item.id for item in instances]):
+            self._known(batch, lambda ids: [self._api.call("terminate_instances", {"InstanceIds": ids})])
+
+    def of_job(self, job: str) -> Sequence[Instance]:
+        """Every VM of a job that is not gone."""
+        wanted = {f"tag:{requests.JOB}": [job], "instance-state-name": list(LIVE)}
+        return [requests.instance_of(found) for found in self._described(_filters(wanted))]
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """Every VM, and every launch template, that carries our tag."""
+        alive = _filters({"tag-key": [requests.JOB], "instance-state-name": list(LIVE)})
+        found = [_leftover("vm", each["InstanceId"], each) for each in self._described(alive)]
+        templates = self._api.pages(
+            "describe_launch_templates", "LaunchTemplates", _filters({"tag-key": [requests.JOB]})
+        )
+        return [*found, *(_leftover("template", each["LaunchTemplateId"], each) for each in templates)]
+
+    def remove(self, leftovers: Sequence[Leftover]) -> None:
+        """End these VMs and delete these templates."""
+        self.terminate([Instance(each.id, "", 0) for each in leftovers if each.kind == "vm"])
+        for each in leftovers:
+            if each.kind == "template":
+                self._delete_template({"LaunchTemplateId": each.id})
+
+    def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
+        """What `provision doctor` says of EC2."""
+        return list(checks.checks(self._api, options, vms))
+
+    def _run(self, order: Order) -> Sequence[Instance]:
+        answer = self._api.call("run_instances", requests.run_instances(order), instances=len(order.tasks))
+        return self._claimed(order, answer["Instances"])
+
+    def _run_fleet(self, order: Order) -> Sequence[Instance]:
+        """Serve an order by an instant fleet. Its launch template, which holds the user-data, goes in any case."""
+        template = requests.create_launch_template(order)
+        try:
+            self._api.call("create_launch_template", template)
+        except FreepostError as error:
+            if "AlreadyExists" not in error.message:  # of the same order, sent before: the name is its token
+                raise
+        try:
+            answer = self._api.call("create_fleet", requests.create_fleet(order), instances=1)
+        finally:
+            self._delete_template({"LaunchTemplateName": template["LaunchTemplateName"]})
+        ids = [each for found in answer.get("Instances", ()) for each in found["InstanceIds"]]
+        if ids:
+            return [Instance(each, task, order.attempt) for each, task in zip(ids, order.tasks, strict=False)]
+        errors = [
+            classify(each.get("ErrorCode", ""), each.get("ErrorMessage", ""), "CreateFleet")
+            for each in answer.get("Errors", ())
+        ]
+        for worse in errors:
+            if not isinstance(worse, NoCapacity):
+                raise worse
+        messages = dict.fromkeys(each.message for each in errors)
+        raise NoCapacity("; ".join(messages) or "EC2 answered CreateFleet with no instance and no error")
+
+    def _delete_template(self, named: Mapping[str, str]) -> None:
+        try:
+            self._api.call("delete_launch_template", named)
+        except NotFound:
+            return
+        except FreepostError as error:
+            # The VM matters more. What is left is tagged, and `provision gc` finds it.
+            _log.warning("a launch template is left behind, provision gc removes it: %s", error.message)
+
+    def _claimed(self, order: Order, found: Sequence[Mapping[str, Any]]) -> list[Instance]:
+        """The VMs that an order got, each tagged with its own task, which one call for many can't do."""
+        claimed = []
+        for each in found:
+            index = int(each.get("AmiLaunchIndex", 0)) if len(order.tasks) > 1 else 0
+            instance = Instance(each["InstanceId"], order.tasks[index], order.attempt)
+            if requests.tags_of(each).get(requests.TASK) != instance.task and PHASES.get(each["State"]["Name"]):
+                self._tag(order, instance)
+            claimed.append(instance)
+        return claimed
+
+    def _tag(self, order: Order, instance: Instance) -> None:
+        own = requests.tag_list(requests.task_tags(order.job, instance.task))
+        try:
+            self._api.call("create_tags", {"Resources": [instance.id], "Tags": own})
+        except NotFound:
+            return  # too young to be known everywhere, or gone already; the order's own tags are on it
+        except Refused as error:
+            # A policy may allow tags at launch alone. The VM has the order's tags, and its launch index says the rest.
+            _log.warning("%s has the tags of its group, not its task's own: %s", instance.id, error.message)
+
+    def _described(self, wanted: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        paging = {} if "InstanceIds" in wanted else {"MaxResults": PAGE}
+        for reservation in self._api.pages("describe_instances", "Reservations", {**wanted, **paging}):
+            yield from reservation["Instances"]
+
+    def _known(self, ids: list[str], ask: Callable[[list[str]], list[Any]]) -> list[Any]:
+        """Ask about the ids that EC2 knows: it refuses a whole request for one that it doesn't, and says which."""
+        left = list(ids)
+        while left:
+            try:
+                return ask(left)
+            except NotFound as error:
+                unknown = named_ids(error.message)
+                if not unknown & set(left):
+                    # The sentence names none of ours: find out one by one, in halves.
+                    half = len(left) // 2
+                    return [] if not half else self._known(left[:half], ask) + self._known(left[half:], ask)
+                left = [each for each in left if each not in unknown]
+        return []
+
+
+def reason(found: Mapping[str, Any]) -> str:
+    """Why an instance is in its state, in EC2's words; a spot interruption in plain ones."""
+    why = found.get("StateReason", {})
+    if why.get("Code") == SPOT_REASON:
+        return "interrupted: EC2 took the spot capacity back"
+    return str(why.get("Message") or found.get("StateTransitionReason") or "")
+
+
+def _filters(wanted: Mapping[str, list[str]]) -> dict[str, Any]:
+    return {"Filters": [{"Name": name, "Values": values} for name, values in wanted.items()]}
+
+
+def _batches(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), PAGE):
+        yield ids[start : start + PAGE]
+
+
+def _leftover(kind: str, name: str, found: Mapping[str, Any]) -> Leftover:
+    marked = requests.tags_of(found)
+    try:
+        expires = from_seconds(instant(marked.get(requests.EXPIRES, "")))
+    except ValueError:
+        expires = None  # tagged by somebody else
+    task = marked.get(requests.TASK) or marked.get(requests.TASKS) or "?"
+    return Leftover(kind, name, marked.get(requests.JOB, "?"), expires, f"task {task} of {marked.get(requests.JOB)}")

@@ -1,0 +1,107 @@
+"""Keeps a client below EC2's limits: token buckets like EC2's own, that shrink when it throttles and grow back.
+
+The figures are AWS's "Request throttling for the Amazon EC2 API": how many at once, and how many a second after that.
+A cloud that isn't AWS has limits of its own: there nothing is held back until it throttles for the first time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from provisioner.errors import Unreachable
+
+RUN_INSTANCES = (1000.0, 2.0)  # VMs
+REQUESTS = {
+    "run_instances": (5.0, 2.0),
+    "terminate_instances": (100.0, 5.0),
+    "create_tags": (100.0, 10.0),
+}
+MUTATING = (50.0, 5.0)
+READING = (100.0, 20.0)
+_SLOWEST = 1 / 16  # of the nominal rate
+_GROWTH = 1 / 20  # of the nominal rate, with each request that was not throttled
+
+
+class Bucket:
+    """Holds up to `capacity` tokens and gets `refill` a second. `take` waits for its turn, in the order of calls."""
+
+    def __init__(
+        self,
+        capacity: float,
+        refill: float,
+        *,
+        bounded: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self.capacity = capacity
+        self.nominal = self.refill = refill
+        self.bounded = bounded
+        self._level = capacity
+        self._clock = clock
+        self._wait = wait or threading.Event().wait
+        self._last = clock()
+        self._lock = threading.Lock()
+
+    def take(self, tokens: float = 1) -> None:
+        """Take tokens when they are there. Raise Unreachable if told to give up first.
+
+        More than the capacity may be taken: it is owed, and whoever comes next waits for it too.
+        """
+        with self._lock:
+            self._fill()
+            if not self.bounded:
+                return
+            self._level -= tokens
+            due = -self._level / self.refill
+        if due > 0 and self._wait(due):
+            raise Unreachable("stopped before the request was sent", hint="the same command goes on from here")
+
+    def slower(self) -> None:
+        """The service throttled: halve the rate, and begin with what comes in from now on."""
+        with self._lock:
+            self._fill()
+            self.bounded = True
+            self.refill = max(self.refill / 2, self.nominal * _SLOWEST)
+            self._level = min(self._level, 0.0)
+
+    def faster(self) -> None:
+        """The service did not throttle: creep back to the nominal rate."""
+        with self._lock:
+            self._fill()
+            self.refill = min(self.nominal, self.refill + self.nominal * _GROWTH)
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._level = min(self.capacity, self._level + (now - self._last) * self.refill)
+        self._last = now
+
+
+class Limits:
+    """The buckets of one account and region. `bounded` is False for a cloud whose limits aren't known."""
+
+    def __init__(self, *, bounded: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bounded = bounded
+        self._clock = clock
+        self._stop = threading.Event()
+        self._buckets: dict[str, Bucket] = {}
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """Let everyone who waits give up."""
+        self._stop.set()
+
+    def of(self, action: str) -> Bucket:
+        """The bucket of an API call, by its name in boto3, or ``instances``, the VMs that calls start."""
+        kind = action if action in REQUESTS or action == "instances" else self._kind(action)
+        figures = {**REQUESTS, "instances": RUN_INSTANCES, "mutating": MUTATING, "reading": READING}[kind]
+        with self._lock:
+            if kind not in self._buckets:
+                self._buckets[kind] = Bucket(*figures, bounded=self._bounded, clock=self._clock, wait=self._stop.wait)
+            return self._buckets[kind]
+
+    @staticmethod
+    def _kind(action: str) -> str:
+        return "reading" if action.startswith(("describe_", "get_", "list_")) else "mutating"

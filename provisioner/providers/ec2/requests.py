@@ -1,0 +1,136 @@
+"""Orders to EC2's requests. Pure: the same order is the same request, byte for byte, whoever sends it again."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.grant import members
+from provisioner.plan import iso, ranges
+from provisioner.providers.base import Instance, Order
+
+JOB, TASK, TASKS, ATTEMPT, ORDER, EXPIRES = (
+    f"freepost:{word}" for word in ("job", "task", "tasks", "attempt", "order", "expires")
+)
+_TAG_VALUE = 256  # characters (AWS, "Tag your Amazon EC2 resources")
+_FLEET_TOKEN = 64
+
+
+def tags(order: Order) -> dict[str, str]:
+    """What every instance and volume of an order is tagged with, in the very call that makes it."""
+    if len(order.tasks) == 1:
+        own = task_tags(order.job, order.tasks[0])
+    else:
+        listed = ranges([int(task) for task in order.tasks])
+        own = {"Name": order.job, TASKS: listed} if len(listed) <= _TAG_VALUE else {"Name": order.job}
+    ours = {JOB: order.job, ATTEMPT: str(order.attempt), ORDER: order.token, EXPIRES: iso(order.expires)}
+    return {**order.options.get("tags", {}), **own, **ours}
+
+
+def task_tags(job: str, task: str) -> dict[str, str]:
+    """What tells a VM of a group from the others."""
+    return {"Name": f"{job} {task}", TASK: task}
+
+
+def tag_list(given: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as EC2 writes them."""
+    return [{"Key": key, "Value": value} for key, value in given.items()]
+
+
+def run_instances(order: Order) -> dict[str, Any]:
+    """RunInstances for an order: all of its VMs or none. `order.options` are those of a Choice."""
+    options = order.options
+    request = {
+        **_machine(order),
+        "InstanceType": options["type"],
+        "MinCount": len(order.tasks),
+        "MaxCount": len(order.tasks),
+        "UserData": order.user_data,
+        "ClientToken": order.token,
+    }
+    if options.get("subnet"):
+        request["SubnetId"] = options["subnet"]
+    elif options.get("zone"):
+        request["Placement"] = {"AvailabilityZone": options["zone"]}
+    if options["market"] == "spot":
+        spot = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
+        request["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": spot}
+    return request
+
+
+def template_name(order: Order) -> str:
+    """The name of an order's launch template."""
+    return f"freepost-{order.token}"
+
+
+def create_launch_template(order: Order) -> dict[str, Any]:
+    """CreateLaunchTemplate for an order that a fleet serves. A template wants its user-data in base64."""
+    data = {**_machine(order), "UserData": base64.b64encode(order.user_data).decode()}
+    return {
+        "LaunchTemplateName": template_name(order),
+        "ClientToken": order.token,
+        "LaunchTemplateData": data,
+        "TagSpecifications": [{"ResourceType": "launch-template", "Tags": tag_list(tags(order))}],
+    }
+
+
+def create_fleet(order: Order) -> dict[str, Any]:
+    """CreateFleet for an order of one VM, by its launch template: EC2 chooses among the types and places."""
+    options = order.options
+    overrides = [{"InstanceType": kind, **place} for kind in options["types"] for place in options["places"]]
+    market = options["market"]
+    request: dict[str, Any] = {
+        "Type": "instant",
+        "ClientToken": order.token[:_FLEET_TOKEN],
+        "LaunchTemplateConfigs": [
+            {
+                "LaunchTemplateSpecification": {"LaunchTemplateName": template_name(order), "Version": "1"},
+                "Overrides": overrides,
+            }
+        ],
+        "TargetCapacitySpecification": {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": market},
+        "TagSpecifications": [{"ResourceType": "fleet", "Tags": tag_list(tags(order))}],
+    }
+    if market == "spot":
+        request["SpotOptions"] = {
+            "AllocationStrategy": "price-capacity-optimized",
+            "InstanceInterruptionBehavior": "terminate",
+        }
+    return request
+
+
+def _machine(order: Order) -> dict[str, Any]:
+    """What RunInstances and a launch template have in common: no credentials, no way back, nothing left behind."""
+    options = order.options
+    disk = {"VolumeSize": options["disk"]} if options.get("disk") else {}
+    root = {"Encrypted": True, "DeleteOnTermination": True, "VolumeType": "gp3", **disk}
+    marked = tag_list(tags(order))
+    machine: dict[str, Any] = {
+        "ImageId": options["image"],
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+        "BlockDeviceMappings": [{"DeviceName": options["root_device"], "Ebs": root}],
+        "TagSpecifications": [{"ResourceType": kind, "Tags": marked} for kind in ("instance", "volume")],
+    }
+    if options.get("security_groups"):
+        machine["SecurityGroupIds"] = list(options["security_groups"])
+    if options.get("key"):
+        machine["KeyName"] = options["key"]
+    if options.get("instance_profile"):
+        machine["IamInstanceProfile"] = {"Name": options["instance_profile"]}
+    return machine
+
+
+def tags_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of a resource as EC2 describes it."""
+    return {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())}
+
+
+def instance_of(found: Mapping[str, Any], tasks: Sequence[str] = ()) -> Instance:
+    """An instance as EC2 describes it; its task by its own tag, or by its launch index among the order's tasks."""
+    marked = tags_of(found)
+    tasks = tasks or (members(marked[TASKS]) if TASKS in marked else ())
+    index = int(found.get("AmiLaunchIndex", 0))
+    task = marked.get(TASK) or (tasks[index] if index < len(tasks) else "?")
+    return Instance(found["InstanceId"], task, int(marked.get(ATTEMPT, "0")))
