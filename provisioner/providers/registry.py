@@ -18,6 +18,7 @@ from provisioner.providers.base import Provider
 
 GROUP = "freepost.providers"
 BUILT_IN = {
+    "ec2": "provisioner.providers.ec2:Ec2Provider",
     "local": "provisioner.providers.local:LocalProvider",
     "machine": "provisioner.providers.machine:MachineProvider",
     "qemu": "provisioner.providers.qemu:QemuProvider",
