@@ -2,24 +2,39 @@
 
 import ast
 import io
+import itertools
+import lzma
 import subprocess
 import sys
-import textwrap
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from provisioner.agentapp import agent_zip, strip
+from provisioner import agentapp
+from provisioner.agentapp import agent_zip, minify
 from provisioner.resources import agent_sources
 from tests.interpreters import AGENT_PYTHONS
 
 ROOT = Path(__file__).parents[2]
+EXTRAS = (agentapp.FOR_BUNDLES, agentapp.FOR_INPUTS, agentapp.FOR_SCRIPTS)
+EVERY = frozenset(itertools.chain(*EXTRAS))
+MODULES = sorted(name for name in agent_sources() if name != "agent/__main__.py")
 
 
-def entries():
-    """Open the zip app."""
-    return zipfile.ZipFile(io.BytesIO(agent_zip()))
+def pack(tmp_path, extra=EVERY):
+    """Write the zip app to a file."""
+    app = tmp_path / "agent.pyz"
+    app.write_bytes(agent_zip(extra))
+    return app
+
+
+def run(python, *argv, cwd):
+    """Run an interpreter that sees neither environment nor user packages, with warnings as errors."""
+    assert python, "this Python was asked for and is not here"
+    return subprocess.run(
+        [python, "-I", "-W", "error", *map(str, argv)], capture_output=True, text=True, cwd=cwd, check=False
+    )
 
 
 def test_it_is_reproducible_and_stored():
@@ -27,95 +42,100 @@ def test_it_is_reproducible_and_stored():
     first = agent_zip()
     agent_zip.cache_clear()
     assert agent_zip() == first
-    with entries() as archive:
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
         infos = archive.infolist()
-    assert [info.filename for info in infos] == sorted([*agent_sources(), "__main__.py"])
+    names = [info.filename for info in infos]
+    assert names == sorted(["__main__.py", *(f"agent/{name}.py" for name in agentapp.ALWAYS)])
     assert {info.compress_type for info in infos} == {zipfile.ZIP_STORED}
     assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}
     assert {info.external_attr >> 16 for info in infos} == {0o644}
 
 
-def test_two_interpreters_pack_the_same():
-    """A fresh process with another hash seed packs the same bytes."""
+def test_hash_seeds_do_not_show():
+    """Processes with different hash seeds pack the same bytes."""
     program = "import sys; from provisioner.agentapp import agent_zip; sys.stdout.buffer.write(agent_zip())"
     packed = [
         subprocess.run([sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, stdout=-1, check=True, cwd=ROOT)
         for seed in ("1", "2")
     ]
-    assert {run.stdout for run in packed} == {agent_zip()}
+    assert {process.stdout for process in packed} == {agent_zip()}
+
+
+def test_what_travels_is_the_zip_app():
+    """The compressed form holds the very bytes of the zip app, in a format that every `lzma` opens."""
+    assert lzma.decompress(agentapp.packed(EVERY), format=lzma.FORMAT_ALONE) == agent_zip(EVERY)
+    assert len(agentapp.packed()) < len(agentapp.packed(EVERY))
+
+
+def test_shake_drops_only_what_nobody_names():
+    """A function that no other code names goes, then what only it named; what is named from elsewhere stays."""
+    sources = {
+        "agent/a.py": "def used(): pass\n\ndef alone(): return only_by_alone()\n\ndef only_by_alone(): return alone\n"
+        "def unnamed(): return helper()\ndef helper(): pass\n",
+        "agent/b.py": "from agent import a\na.used()\n",
+    }
+    kept = agentapp.shake(sources)
+    functions = [node.name for node in ast.walk(ast.parse(kept["agent/a.py"])) if isinstance(node, ast.FunctionDef)]
+    assert functions == ["used", "alone", "only_by_alone"]  # a ring names itself: kept, to be on the safe side
+    assert kept["agent/b.py"] == sources["agent/b.py"]
 
 
 @pytest.mark.parametrize("python", AGENT_PYTHONS)
-def test_it_runs_without_the_checkout(python, tmp_path):
-    """The zip app alone answers --help on each Python, with all warnings as errors and nothing else to import."""
-    assert python, "this Python was asked for and is not here"
-    app = tmp_path / "agent.pyz"
-    app.write_bytes(agent_zip())
-    run = subprocess.run(
-        [python, "-I", "-W", "error", str(app), "--help"], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    assert "push" in run.stdout
-
-
-@pytest.mark.parametrize("python", AGENT_PYTHONS)
-def test_every_module_compiles(python, tmp_path):
-    """Each Python compiles every module of the zip app: no syntax is too new for it."""
-    app = tmp_path / "agent.pyz"
-    app.write_bytes(agent_zip())
+@pytest.mark.parametrize("extra", [(), *EXTRAS, EVERY], ids=lambda extra: "+".join(sorted(extra)) or "least")
+def test_every_module_of_it_can_be_imported(python, extra, tmp_path):
+    """On each Python, whatever rides along: no syntax is too new, and no module lacks another that it starts with."""
+    app = pack(tmp_path, frozenset(extra))
     program = (
-        "import sys, zipfile\n"
-        "archive = zipfile.ZipFile(sys.argv[1])\n"
-        "[compile(archive.read(name), name, 'exec') for name in archive.namelist()]\n"
+        "import sys, zipfile, importlib\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "for name in zipfile.ZipFile(sys.argv[1]).namelist():\n"
+        "    if name.startswith('agent/'):\n"
+        "        importlib.import_module(name[:-3].replace('/', '.'))\n"
     )
-    run = subprocess.run([python, "-I", "-c", program, str(app)], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (0, "")
+    done = run(python, "-c", program, app, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", sorted(agent_sources()))
-def test_every_line_stays_where_it_was(name):
-    """What is left of a module is the same code on the same lines, so a VM's traceback names the repository's line."""
+@pytest.mark.parametrize("python", AGENT_PYTHONS)
+def test_it_answers_help(python, tmp_path):
+    """The zip app alone tells its usage, on standard output as any program does that is asked for it."""
+    done = run(python, pack(tmp_path), "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "push" in done.stdout
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_others_see_keeps_its_name(name):
+    """Small as it is made, a module's own names, its classes' and its messages are those of the repository."""
+
+    def seen(source):
+        tree = ast.parse(source)
+        names, texts = set(), set()
+        for owner in (tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))):
+            for node in owner.body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    names.add(node.name)
+                elif isinstance(node, ast.Assign):
+                    names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue  # a docstring
+            texts.update(
+                child.value
+                for child in ast.iter_child_nodes(node)
+                if isinstance(child, ast.Constant) and isinstance(child.value, str)
+            )
+        return names, texts
+
     source = agent_sources()[name].decode()
-
-    def code(text):
-        tree = ast.parse(text)
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
-                del node.body[0]
-                if not node.body and not isinstance(node, ast.Module):
-                    node.body.append(ast.Pass(lineno=0, col_offset=0))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Pass):
-                node.lineno = 0  # `pass` may stand for a docstring of many lines
-        return ast.dump(tree), [getattr(node, "lineno", None) for node in ast.walk(tree)]
-
-    assert code(strip(source)) == code(source)
+    assert seen(minify(source)) == seen(source)
 
 
-def test_strip_drops_prose_only():
-    """Comments and docstrings go; strings that look like them stay."""
-    source = textwrap.dedent('''\
-        """Module."""
-        import os  # why
-        # alone
-        class A:
-            """Only a docstring."""
-
-
-        def f(x):
-            """Two
-
-            lines."""
-            y = "# not a comment"
-            return """neither # this""" + y
-        ''')
-    assert strip(source).splitlines() == [
-        "", "import os", "", "class A:", "    pass", "", "", "def f(x):", "", "", "",
-        '    y = "# not a comment"', '    return """neither # this""" + y',
-    ]  # fmt: skip
-
-
-def test_nothing_but_line_ends_follows_a_stripped_comment():
-    """No line of the app ends in blanks: they would travel in every VM's user-data."""
-    for name, source in agent_sources().items():
-        assert not [n for n, line in enumerate(strip(source.decode()).splitlines(), 1) if line != line.rstrip()], name
+@pytest.mark.parametrize("name", MODULES)
+def test_no_prose_travels(name):
+    """Comments and docstrings stay at home."""
+    small = minify(agent_sources()[name].decode())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(small)) if isinstance(node, documented)]
+    assert not [ast.get_docstring(node) for node in nodes if ast.get_docstring(node)]
+    assert not [line for line in small.splitlines() if line.lstrip().startswith("#")]
