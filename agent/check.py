@@ -71,8 +71,8 @@ def check(options, paths):
         key, size = outputs.prefix + name, item.size
         if size > min(split, high):
             key, size = key + ".parts/00001", min(PART, high)
-        sums = {"x_amz_checksum_sha256": 44 * "A"} if outputs.covers("x-amz-checksum-sha256") else {}
-        report[name] = violations(outputs.policy, outputs.form(key, **sums), size, time.time()) if size >= 0 else []
+        sums = {"x-amz-checksum-sha256": 44 * "A"} if outputs.covers("x-amz-checksum-sha256") else {}
+        report[name] = violations(outputs.policy, outputs.form(key=key, **sums), size, time.time()) if size >= 0 else []
     for name, faults in report.items():
         "json" in options or print("%s: %s" % (name, "; ".join(faults) or "ok"))
         code = code or 5 * bool(faults)

@@ -38,10 +38,13 @@ def parse(words):
 
 def command(argv):
     """Carry out any command but `run`. Return the exit code."""
-    name = "--help" if "--help" in argv else argv[0] if argv else ""
+    if "--help" in argv:
+        print("usage: " + USAGE)
+        return 0
+    name = argv[0] if argv else ""
     options, paths = parse(argv[1:])
-    if name in ("push", "check") and not paths or name not in ("push", "check", "pull"):
-        raise Bad("usage: " + USAGE, 0 if name == "--help" else 2)
+    if (name in ("push", "check") and not paths) or name not in ("push", "check", "pull"):
+        raise Bad("usage: " + USAGE, 2)
     if name == "check":
         from agent.check import check
 
@@ -92,14 +95,29 @@ class Progress:
         sys.stderr.flush()
 
 
+def limit(pusher, rate):
+    """Keep a pusher to `rate` bytes a second; 0 is no limit."""
+    paced, free = pusher.pace, [0]
+
+    def pace(count):
+        paced(count)
+        now = time.time()
+        free[0] = max(free[0], now) + count / rate
+        pusher.over.wait(free[0] - now)
+
+    if rate:
+        pusher.alone, pusher.pace = True, pace
+
+
 def push(options, paths):
     """Store files."""
     from agent.post import Failed
     from agent.push import Pusher
 
     grant, path = load(options.get("grant"))
-    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"), ("limit-rate", "0"))]
+    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
     pusher = Pusher(grant, path + ".journal", *sizes, say=say)
+    limit(pusher, number(options, "limit-rate", "0"))
     pusher.progress = Progress(pusher, "json" in options)
     if paths != ["-"]:
         result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)

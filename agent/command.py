@@ -22,7 +22,7 @@ def load(path=None):
         with open(path, "rb") as file:
             return grants.parse(file.read()), os.path.abspath(path)
     except OSError as error:
-        raise Bad("the grant %s can't be read: %s" % (ascii(path), error.strerror), 3) from None
+        raise Bad("the grant: %s" % error, 3) from None
     except grants.GrantError as error:
         raise Bad(str(error), 9 if isinstance(error, grants.UnsupportedVersion) else 3) from None
 
@@ -49,7 +49,7 @@ def main(argv=None):
 
         return command(argv)
     except ImportError:
-        say("agent: job.yaml doesn't mention `agent`, so this VM's can only run the job")
+        say("agent: not in this VM: job.yaml doesn't mention `agent`")
         return 2
     except Bad as error:
         say("agent: " + error.args[0])

@@ -23,11 +23,11 @@ def scan(paths, base, as_name, say):
         code = encode_name(name)
         try:
             if len(code.encode()) > KEY_BUDGET:
-                raise OSError(0, "its name is longer than a key can be")
+                raise OSError(0, "its name is too long")
             if stat.S_ISREG(found.st_mode):
                 items[code] = Item(path, code, found.st_size, found.st_mtime, found.st_mode, root)
             elif not stat.S_ISDIR(found.st_mode):
-                say("skipped %s: neither a file nor a directory" % code)
+                say("skipped %s: no file" % code)
             else:
                 above += (os.path.realpath(path),)
                 with os.scandir(path) as entries:
@@ -39,7 +39,7 @@ def scan(paths, base, as_name, say):
                     if entry.is_symlink():
                         real = os.path.realpath(entry.path)
                         if real in above or not within(real, root) or not os.path.exists(real):
-                            say("skipped %s: a link to nothing, to above, or out of its tree" % encode_name(child))
+                            say("skipped %s: a link that leads out of its tree, up or nowhere" % encode_name(child))
                             continue
                     visit(entry.path, child, root, above, entry.stat())
         except OSError as error:
@@ -52,13 +52,13 @@ def scan(paths, base, as_name, say):
 
             found = sorted(glob(given, recursive=True))
         if not found:
-            failed[encode_name(given)] = Failed("there is no such file, and nothing matches it", 2)
+            failed[encode_name(given)] = Failed("no such file", 2)
         for path in found:
             name = os.path.relpath(path, base)
             if as_name:
                 name = as_name if [path] == paths else os.path.join(as_name, name)
             if os.path.normpath(name).startswith(("..", "/")):
-                failed[encode_name(path)] = Failed("it would leave the prefix: give another base, or a name", 2)
+                failed[encode_name(path)] = Failed("it is outside of the base", 2)
             elif os.path.exists(path):
                 visit(path, name, os.path.realpath(path), (), os.stat(path))
     return items, failed

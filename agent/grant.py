@@ -43,15 +43,12 @@ class Target(namedtuple("Target", "url prefix policy fields")):
 
     __slots__ = ()
 
-    def __repr__(self):
-        return "Target(prefix=%r)" % self.prefix  # never the policy, never the signature
+    __repr__ = object.__repr__  # never the policy, never the signature
 
-    def form(self, key, **extra):
-        """Return every field of the form for `key`, in sending order, but for the file itself."""
+    def form(self, **more):
+        """Return every field of a form but the file, as the policy has them; `more` are the object's own, key at least."""
         policy = base64.b64encode(self.policy.encode()).decode()
-        form = dict(self.fields, key=key, policy=policy)
-        form.update((name.replace("_", "-"), value) for name, value in extra.items())
-        return form
+        return dict(self.fields, policy=policy, **more)
 
     def covers(self, field):
         """Tell whether the policy has a condition for `field`, so that a form may carry it."""
@@ -68,8 +65,7 @@ class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs"
 
     __slots__ = ()
 
-    def __repr__(self):
-        return "Grant(job=%r, task=%r, attempt=%r)" % self[:3]
+    __repr__ = object.__repr__
 
 
 def parse(text):
@@ -91,8 +87,8 @@ def parse(text):
         raise GrantError("the grant has no field %s" % missing) from None
     except (ValueError, TypeError, AttributeError):
         # "from None": a JSON error carries the whole document with it.
-        raise GrantError("the grant is not a grant document (JSON as agent/grant.py describes)") from None
-    raise UnsupportedVersion("the grant is version %.20s; this agent reads version %d" % (version, VERSION))
+        raise GrantError("this is no grant") from None
+    raise UnsupportedVersion("the grant is version %.20s; this agent reads %d" % (version, VERSION))
 
 
 def members(task):

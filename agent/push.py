@@ -2,7 +2,7 @@
 
 In process, as often as wanted, beside other agents on the same journal::
 
-    pusher = Pusher(grant, journal_path, workers=32, split=1 << 30, rate=0, say=print)
+    pusher = Pusher(grant, journal_path, workers=32, split=1 << 30, say=print)
     result = pusher.push(paths, base=".", as_name=None, bundle=False, deadline=0)
     pusher.manifest(complete=True)  # stores the manifest of everything that the journal knows
 
@@ -39,10 +39,12 @@ Result = namedtuple("Result", "files bytes sent failed exit_code stored")
 
 
 class Pusher:
-    """See the module's text. `rate` caps what is sent, in bytes a second; 0 doesn't."""
+    """See the module's text."""
 
-    def __init__(self, grant, journal, workers=32, split=1 << 30, rate=0, say=lambda text: None):
-        self.grant, self.workers, self.rate, self.say = grant, workers, rate, say
+    alone = False  # work in this process only
+
+    def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None):
+        self.grant, self.workers, self.say = grant, workers, say
         self.low, self.high = grant.outputs.size_range()
         self.split = min(split, self.high)
         self.journal = Journal(journal, grant.outputs.prefix)
@@ -87,7 +89,7 @@ class Pusher:
         need = sum(item.size for item in items) / (self.journal.rate or 1e99)
         if need < left:
             return items
-        self.say("warning: at the rate so far this takes %d s, and %d s are left; small files go first" % (need, left))
+        self.say("warning: this takes %d s and %d s are left; small files go first" % (need, left))
         return sorted(items, key=lambda item: (not item.name.endswith(".log"), item.size))
 
     def has(self, item, number=0, step=0):
@@ -106,7 +108,7 @@ class Pusher:
             if item.size < 0:
                 self.journal.add({"path": item.name, "type": "dir", "mode": mode(item.mode)})
             elif item.size < self.low:
-                self.failed[item.name] = Failed("the policy wants at least %d bytes" % self.low, 5)
+                self.failed[item.name] = Failed("the policy wants %d bytes or more" % self.low, 5)
             elif item.size > self.split:
                 large.append(item)
             elif bundle and item.size < SMALL:
@@ -122,7 +124,7 @@ class Pusher:
         for item in sorted(large, key=lambda item: item.size):
             step = min(max(PART, -(-item.size // PARTS // SMALL) * SMALL), self.high)
             if item.size > step * 9999:
-                self.failed[item.name] = Failed("it would take 10,000 parts of the policy's %d bytes" % self.high, 5)
+                self.failed[item.name] = Failed("it takes over 9,999 parts of %d bytes" % self.high, 5)
                 continue
             for number, at in enumerate(range(0, item.size, step), 1):
                 if not self.has(item, number, step):
@@ -146,7 +148,7 @@ class Pusher:
         cores = min(len(os.sched_getaffinity(0)), 4)
         if count and count < 3:
             self.crew(take, 1)
-        elif cores > 1 and count and threading.active_count() == 1 and not self.rate:
+        elif cores > 1 and count and threading.active_count() == 1 and not self.alone:
             for _ in range(cores):
                 child = os.fork()
                 if not child:
@@ -235,13 +237,9 @@ class Pusher:
         self.ring(name, text, getattr(failure, "exit", 6), isinstance(failure, Changed), fatal)
 
     def pace(self, count):
-        """Keep the rate and the deadline before `count` bytes are sent."""
-        now = time.time()
-        if self.over.is_set() or 0 < self.deadline < now:
-            raise Failed("there was no time left for it", 6, True)
-        if self.rate:
-            self.clock = max(self.clock, now) + count / self.rate
-            self.over.wait(self.clock - now)
+        """Be called before `count` bytes are sent: tell, and keep the deadline."""
+        if self.over.is_set() or 0 < self.deadline < time.time():
+            raise Failed("out of time", 6, True)
         self.ring(0, count)
 
     def put(self, sender, name, data):

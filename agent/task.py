@@ -66,8 +66,7 @@ class Task:
 
     def tell(self, event, **data):
         """Post an event. While the job runs, a failure is only said, and its exit code returned; then it is raised."""
-        job, task, attempt = self.grant[:3]
-        data.update(event=event, time=timestamp(time.time()), job=job, task=task, attempt=attempt)
+        data.update(event=event, time=timestamp(time.time()))
         try:
             self.post(event, json.dumps(data).encode())
         except Failed as error:
@@ -109,8 +108,8 @@ class Task:
             env.update(HOME=self.user.pw_dir, USER=self.user.pw_name, LOGNAME=self.user.pw_name)
         else:
             env.update(HOME=self.workdir, FREEPOST_GRANT=self.path)
-        for name in ("job", "task", "attempt"):
-            env["FREEPOST_" + name.upper()] = str(getattr(self.grant, name))
+        for name, value in zip(("JOB", "TASK", "ATTEMPT"), self.grant):
+            env["FREEPOST_" + name] = str(value)
         env.update(self.task["env"])
 
         def begin():
@@ -132,8 +131,10 @@ class Task:
         """End the job: its time is up (SIGALRM) or the system says so. SIGTERM, and after the grace SIGKILL."""
         if self.asked and number != signal.SIGALRM:
             return
-        late = "it ran longer than its timeout of %d s" % self.task["timeout"]
-        self.reason = self.reason or (late if number == signal.SIGALRM else "interrupted by signal %d" % number)
+        if not self.asked:
+            self.reason = "interrupted by signal %d" % number
+            if number == signal.SIGALRM:
+                self.reason = "it ran into its timeout of %d s" % self.task["timeout"]
         signal.alarm(max(1, self.task["grace"]))
         self.hit(signal.SIGKILL if self.asked else signal.SIGTERM)
         self.asked = True
@@ -181,7 +182,7 @@ class Task:
                     self.push(checkpoint["globs"])
                     self.pusher.manifest(False, self.until())
             except Failed as error:
-                say("for now: %s" % error)
+                say(error)
 
     def push(self, globs, bundle=False):
         """Push globs of the work directory, opening files as the job's user: no link leads to what it may not read."""
@@ -215,7 +216,7 @@ class Task:
         status = self.child.returncode if self.child else None
         good = status == 0 and not self.reason
         if good and failed:
-            self.reason = "%d outputs are not stored; %s: %s" % ((len(failed),) + tuple(failed[0]))
+            self.reason = "%d outputs failed; %s: %s" % ((len(failed),) + tuple(failed[0]))
         event = "interrupted" if (self.reason or "").startswith("interrupted") else "failed"
         self.tell(
             "succeeded" if good and not code else event,
@@ -232,7 +233,7 @@ class Task:
     def run(self):
         """Do it all. Return the exit code; raise Failed when the last event can't be told."""
         if self.state["started"]:
-            self.reason = "interrupted: the VM started again while the job ran"
+            self.reason = "interrupted: the VM restarted"
         else:
             if self.tell("booted") in (4, 5):
                 return 5  # nothing that the job makes would be taken
@@ -265,5 +266,5 @@ def run(grant, path):
     try:
         return Task(grant, path, task).run()
     except Failed as error:
-        say(str(error))
+        say(error)
         return error.exit

@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
 
 def post(target: Target, name: str, data: bytes) -> None:
     """Post one small object below the target's prefix. Raise what the store's answer means."""
-    fields = target.form(target.prefix + name, x_amz_checksum_sha256=checksum_sha256(data))
+    fields = target.form(key=target.prefix + name, **{"x-amz-checksum-sha256": checksum_sha256(data)})
     try:
         answer = requests.post(
             target.url, data=fields, files={"file": (name, data)}, timeout=TIMEOUT_SECONDS, allow_redirects=False

@@ -167,13 +167,8 @@ def deadman(plan: Plan) -> str:
 
     A clock that is wrong can't lengthen it past the whole budget, nor shorten it below a minute.
     """
-    limit = int(plan.deadline.timestamp())
-    budget = plan.spec.deadline
-    return (
-        f"left=$(({limit} - $(date +%s))); "
-        f"[ $left -le {budget} ] || left={budget}; [ $left -ge 60 ] || left=60; "
-        "shutdown -P +$(((left + 59) / 60))"
-    )
+    limit, budget = int(plan.deadline.timestamp()), plan.spec.deadline
+    return f"l=$(({limit}-$(date +%s)));shutdown -P +$((l>{budget}?{budget}/60:l<60?1:l/60))"
 
 
 def gzipped(data: bytes) -> bytes:

@@ -170,7 +170,7 @@ def curl(upload: Upload) -> Command:
     target = sign_post(bucket, prefix, document, credentials=upload.store.credentials, now=now)
     forms = []
     for path in upload.files:
-        fields = target.form(prefix + path.relative_to(upload.folder).as_posix())
+        fields = target.form(key=prefix + path.relative_to(upload.folder).as_posix())
         lines = [f"form-string = {json.dumps(f'{name}={value}')}" for name, value in fields.items()]
         lines += [f'form = "file=@{path}"', f'url = "{target.url}"', 'header = "Expect:"', 'output = "/dev/null"']
         forms.append("\n".join([*lines, "fail", "silent", "show-error"]))

@@ -65,7 +65,7 @@ def keys(s3, bucket):
 
 def made(target, key, body=BODY):
     """The form that the agent makes: with the checksum of the file, and every field covered."""
-    return target.form(key, x_amz_checksum_sha256=checksum_sha256(body))
+    return target.form(key=key, **{"x-amz-checksum-sha256": checksum_sha256(body)})
 
 
 def refused(response, *codes):

