@@ -15,10 +15,8 @@ _PASSED_ON = ("key", "instance_profile", "disk", "tags")
 
 def choices(api: Api, options: Mapping[str, Any]) -> list[Choice]:
     """Resolve the options. For each market, every type in every place; with ``fleet``, one choice for each market."""
-    image, root_device = find_image(api, options.get("image", IMAGE))
     fixed = {
-        "image": image,
-        "root_device": root_device,
+        **find_image(api, options.get("image", IMAGE)),
         "security_groups": find_groups(api, options.get("security_groups", ())),
         **{key: options[key] for key in _PASSED_ON if options.get(key)},
     }
@@ -46,8 +44,8 @@ def _override(place: Mapping[str, str]) -> dict[str, str]:
     return {"AvailabilityZone": place["zone"]} if place else {}
 
 
-def find_image(api: Api, wanted: str) -> tuple[str, str]:
-    """Return the image's id and the name of its root device. Raise NotFound or BadInput."""
+def find_image(api: Api, wanted: str) -> dict[str, Any]:
+    """Return the image's id, the name of its root device and the GiB of it. Raise NotFound or BadInput."""
     if wanted.startswith("ssm:"):
         answer = api.call("get_parameter", {"Name": wanted.removeprefix("ssm:")}, service="ssm")
         found = _images(api, {"ImageIds": [answer["Parameter"]["Value"]]})
@@ -60,7 +58,10 @@ def find_image(api: Api, wanted: str) -> tuple[str, str]:
     if not found:
         raise NotFound(f"there is no image {wanted} in {api.region}", hint="correct vm.image, or vm.region")
     newest = max(found, key=lambda image: str(image.get("CreationDate", "")))
-    return newest["ImageId"], newest.get("RootDeviceName") or "/dev/xvda"
+    root = newest.get("RootDeviceName") or "/dev/xvda"
+    disks = {each.get("DeviceName"): each.get("Ebs", {}) for each in newest.get("BlockDeviceMappings", ())}
+    size = disks.get(root, {}).get("VolumeSize")
+    return {"image": newest["ImageId"], "root_device": root, **({"disk": size} if size else {})}
 
 
 def _images(api: Api, wanted: Mapping[str, Any]) -> Sequence[Any]:

@@ -1,0 +1,147 @@
+"""EC2 for the tests: moto as a server in a process of its own, behind a gateway that counts calls and injects errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import datetime, timezone
+
+import boto3
+import pytest
+
+from provisioner import spec as specs
+from provisioner.launch import Launcher
+from provisioner.providers import registry
+from provisioner.providers.ec2 import Ec2Provider
+from provisioner.retry import retried
+from provisioner.signer import open_signer
+from provisioner.spec import StoreSpec
+from provisioner.store import open_store
+from tests.ec2.gateway import Gateway
+
+REGION = "eu-west-1"
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "ec2SECRETec2SECRETec2SECRET"}
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    """(host, port) of a moto server, killed at the end."""
+    log = tmp_path_factory.mktemp("moto") / "log"
+    program = (
+        "import logging, sys\nfrom werkzeug.serving import make_server\n"
+        "from moto.server import DomainDispatcherApplication, create_backend_app\n"
+        "logging.getLogger('werkzeug').setLevel(logging.ERROR)\n"
+        "server = make_server('127.0.0.1', 0, DomainDispatcherApplication(create_backend_app), threaded=True)\n"
+        "print(server.server_port, flush=True)\nserver.serve_forever()\n"
+    )
+    with log.open("wb") as errors:
+        server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=errors)
+    try:
+        yield "127.0.0.1", int(server.stdout.readline())
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+@pytest.fixture
+def cloud(moto, monkeypatch):
+    """A gateway to an empty EC2, and credentials for it in the environment."""
+    host, port = moto
+    with urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")):
+        pass
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**KEYS, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    with Gateway(moto) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def ec2(moto):
+    """A boto3 client that speaks to moto directly, to see what there is."""
+    client = boto3.session.Session().client(
+        "ec2",
+        region_name=REGION,
+        endpoint_url="http://%s:%d" % moto,
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def image(ec2):
+    """The id of an image of Amazon's."""
+    return ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+
+
+@pytest.fixture
+def options(cloud, image):
+    """What a job says under vm, as the spec reads it."""
+    return {"region": REGION, "endpoint_url": cloud.url, "image": image}
+
+
+@pytest.fixture
+def document(cloud, bucket, store, image):
+    """A job.yaml for EC2, as a document; `array` and options under `vm` are for the test to add."""
+    return {
+        "name": "fleet",
+        "store": {"url": f"s3://{bucket}/p", "endpoint_url": store.endpoint_url, "region": store.region},
+        "vm": {"provider": "ec2", "region": REGION, "endpoint_url": cloud.url, "image": image},
+        "run": {"command": "echo $FREEPOST_TASK > out", "timeout": "5m"},
+        "outputs": ["out"],
+    }
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Read a document as provision does."""
+    return lambda document: specs.parse(document, base=tmp_path, where="job.yaml", providers=registry.OptionSchemas())
+
+
+class Bench:
+    """A launcher with what a test wants to look at."""
+
+    def __init__(self, store, bucket, spec):
+        self.events = []
+        self.now = datetime.now(timezone.utc)
+        opened = StoreSpec(bucket, "p", endpoint_url=store.endpoint_url, region=store.region)
+        self.store = retried(open_store(opened, access_key=store.access_key, secret_key=store.secret_key))
+        self.plain = Ec2Provider(spec.vm.options)
+        self.provider = retried(self.plain, base=0.01)
+        signer = open_signer(self.store, opened, self.clock)
+        self.launcher = Launcher(self.store, self.provider, self.clock, self.events.append, signer)
+
+    def clock(self):
+        return datetime.now(timezone.utc)
+
+
+@pytest.fixture
+def bench(store, bucket, parse):
+    """Make a Bench for a document: a fresh launcher, as another process would have it."""
+    return lambda document: Bench(store, bucket, parse(document))
+
+
+def instances(ec2):
+    """Every instance there is, in any state."""
+    pages = ec2.get_paginator("describe_instances").paginate()
+    return [each for page in pages for found in page["Reservations"] for each in found["Instances"]]
+
+
+def tags(instance):
+    """An instance's tags."""
+    return {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
+
+
+def until(met, seconds=20):
+    """Wait for what another process does."""
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)

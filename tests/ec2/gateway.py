@@ -1,0 +1,126 @@
+"""A real HTTP server in front of moto's: counts EC2's calls, injects errors in EC2's own shape, keeps client tokens.
+
+moto ignores ClientToken. With `tokens` the gateway does what AWS documents ("Ensuring idempotency in Amazon EC2 API
+requests"): the same token and parameters answer as before, the same token with others is an IdempotentParameterMismatch.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+# As AWS documents it ("Error codes for the Amazon EC2 API"), and as botocore's EC2 parser reads it.
+ERROR = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message>'
+    "</Error></Errors><RequestID>ea966190-f9aa-478e-9ede-example</RequestID></Response>"
+)
+
+
+@dataclass
+class Fault:
+    """What happens to one call. `lost`: EC2 does it, and the answer never arrives."""
+
+    code: str = ""
+    message: str = "injected"
+    status: int = 400
+    lost: bool = False
+
+
+@dataclass
+class Gateway:
+    """The server's address, what it saw, and what it is to do."""
+
+    moto: tuple[str, int]
+    tokens: bool = True
+    calls: Counter = field(default_factory=Counter)
+    bodies: list = field(default_factory=list)
+    faults: dict = field(default_factory=dict)
+    answers: dict = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self):
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                gateway.handle(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            do_GET = do_POST
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_):  # a client that was killed
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    def inject(self, action, *faults):
+        """Let the next calls of `action` fail, one after the other."""
+        self.faults.setdefault(action, deque()).extend(faults)
+
+    def handle(self, request, body):
+        form = {key: values[0] for key, values in parse_qs(body.decode("latin-1")).items()}
+        action = form.get("Action") or request.headers.get("X-Amz-Target", "?")
+        token = form.get("ClientToken") if self.tokens and action == "RunInstances" else None
+        same = tuple(sorted(item for item in form.items() if item[0] != "ClientToken"))
+        with self.lock:
+            self.calls[action] += 1
+            self.bodies.append(form)
+            fault = self.faults[action].popleft() if self.faults.get(action) else None
+        if fault and not fault.lost:
+            text = ERROR.format(code=fault.code, message=fault.message)
+            return self.answer(request, fault.status, "text/xml;charset=UTF-8", text.encode())
+        with self.lock if token else suppress():  # a token's second request waits for the first
+            status, kind, data = self.remembered(token, same) or self.forward(request, body)
+            if token and status == 200:
+                self.answers[token] = same, (status, kind, data)
+        if fault and fault.lost:
+            request.close_connection = True
+            return request.connection.close()
+        return self.answer(request, status, kind, data)
+
+    def remembered(self, token, same):
+        if token not in self.answers:
+            return None
+        before, answer = self.answers[token]
+        if before == same:
+            return answer
+        text = ERROR.format(code="IdempotentParameterMismatch", message="Arguments on this idempotent request differ.")
+        return 400, "text/xml;charset=UTF-8", text.encode()
+
+    def forward(self, request, body):
+        connection = http.client.HTTPConnection(*self.moto, timeout=60)
+        try:
+            headers = {key: value for key, value in request.headers.items() if key.lower() != "connection"}
+            connection.request(request.command, request.path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.getheader("Content-Type", ""), response.read()
+        finally:
+            connection.close()
+
+    def answer(self, request, status, kind, data):
+        request.send_response(status)
+        request.send_header("Content-Type", kind)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data)

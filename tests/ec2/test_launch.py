@@ -1,0 +1,102 @@
+"""Launching on EC2: what is asked for, what is there afterwards, and what a second launch finds."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+
+from provisioner import record as records
+from provisioner.providers.ec2 import requests
+from tests.ec2.conftest import KEYS, instances, tags
+
+
+def test_a_task_gets_one_vm_that_ends_itself(bench, document, parse, cloud, ec2):
+    """One call starts a VM with IMDSv2, no role, an encrypted root, and every tag on instance and volume."""
+    record = bench(document).launcher.launch(parse(document))
+    (found,) = instances(ec2)
+    assert [item.id for item in record.instances] == [found["InstanceId"]]
+    assert cloud.calls["RunInstances"] == 1
+    sent = next(form for form in cloud.bodies if form["Action"] == "RunInstances")
+    assert sent["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert sent["MetadataOptions.HttpTokens"] == "required"
+    assert sent["MetadataOptions.HttpPutResponseHopLimit"] == "1"
+    assert sent["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
+    assert len(sent["ClientToken"]) <= 64
+    assert not [name for name in sent if name.startswith(("IamInstanceProfile", "KeyName"))]
+    volume = ec2.describe_volumes()["Volumes"][0]
+    for marked in (tags(found), tags(volume)):
+        assert marked[requests.JOB] == record.job
+        assert marked[requests.TASK] == "0"
+        assert marked[requests.ATTEMPT] == "1"
+        assert marked[requests.EXPIRES].endswith("Z")
+
+
+def test_many_tasks_go_in_groups(bench, document, parse, cloud, ec2):
+    """Sixty tasks take two RunInstances calls, and each VM has its own task's tag and status event."""
+    document["array"] = 60
+    launcher = bench(document)
+    record = launcher.launcher.launch(parse(document))
+    assert cloud.calls["RunInstances"] == 2
+    assert Counter(tags(found)[requests.TASK] for found in instances(ec2)) == Counter(map(str, range(60)))
+    by_id = {found["InstanceId"]: tags(found)[requests.TASK] for found in instances(ec2)}
+    assert {item.id: item.task for item in record.instances} == by_id
+    keys = [entry.key for entry in launcher.store.list(f"p/{record.job}/")]
+    assert sum(key.endswith("/launched") for key in keys) == 60
+    assert not [key for key in keys if "/launch/" in key]
+    assert [event.data["done"] for event in launcher.events if event.name == "launched"][-1] == 60
+
+
+def test_isolation_task_gives_each_its_own_call(bench, document, parse, cloud, ec2):
+    """With isolation: task, as many calls as tasks, each with a policy for its own prefix alone."""
+    document.update(array=3, isolation="task")
+    bench(document).launcher.launch(parse(document))
+    assert cloud.calls["RunInstances"] == 3
+    assert len(instances(ec2)) == 3
+
+
+def test_the_record_says_what_was_launched(bench, document, parse):
+    """Another machine reads region, instances and completion from the bucket."""
+    document["array"] = 2
+    one = bench(document)
+    record = one.launcher.launch(parse(document))
+    read = records.parse(one.store.get(f"p/{record.job}/job.json"), "job.json")
+    assert read.launched
+    assert read.spec.vm.options["region"] == "eu-west-1"
+    assert len(read.instances) == 2
+
+
+def test_state_console_terminate(bench, document, parse):
+    """States come by id, an unknown id is gone, terminate is safe to repeat."""
+    document["array"] = 3
+    one = bench(document)
+    record = one.launcher.launch(parse(document))
+    ghost = type(record.instances[0])("i-0123456789abcdef0", "9", 1)
+    states = one.provider.state([*record.instances, ghost])
+    assert [states[item.id].phase.value for item in record.instances] == ["running"] * 3
+    assert states[ghost.id].phase.value == "gone"
+    assert isinstance(one.provider.console(record.instances[0]), bytes)
+    assert one.provider.console(ghost) == b""
+    for _ in range(2):
+        one.provider.terminate([*record.instances, ghost])
+    assert {each.phase.value for each in one.provider.state(record.instances).values()} == {"gone"}
+    assert one.provider.of_job(record.job) == []
+
+
+def test_no_secret_leaves_the_user_data(bench, document, parse, store, cloud, ec2):
+    """No key, policy or signature stands in tags, events, the record or any request, but for the user-data."""
+    document["array"] = 2
+    one = bench(document)
+    parsed = parse(document)
+    grant, _ = one.launcher.render(one.launcher.plan(parsed), one.launcher.plan(parsed).tasks[0])
+    one.launcher.launch(parsed)
+    seen = [str(event) for event in one.events]
+    seen += [str(found.get("Tags")) for found in instances(ec2)]
+    seen += [one.store.get(entry.key).decode("latin-1") for entry in one.store.list("p/") if "/launched" not in entry.key]
+    for form in cloud.bodies:
+        seen.append(str({key: value for key, value in form.items() if key != "UserData"}))
+    for text in seen:
+        assert store.secret_key not in text
+        assert KEYS["AWS_SECRET_ACCESS_KEY"] not in text
+        assert "x-amz-signature" not in text.lower()
+        assert grant.outputs.policy not in text
+        assert base64.b64encode(b'{"expiration"').decode()[:16] not in text
