@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from provisioner import cli_links, cli_service
 from provisioner import collect as collecting
 from provisioner import jobs, session, userdata, watch
 from provisioner import plan as planning
@@ -265,6 +266,10 @@ def store_status(as_json: Json = False) -> None:
     output.result(
         f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
     )
+
+
+cli_links.register(app)
+cli_service.register(app)
 
 
 def main(arguments: list[str] | None = None) -> int:

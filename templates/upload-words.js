@@ -1,0 +1,51 @@
+"use strict";
+// Words and names of the upload form. form.py puts this and upload.js into one script.
+const page = JSON.parse(document.getElementById("page").textContent);
+
+const many = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+
+function bytes(count) {
+  if (count < 1000) return many(count, "byte");
+  let unit = -1;
+  do { count /= 1000; unit += 1; } while (count >= 999.5 && unit < 3);
+  return `${count < 99.95 ? Number(count.toFixed(1)) : Math.round(count)} ${["kB", "MB", "GB", "TB"][unit]}`;
+}
+
+function span(seconds) {
+  const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+  const [word, length] = units.find(([, size]) => seconds >= size) || units[3];
+  return many(Math.floor(seconds / length), word);
+}
+
+const ASK = "Ask whoever gave you this page for a new one.";
+const WORDS = { // what S3's error codes mean to the person in front of the page
+  EntityTooLarge: `The store refused it: it is larger than ${bytes(page.maxBytes)}.`,
+  EntityTooSmall: "The store refused it: it is smaller than this page allows.",
+  KeyTooLongError: "Its name is too long for the store.",
+  NoSuchBucket: `The place that this page uploads to is gone. ${ASK}`,
+  QuotaExceeded: "The store is full.",
+  XMinioStorageFull: "The store is full.",
+  MethodNotAllowed: "This store does not take uploads from forms.",
+  NotImplemented: "This store does not take uploads from forms.",
+};
+const ENDED = ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"];
+const PASSING = ["RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "OperationAborted"];
+
+// Read the store's answer: {why, again: worth another try, ended: so would be every other file}.
+function judge(status, body) {
+  const xml = new DOMParser().parseFromString(body, "application/xml");
+  const text = (name) => (xml.querySelector(name) || {}).textContent || "";
+  const code = text("Code"), message = text("Message");
+  if (/expired/i.test(code + message)) return { why: `This page has expired. ${ASK}`, ended: true };
+  if (status >= 500 && status !== 501 || [408, 429].includes(status) || PASSING.includes(code)) {
+    return { why: `The store is busy (${code || status}).`, again: true };
+  }
+  if (code in WORDS) return { why: WORDS[code], ended: ENDED.includes(code) };
+  if (ENDED.includes(code)) return { why: `The store no longer accepts this page. ${ASK}`, ended: true };
+  if (/policy/i.test(message)) return { why: "The store refused it: this page does not allow this file (its size or its name)." };
+  if (code === "AccessDenied" || status === 403) return { why: `The store refused it${message ? `: ${message}` : "."}` };
+  return { why: code ? `The store refused it: ${message || code} (${code})` : `The store answered with status ${status}.` };
+}
+
+// Characters that stores rewrite or expand are percent-encoded: control characters, \, and the $ of ${filename}.
+const clean = (path) => path.replace(/[\x00-\x1f\x7f\\]|\$(?=\{)/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`);
