@@ -13,7 +13,7 @@ nox.options.error_on_missing_interpreters = True
 
 OPERATOR_PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 AGENT_PYTHONS = ["3.6", "3.8", "3.10", "3.13"]
-COGGED = ["README.md"]
+COGGED = ["README.md", "REFERENCE.md"]
 
 
 @nox.session(python=OPERATOR_PYTHONS)

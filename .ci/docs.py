@@ -8,15 +8,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from provisioner import errors, jobschema, units
+import typer
+
+from provisioner import cli, errors, jobschema, units
+from provisioner.providers import registry
 
 BIN = Path(sys.executable).parent
+ELSE = {"string": "text", "boolean": "true or false", "object": "names and values"}
 
 
 def show(command: str) -> str:
     """Run one of our commands and return it with its output, as a session in Markdown."""
     program, *arguments = command.split()
     done = subprocess.run([BIN / program, *arguments], capture_output=True, text=True, check=True)
+    if not done.stdout.strip():
+        raise SystemExit(f"{command} printed nothing on standard output")
     lines = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
     return f"```console\n$ {command}\n{lines}\n```"
 
@@ -26,41 +32,93 @@ def file(name: str) -> str:
     return f"```{Path(name).suffix[1:]}\n{Path(name).read_text().strip()}\n```"
 
 
+def commands() -> str:
+    """Return what each command of `provision` is for, as a table."""
+    rows = ["| `provision` | |", "| --- | --- |"]
+    for path, command in _commands(typer.main.get_command(cli.app)):
+        if not getattr(command, "commands", None):
+            rows.append(f"| `{path}` | {_sentence(command.help)} |")
+    return "\n".join(rows)
+
+
+def every_help() -> str:
+    """Return the --help of every command of `provision`."""
+    paths = [path for path, _ in _commands(typer.main.get_command(cli.app))]
+    return "\n\n".join(show(f"provision {path} --help") for path in paths)
+
+
+def _commands(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield above + name, command
+        if getattr(command, "commands", None):
+            yield from _commands(command, f"{above}{name} ")
+
+
 def exit_codes() -> str:
     """Return the exit codes as a table, from the errors' own docstrings."""
     rows = ["| code | meaning |", "| --- | --- |", "| 0 | All is well. |"]
-    for error in errors.FreepostError.__subclasses__():
-        rows.append(f"| {error.exit_code} | {(error.__doc__ or '').partition('. ')[0].rstrip('.')}. |")
+    rows += [f"| {error.exit_code} | {_sentence(error.__doc__)} |" for error in errors.FreepostError.__subclasses__()]
     return "\n".join([*rows, "| 130 | Interrupted (Ctrl-C). |"])
 
 
 def job_keys() -> str:
     """Return the keys of job.yaml as a table, from the schema that the parser applies."""
     rows = ["| key | what it is | what it may hold |", "| --- | --- | --- |"]
-    for name, schema in _keys(jobschema.JOB):
-        doc = " ".join(str(schema.get("description", "")).split())
+    for name, schema in _with_options(_keys(jobschema.JOB)):
+        doc = _plain(" ".join(str(schema.get("description", "")).split()))
         default = schema.get("default")
         if default not in (None, [], {}) and not isinstance(default, bool):
-            doc += f" `{units.show_size(default) if name == 'max_bytes' else default}` unless it is said."
+            doc += f" `{units.show_size(default) if name == 'max_bytes' else default}` unless you say otherwise."
         rows.append(f"| `{name}` | {doc} | {_allowed(schema)} |")
     return "\n".join(rows)
 
 
+def _with_options(keys: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Put the options that the built-in providers have under `vm` after the keys that every provider has there."""
+    below = False
+    for name, schema in keys:
+        if below and not name.startswith("vm."):
+            for provider in registry.BUILT_IN:
+                for option, its in _keys(registry.provider_class(provider).option_schema, "vm."):
+                    said = f"`{provider}`: {its.get('description', '')}"
+                    yield option, {**its, "description": said}
+        below = name.startswith("vm.")
+        yield name, schema
+
+
 def _keys(schemas: Mapping[str, Mapping[str, Any]], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, schema in schemas.items():
-        inner = schema.get("properties", {})
-        if not inner:
-            yield above + name, schema
-        yield from _keys(inner, f"{above}{name}.")
+        inner = schema.get("properties") or _mapping(schema).get("properties", {})
+        if not schema.get("properties"):
+            yield above + name + ("[]" if schema.get("type") == "array" else ""), schema
+        yield from _keys(inner, f"{above}{name}{'[]' if schema.get('type') == 'array' else ''}.")
+
+
+def _mapping(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the long form of a key that has a short one too."""
+    choices = schema.get("anyOf") or schema.get("items", {}).get("anyOf") or ()
+    return next((choice for choice in choices if choice.get("type") == "object"), {})
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
     words = schema.get("x-allowed") or schema.get("items", {}).get("x-allowed")
+    if not words and "enum" in schema:
+        words = " or ".join(f"`{value}`" for value in schema["enum"])
     if not words and "minimum" in schema:
         words = f"{schema['minimum']} to {schema['maximum']}"
+    text = str(words or ELSE[schema["type"]])
     for long, short in (
-        ("whole seconds or a duration such as 90s, 10m, 1h30m or 2d; ", "`90s`, `1h30m`; "),
-        ("whole bytes or a size such as 10MB, 64MiB or 5GiB; ", "`10MB`, `64MiB`; "),
+        ("whole seconds or a duration such as 90s, 10m, 1h30m or 2d; ", "seconds, `90s`, `1h30m`; "),
+        ("whole bytes or a size such as 10MB, 64MiB or 5GiB; ", "bytes, `10MB`, `64MiB`; "),
     ):
-        words = str(words or "names and values").replace(long, short)
-    return words.replace("|", r"\|")
+        text = text.replace(long, short)
+    return _plain(text)
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table."""
+    return text.replace("|", r"\|").replace("*", r"\*")
+
+
+def _sentence(text: str | None) -> str:
+    return " ".join((text or "").split()).partition(". ")[0].rstrip(".") + "."
