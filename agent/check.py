@@ -5,6 +5,7 @@ Not in the VM's zip app, where every byte counts: it is for the operator, and fo
 
 import json
 import re
+import sys
 import time
 
 from agent.cli import number
@@ -74,7 +75,8 @@ def check(options, paths):
         sums = {"x-amz-checksum-sha256": 44 * "A"} if outputs.covers("x-amz-checksum-sha256") else {}
         report[name] = violations(outputs.policy, outputs.form(key=key, **sums), size, time.time()) if size >= 0 else []
     for name, faults in report.items():
-        "json" in options or print("%s: %s" % (name, "; ".join(faults) or "ok"))
+        line = "%s: %s" % (name, "; ".join(faults) or "ok")
+        "json" in options or print(line.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
         code = code or 5 * bool(faults)
     if "json" in options:
         print(json.dumps(report))

@@ -135,7 +135,7 @@ def push(options, paths):
         except Failed as error:
             code, failed = code or error.exit, failed + [("the manifest", str(error))]
     if pusher.progress.line:
-        say("\r\x1b[K")
+        sys.stderr.write("\r\x1b[K")
     for pair in failed:
         say("%s: %s" % pair)
     if code == 4:

@@ -157,6 +157,7 @@ class Wire:
                 file, at, left = piece
                 while left:
                     self.pace(min(left, BLOCK))
+                    file.seek(at)  # ssl has a sendfile of its own, which starts at 0 by not seeking
                     sent = self.sock.sendfile(file, at, min(left, BLOCK))
                     if not sent:
                         raise Changed

@@ -146,7 +146,7 @@ class Pusher:
                 os.write(turn[1], b"%9d" % (number + 1))
 
         cores = min(len(os.sched_getaffinity(0)), 4)
-        if count and count < 3:
+        if count and count < 3 and self.total[1] < PART:
             self.crew(take, 1)
         elif cores > 1 and count and threading.active_count() == 1 and not self.alone:
             for _ in range(cores):
@@ -226,8 +226,11 @@ class Pusher:
         os.close(self.bell[1])
 
     def ring(self, *values):
-        """Report to `listen`."""
-        os.write(self.bell[1], json.dumps(values).encode() + b"\n")
+        """Report to `listen`; when nobody listens any more, stop."""
+        try:
+            os.write(self.bell[1], json.dumps(values).encode() + b"\n")
+        except BrokenPipeError:
+            self.over.set()
 
     def fail(self, name, failure):
         """Report a Failed or an OSError."""

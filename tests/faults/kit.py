@@ -18,6 +18,9 @@ from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
+from botocore.config import Config
+
 from agent.grant import Grant, Target, decode_name, dump
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +28,16 @@ SECRETS = ("5ecre7519na7ure" * 4, "5ecre7t0ken" * 6)  # a signature and a sessio
 
 
 def real_grant(client, bucket, *, job="job", sums=True, low=0, high=5 << 30, expires=3600, inputs=()):
-    """Sign a grant for a real store with boto3's own generate_presigned_post."""
+    """Sign a grant for a real store with boto3's own generate_presigned_post, by SigV4."""
+    keys = client._request_signer._credentials
+    client = boto3.client(
+        "s3",
+        endpoint_url=client.meta.endpoint_url,
+        region_name=client.meta.region_name,
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
     targets = []
     for kind, least, most in (("out", low, high), ("status", 0, 1 << 20)):
         prefix = f"{job}/{kind}/0/1/"
