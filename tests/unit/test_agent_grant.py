@@ -84,6 +84,6 @@ def test_a_repr_shows_no_secret():
 def test_a_form_has_what_is_signed():
     """The form carries the fields, the policy's exact bytes in base64, the key, and what is added."""
     target = grant.parse((VECTORS / "grant.json").read_bytes()).outputs
-    form = target.form("p/k", x_amz_checksum_sha256="sum")
+    form = target.form(key="p/k", **{"x-amz-checksum-sha256": "sum"})
     assert {**target.fields, "key": "p/k", "policy": form["policy"], "x-amz-checksum-sha256": "sum"} == form
     assert base64.b64decode(form["policy"]).decode() == target.policy

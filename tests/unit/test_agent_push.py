@@ -9,6 +9,7 @@ import pytest
 
 from agent import push as pushing
 from agent import stream
+from agent.cli import limit
 from agent.push import Pusher
 from tests.faults.kit import gather, reader, real_grant, run_agent, tree_of, write_grant
 
@@ -290,9 +291,9 @@ def test_base_and_as_name_what_is_stored(pusher, tmp_path, monkeypatch, options,
     [
         (["absent"], {}, "no such file"),
         (["*.none"], {}, "no such file"),
-        (["/etc/hostname"], {}, "leave the prefix"),
-        (["file"], {"as_name": "../up"}, "leave the prefix"),
-        (["file"], {"as_name": "/abs"}, "leave the prefix"),
+        (["/etc/hostname"], {}, "outside"),
+        (["file"], {"as_name": "../up"}, "outside"),
+        (["file"], {"as_name": "/abs"}, "outside"),
     ],
     ids=str,
 )
@@ -315,7 +316,7 @@ def test_a_name_too_long_for_a_key_fails_alone(pusher, tmp_path):
     (tmp_path / "short").write_text("x")
     result = pusher.push([str(tmp_path / "short"), str(tmp_path / ("d" * 250))], base=str(tmp_path))
     assert (result.exit_code, result.stored) == (6, ["short"])
-    assert "longer" in result.failed[0][1]
+    assert "too long" in result.failed[0][1]
 
 
 def test_a_file_that_cannot_be_opened_fails_alone(pusher, tmp_path):
@@ -333,7 +334,7 @@ def test_the_server_refuses_what_the_policy_does_not_allow(s3, bucket, tmp_path)
     (tmp_path / "file").write_text("x")
     grant = real_grant(s3, bucket, low=10)
     result = Pusher(grant, str(tmp_path / "journal")).push([str(tmp_path / "file")], base=str(tmp_path))
-    assert (result.exit_code, result.failed) == (5, [("file", "the policy wants at least 10 bytes")])
+    assert (result.exit_code, result.failed) == (5, [("file", "the policy wants 10 bytes or more")])
     outside = grant._replace(outputs=grant.outputs._replace(prefix="elsewhere/"))
     (tmp_path / "file").write_text("0123456789")
     result = Pusher(outside, str(tmp_path / "journal")).push([str(tmp_path / "file")], base=str(tmp_path))
@@ -360,6 +361,6 @@ def test_a_rate_is_kept_to(pusher, tmp_path):
     """--limit-rate spreads the bytes over time."""
     big = tmp_path / "big"
     big.write_bytes(bytes(3 << 20))
-    pusher.rate = 8 << 20
+    limit(pusher, 8 << 20)
     pusher.push([str(big)], base=str(tmp_path))
     assert (tmp_path / "journal").stat().st_mtime - big.stat().st_mtime > 0.25
