@@ -116,7 +116,7 @@ class LocalProvider:
         )
         # sh writes the pid and becomes the agent, so that a launcher killed right here leaves a whole launch behind.
         with (home / "console").open("ab") as console:
-            subprocess.Popen(
+            agent = subprocess.Popen(
                 [
                     "/bin/sh", "-c", 'echo $$ >"$0"; exec "$@"', str(home / "pid"), str(launcher), "run",
                 ],
@@ -128,6 +128,7 @@ class LocalProvider:
                 start_new_session=True,
                 pass_fds=[lock],
             )  # fmt: skip
+        agent.returncode = 0  # nobody waits for it: it outlives us, and its lock says how it is
 
 
 def _here(task: bytes, root: Path) -> bytes:

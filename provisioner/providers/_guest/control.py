@@ -47,7 +47,7 @@ def outcome(home: Home, launch: subprocess.Popen[bytes]) -> str:
         answer = launch.stdout.readline().decode().strip()
     if answer == "up":
         return ""
-    _wait([home])
+    wait([home])
     log = home.path / "log"
     failure = answer or log.read_text().strip().rpartition("\n")[2] or "its supervisor ended without a word"
     shutil.rmtree(home.path)
@@ -62,7 +62,7 @@ def end(homes: Sequence[Home], number: signal.Signals) -> None:
         _await_all(descriptors)
 
 
-def _wait(homes: Sequence[Home]) -> None:
+def wait(homes: Sequence[Home]) -> None:
     """Wait for the end of these supervisors."""
     with _pidfds(homes) as descriptors:
         _await_all(descriptors)

@@ -124,6 +124,8 @@ class GuestProvider(ABC):
         """Boot a machine that has ended from the disk that it left. Raise NotFound when it left none."""
         home = self._home(instance.id)
         with home.launching():
+            if home.status().get("phase") == GONE:
+                control.wait([home])  # it has said its last word, and is on its way out
             if home.alive():
                 raise Refused(f"{instance.id} still runs.")
             if not home.disk.exists():

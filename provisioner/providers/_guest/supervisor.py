@@ -66,7 +66,7 @@ class Supervisor:
             if self._groups:
                 cgroup.remove(self._record["id"])
             self._home.clean(keep_disk=keep)
-            self._home.say(GONE, reason)
+            self._home.say(GONE, reason, os.getpid())
 
     def _end(self, why: str) -> None:
         self._ending = why
