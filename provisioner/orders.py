@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from agent.grant import instant
-from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Unreachable
+from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, OverQuota, Unreachable
 from provisioner.keys import JobKeys
 from provisioner.output import Event, Report
 from provisioner.plan import TaskPlan, from_seconds, iso
@@ -155,8 +155,10 @@ class Desk:
             else:
                 self.journal.settle(order, found, self.clock())
                 return Served(tuple(found), token)
-        errors = "; ".join(f"{choice.name}: {self.full[choice.name].message}" for choice in self.choices)
-        raise NoCapacity(f"no choice has room: {errors}", hint="name more types, zones or markets, or try again later")
+        errors = [self.full[choice.name] for choice in self.choices]
+        named = "; ".join(f"{choice.name}: {self.full[choice.name].message}" for choice in self.choices)
+        kind = OverQuota if all(isinstance(error, OverQuota) for error in errors) else NoCapacity
+        raise kind(f"no choice has room: {named}", hint=errors[-1].hint)
 
     def resume(self, entry: Entry) -> Served:
         """Find the VMs of an order that was noted and never settled; send it again, as it is, if it had none.

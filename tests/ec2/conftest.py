@@ -1,7 +1,8 @@
-"""EC2 for the tests: moto as a server in a process of its own, behind a gateway that counts calls and injects errors."""
+"""EC2 for the tests: moto, a server in a process of its own, behind a gateway that counts calls and injects faults."""
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import urllib.request
 from datetime import datetime, timezone
 
 import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 
 from provisioner import spec as specs
@@ -24,6 +27,14 @@ from tests.ec2.gateway import Gateway
 
 REGION = "eu-west-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "ec2SECRETec2SECRETec2SECRET"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models():
+    """Let all botocore sessions of these tests read EC2's service model, which is large, once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +72,13 @@ def cloud(moto, monkeypatch):
         yield gateway
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ec2(moto):
     """A boto3 client that speaks to moto directly, to see what there is."""
     client = boto3.session.Session().client(
         "ec2",
         region_name=REGION,
-        endpoint_url="http://%s:%d" % moto,
+        endpoint_url=f"http://{moto[0]}:{moto[1]}",
         aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
     )
@@ -75,9 +86,9 @@ def ec2(moto):
     client.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def image(ec2):
-    """The id of an image of Amazon's."""
+    """The id of an image of Amazon's; every empty moto has the same ones."""
     return ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
 
 
@@ -119,6 +130,7 @@ class Bench:
         self.launcher = Launcher(self.store, self.provider, self.clock, self.events.append, signer)
 
     def clock(self):
+        """The time."""
         return datetime.now(timezone.utc)
 
 

@@ -1,7 +1,7 @@
 """A real HTTP server in front of moto's: counts EC2's calls, injects errors in EC2's own shape, keeps client tokens.
 
 moto ignores ClientToken. With `tokens` the gateway does what AWS documents ("Ensuring idempotency in Amazon EC2 API
-requests"): the same token and parameters answer as before, the same token with others is an IdempotentParameterMismatch.
+requests"): the same token and parameters answer as before, and with others it is an IdempotentParameterMismatch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections import Counter, deque
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
@@ -52,7 +52,7 @@ class Gateway:
             def do_POST(self):
                 gateway.handle(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-            do_GET = do_POST
+            do_GET = do_POST  # noqa: N815 - as http.server wants it
 
             def log_message(self, *_):
                 pass
@@ -79,6 +79,7 @@ class Gateway:
         self.faults.setdefault(action, deque()).extend(faults)
 
     def handle(self, request, body):
+        """Note a call, and let it fail, be answered from memory, or reach moto."""
         form = {key: values[0] for key, values in parse_qs(body.decode("latin-1")).items()}
         action = form.get("Action") or request.headers.get("X-Amz-Target", "?")
         token = form.get("ClientToken") if self.tokens and action == "RunInstances" else None
@@ -90,7 +91,7 @@ class Gateway:
         if fault and not fault.lost:
             text = ERROR.format(code=fault.code, message=fault.message)
             return self.answer(request, fault.status, "text/xml;charset=UTF-8", text.encode())
-        with self.lock if token else suppress():  # a token's second request waits for the first
+        with self.lock if token else nullcontext():  # a token's second request waits for the first
             status, kind, data = self.remembered(token, same) or self.forward(request, body)
             if token and status == 200:
                 self.answers[token] = same, (status, kind, data)
@@ -100,6 +101,7 @@ class Gateway:
         return self.answer(request, status, kind, data)
 
     def remembered(self, token, same):
+        """The answer to a token that was seen before; None for a new one."""
         if token not in self.answers:
             return None
         before, answer = self.answers[token]
@@ -109,6 +111,7 @@ class Gateway:
         return 400, "text/xml;charset=UTF-8", text.encode()
 
     def forward(self, request, body):
+        """Ask moto."""
         connection = http.client.HTTPConnection(*self.moto, timeout=60)
         try:
             headers = {key: value for key, value in request.headers.items() if key.lower() != "connection"}
@@ -119,6 +122,7 @@ class Gateway:
             connection.close()
 
     def answer(self, request, status, kind, data):
+        """Send an answer."""
         request.send_response(status)
         request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(data)))

@@ -91,7 +91,9 @@ def test_no_secret_leaves_the_user_data(bench, document, parse, store, cloud, ec
     one.launcher.launch(parsed)
     seen = [str(event) for event in one.events]
     seen += [str(found.get("Tags")) for found in instances(ec2)]
-    seen += [one.store.get(entry.key).decode("latin-1") for entry in one.store.list("p/") if "/launched" not in entry.key]
+    seen += [
+        one.store.get(entry.key).decode("latin-1") for entry in one.store.list("p/") if "/launched" not in entry.key
+    ]
     for form in cloud.bodies:
         seen.append(str({key: value for key, value in form.items() if key != "UserData"}))
     for text in seen:
