@@ -12,21 +12,30 @@ import pytest
 import requests
 
 from agent.check import violations
+from provisioner import embedded
 from provisioner.policy import Bucket, Credentials, bucket_url, checksum_sha256, sign_prefix
+from tests.rgw import Rgw
 
 PREFIX = "p/hello-7f3k/out/0/1/"
 LIMIT = 1000
 BODY = b"what the job made\n"
 
 
+@pytest.fixture(scope="session")
+def s3(each_store):
+    """A client of each store in turn, with the operator's keys."""
+    with embedded.connect(each_store) as client:
+        yield client
+
+
 @pytest.fixture
-def sign(store, bucket):
+def sign(each_store, bucket):
     """Sign a target of the bucket, from `age` ago, for one hour unless told otherwise."""
 
-    def signed(*, lifetime=timedelta(hours=1), age=timedelta(0), secret_key=store.secret_key):
+    def signed(*, lifetime=timedelta(hours=1), age=timedelta(0), secret_key=each_store.secret_key):
         now = datetime.now(timezone.utc) - age
-        place = Bucket(bucket, store.region, bucket_url(store.endpoint_url, bucket, custom=True))
-        credentials = Credentials(store.access_key, secret_key)
+        place = Bucket(bucket, each_store.region, bucket_url(each_store.endpoint_url, bucket, custom=True))
+        credentials = Credentials(each_store.access_key, secret_key)
         return sign_prefix(place, PREFIX, credentials=credentials, now=now, expires=now + lifetime, max_bytes=LIMIT)
 
     return signed
@@ -36,6 +45,12 @@ def sign(store, bucket):
 def target(sign):
     """A good target: any key below PREFIX, at most LIMIT bytes, for an hour."""
     return sign()
+
+
+@pytest.fixture
+def forged(each_store):
+    """What the store says of a signature that isn't one; RGW 16.2 says no more than that access is denied."""
+    return ("AccessDenied",) if isinstance(each_store, Rgw) else ("SignatureDoesNotMatch",)
 
 
 @pytest.fixture
@@ -134,35 +149,35 @@ def test_dots_in_a_key_climb_nowhere(target, post, keys, climb):
     ],
     ids=["prefix", "size", "expiration"],
 )
-def test_a_changed_policy_is_refused(target, post, keys, old, new):
+def test_a_changed_policy_is_refused(target, post, keys, forged, old, new):
     """A policy that allows more than the signed one doesn't match its signature."""
     changed = target.policy.replace(old, new)
     assert changed != target.policy
-    assert refused(post(target.url, made(target._replace(policy=changed), PREFIX + "k")), "SignatureDoesNotMatch")
+    assert refused(post(target.url, made(target._replace(policy=changed), PREFIX + "k")), *forged)
     assert keys() == []
 
 
-def test_a_policy_of_other_bytes_is_refused(target, post, keys):
+def test_a_policy_of_other_bytes_is_refused(target, post, keys, forged):
     """Even a space that means nothing breaks the signature: the agent must send the very bytes that were signed."""
     form = made(target, PREFIX + "k")
     form["policy"] = base64.b64encode(target.policy.encode() + b" ").decode()
-    assert refused(post(target.url, form), "SignatureDoesNotMatch")
+    assert refused(post(target.url, form), *forged)
     assert keys() == []
 
 
-def test_a_changed_signature_is_refused(target, post, keys):
+def test_a_changed_signature_is_refused(target, post, keys, forged):
     """One other hexadecimal digit is enough."""
     form = made(target, PREFIX + "k")
     last = form["x-amz-signature"][-1]
     form["x-amz-signature"] = form["x-amz-signature"][:-1] + ("0" if last != "0" else "1")
-    assert refused(post(target.url, form), "SignatureDoesNotMatch")
+    assert refused(post(target.url, form), *forged)
     assert keys() == []
 
 
-def test_a_signature_by_another_key_is_refused(sign, post, keys):
+def test_a_signature_by_another_key_is_refused(sign, post, keys, forged):
     """Who knows the access key but not the secret signs nothing."""
     other = sign(secret_key="another secret")
-    assert refused(post(other.url, made(other, PREFIX + "k")), "SignatureDoesNotMatch")
+    assert refused(post(other.url, made(other, PREFIX + "k")), *forged)
     assert keys() == []
 
 
@@ -184,11 +199,17 @@ def test_an_expired_policy_is_refused(sign, post, keys):
     assert keys() == []
 
 
-def test_a_checksum_is_verified(target, post, keys):
-    """The sha256 field is checked against the file: what was damaged on its way never becomes an object."""
+def test_a_checksum_is_verified(target, post, keys, each_store):
+    """The sha256 field is checked against the file, so that what was damaged on its way never becomes an object.
+
+    RGW 16.2 takes the field and checks nothing; there only the manifest tells.
+    """
     good = made(target, PREFIX + "good")
     assert post(target.url, good).status_code == 204
     bad = made(target, PREFIX + "bad", BODY + b"?")
+    if isinstance(each_store, Rgw):
+        assert post(target.url, bad).status_code == 204
+        return
     assert refused(post(target.url, bad), "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch")
     assert keys() == [PREFIX + "good"]
 
@@ -201,11 +222,11 @@ def test_a_field_that_the_policy_does_not_cover_is_refused(target, post, keys, f
     assert keys() == []
 
 
-def test_a_policy_of_one_bucket_opens_no_other(target, post, s3, store, bucket):
+def test_a_policy_of_one_bucket_opens_no_other(target, post, s3, each_store, bucket):
     """The same form, posted at another bucket of the same owner, is refused."""
     other = f"{bucket}-other"
     s3.create_bucket(Bucket=other)
-    assert refused(post(f"{store.endpoint_url}/{other}/", made(target, PREFIX + "k")), "AccessDenied")
+    assert refused(post(f"{each_store.endpoint_url}/{other}/", made(target, PREFIX + "k")), "AccessDenied")
     assert "Contents" not in s3.list_objects_v2(Bucket=other)
 
 
