@@ -1,6 +1,7 @@
 "use strict";
-// Words and names of the upload form. form.py puts this and upload.js into one script.
-const page = JSON.parse(document.getElementById("page").textContent);
+// What the upload form says, and how it reads what it is given. form.py puts this and upload.js into one script.
+const $ = (id) => document.getElementById(id);
+const page = JSON.parse($("page").textContent);
 
 const many = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
@@ -49,3 +50,30 @@ function judge(status, body) {
 
 // Characters that stores rewrite or expand are percent-encoded: control characters, \, and the $ of ${filename}.
 const clean = (path) => path.replace(/[\x00-\x1f\x7f\\]|\$(?=\{)/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`);
+
+// ---- folders
+
+async function walk(entry, into) {
+  if (entry.isFile) {
+    const file = await new Promise((done, failed) => entry.file(done, failed));
+    into.push({ file, path: entry.fullPath.replace(/^\//, "") });
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) { // a reader gives at most 100 entries at a time
+    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+    if (!some.length) return;
+    for (const each of some) await walk(each, into);
+  }
+}
+
+// ---- elements
+
+const element = (name, className, text) => Object.assign(document.createElement(name), { className, textContent: text || "" });
+
+function button(text, label, act) {
+  const made = Object.assign(element("button", "", text), { type: "button", onclick: act });
+  made.setAttribute("aria-label", `${text} ${label}`);
+  return made;
+}
+

@@ -1,6 +1,5 @@
 // Uploads to a bucket, straight from the page. The JSON in #page says where to, with which signed fields, and how much.
 const AT_ONCE = 3, TRIES = 4, STALL = 60e3, ROWS = 300;
-const $ = (id) => document.getElementById(id);
 const expires = Date.parse(page.expires);
 const items = []; // {file, path, state, sent, why, again, tries, row…}; state: waiting, sending, pausing, stored, failed, refused
 let running = false, over = "", rows = 0, drawing = false;
@@ -42,20 +41,6 @@ const chosen = (input) => {
   add([...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
   input.value = ""; // so that the same file can be chosen again
 };
-
-async function walk(entry, into) {
-  if (entry.isFile) {
-    const file = await new Promise((done, failed) => entry.file(done, failed));
-    into.push({ file, path: entry.fullPath.replace(/^\//, "") });
-    return;
-  }
-  const reader = entry.createReader();
-  for (;;) { // a reader gives at most 100 entries at a time
-    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
-    if (!some.length) return;
-    for (const each of some) await walk(each, into);
-  }
-}
 
 async function dropped(event) {
   event.preventDefault();
@@ -171,14 +156,6 @@ function finish() {
 
 const say = (text) => { $("status").textContent = text; };
 const warn = (text) => { $("notice").textContent = text; };
-const element = (name, className, text) => Object.assign(document.createElement(name), { className, textContent: text || "" });
-
-function button(text, label, act) {
-  const made = Object.assign(element("button", "", text), { type: "button", onclick: act });
-  made.setAttribute("aria-label", `${text} ${label}`);
-  return made;
-}
-
 function build(item) {
   const row = item.row = element("li", "");
   item.bar = Object.assign(element("progress", ""), { max: Math.max(1, item.file.size) });
