@@ -1,4 +1,4 @@
-"""The whole path, nothing mocked: job.yaml to files on disk, by the real store, the real agent and the local provider."""
+"""The whole path, nothing mocked: from job.yaml to files on disk, by the real store, agent and local provider."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def keys(opened, prefix=""):
 
 
 def test_hello_comes_home(provision, opened, tmp_path):
-    """The first command of README: three files on disk, a line that names them, and a status trail in the bucket."""
+    """The first command of README: three files on disk, a line that names them, and a trail of events."""
     done = provision.launch(HELLO, "--collect", tmp_path / "results")
     assert done.code == 0, done.err
     found = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "results").rglob("*") if path.is_file())
@@ -57,7 +57,7 @@ def test_an_array_computes(provision, tmp_path):
 
 
 def test_status_logs_and_collect_again(provision, tmp_path):
-    """Afterwards status tells of success and files, logs has what the job printed, and collect fetches nothing twice."""
+    """Afterwards status tells of success and files, logs has what the job printed, and collect fetches once."""
     launched = provision.launch(HELLO, "--wait", "--json")
     job = next(line["job"] for line in map(json.loads, launched.out.splitlines()) if line["event"] == "job")
     status = json.loads(provision("status", job, "--json").out)
@@ -68,12 +68,12 @@ def test_status_logs_and_collect_again(provision, tmp_path):
     first = json.loads(provision("collect", job, tmp_path / "r", "--json").out.splitlines()[-1])
     again = json.loads(provision("collect", job, tmp_path / "r", "--json").out.splitlines()[-1])
     assert (first["already"], again["already"]) == (0, 3)
-    assert job in provision("jobs", "--json", "--store", f"s3://{provision.bucket}/p").out or True
     assert provision("rm", job).code == 0
     assert provision("status", job).code == 9
 
 
-def test_no_credential_reaches_the_vm(provision, store, tmp_path):
+@pytest.mark.usefixtures("provision")
+def test_no_credential_reaches_the_vm(store, tmp_path):
     """Every rendered byte, all layers taken apart, is searched for the secret key and the operator's environment."""
     path = tmp_path / "user-data"
     done = subprocess.run(
@@ -137,7 +137,7 @@ def test_a_missing_job_file_is_told(provision, tmp_path):
 
 
 def test_a_failing_job_says_its_own_exit_code(provision, tmp_path):
-    """The job's exit code is in the event and in the message, and what it made is uploaded and collected all the same."""
+    """The job's exit code is in the event and in the message, and what it made is collected all the same."""
     job = write(tmp_path, "name: f\nrun: {command: 'echo x >a.txt; echo said; exit 7'}\noutputs: [a.txt]\n")
     done = provision.launch(job, "--collect", tmp_path / "r")
     assert done.code == 1
@@ -161,7 +161,8 @@ def test_a_command_that_does_not_exist_is_told(provision, tmp_path):
 
 def test_a_timeout_ends_the_job(provision, tmp_path):
     """A job that ignores SIGTERM is killed after its grace, and what it printed is uploaded."""
-    text = "name: t\nrun:\n  command: 'trap \"\" TERM; echo begun; while :; do sleep 1; done'\n  timeout: 1s\n  grace: 1s\n"
+    command = "trap '' TERM; echo begun; while :; do sleep 1; done"
+    text = f'name: t\nrun:\n  command: "{command}"\n  timeout: 1s\n  grace: 1s\n'
     done = provision.launch(write(tmp_path, text), "--wait", "--json")
     assert done.code == 1
     assert "timeout of 1 s" in done.out
@@ -214,7 +215,8 @@ def test_a_wrong_bucket_is_found_before_anything_starts(provision, tmp_path, sto
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
     job = write(
         tmp_path,
-        f"name: w\nrun: {{command: 'true'}}\nstore: {{url: s3://no-such-bucket/p, endpoint_url: {store.endpoint_url}}}\n",
+        "name: w\nrun: {command: 'true'}\n"
+        f"store: {{url: s3://no-such-bucket/p, endpoint_url: {store.endpoint_url}}}\n",
     )
     done = provision("launch", job, "--provider", "local")
     assert done.code == 9
@@ -222,7 +224,7 @@ def test_a_wrong_bucket_is_found_before_anything_starts(provision, tmp_path, sto
 
 
 @pytest.mark.parametrize("moment", [0.3, 0.9, 1.4, 1.9])
-def test_a_killed_launch_goes_on(provision, opened, state_folder, tmp_path, moment):
+def test_a_killed_launch_goes_on(provision, opened, tmp_path, moment):
     """A launch killed at any moment and run again gives one job, each of whose tasks ran once."""
     job = write(tmp_path, "name: k\nrun: {command: 'echo x >x'}\noutputs: [x]\narray: 3\n")
     words = ["launch", str(job), "--local", "--set", f"store=s3://{provision.bucket}/p"]

@@ -38,7 +38,8 @@ def boto_client():
     )
 
 
-def test_a_post_policy_is_signed_as_boto3_signs_it(frozen):
+@pytest.mark.usefixtures("frozen")
+def test_a_post_policy_is_signed_as_boto3_signs_it():
     """For the same document, boto3's SigV4 POST signer gives the same fields and the same signature."""
     document = policy.policy_document("results", "p/", expires=NOW + timedelta(hours=1), max_bytes=10)
     target = policy.sign_post(BUCKET, "p/", document, credentials=CREDENTIALS, now=NOW)
@@ -123,6 +124,4 @@ def test_nothing_lives_longer_than_sigv4_allows():
     with pytest.raises(BadInput, match="7 days"):
         policy.check_lifetime(CREDENTIALS, now=NOW, needed_until=NOW + week + timedelta(seconds=1), what="job")
     with pytest.raises(BadInput, match="7 days"):
-        policy.presign_url(
-            "GET", BUCKET, "k", credentials=CREDENTIALS, now=NOW, lifetime=week + timedelta(seconds=1)
-        )
+        policy.presign_url("GET", BUCKET, "k", credentials=CREDENTIALS, now=NOW, lifetime=week + timedelta(seconds=1))

@@ -1,0 +1,166 @@
+"""User-data: the same plan gives the same bytes, nothing in it can break out, and a golden file shows all of it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+import yaml
+
+from provisioner import agentapp, cloudconfig, grants, userdata
+from provisioner.errors import BadInput
+from provisioner.plan import make_plan
+from provisioner.policy import Bucket, Credentials
+from provisioner.spec import FileSpec, JobSpec, OutputSpec, RunSpec, load
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden"
+NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
+CREDENTIALS = Credentials("AKIDEXAMPLE", "secret")
+BUCKET = Bucket("results", "eu-central-1", "https://results.s3.eu-central-1.amazonaws.com/")
+
+
+def planned(spec, **more):
+    """A plan with nothing left to chance."""
+    return make_plan(
+        spec, job="hello-20261123-200000-abcd", bucket=BUCKET, prefix="p", provider="ec2", user_data_limit=16_384,
+        now=NOW, **more,
+    )  # fmt: skip
+
+
+def rendered(spec):
+    """The user-data of a spec's last task."""
+    plan = planned(spec)
+    grant = grants.sign_grant(plan, plan.tasks[-1], credentials=CREDENTIALS, now=NOW)
+    return userdata.render(plan, plan.tasks[-1], grant)
+
+
+def readable(data):
+    """Everything in user-data as text: the document, and each file decoded; of the agent only where it lies."""
+    config = cloudconfig.unpack(data.data)
+    document = dict(config.document)
+    document["write_files"] = [{k: v for k, v in item.items() if k != "content"} for item in document["write_files"]]
+    parts = [yaml.safe_dump(document, sort_keys=False, width=1000)]
+    for item in config.files:
+        parts.append(f"--- {item.path} {item.mode:04o}\n")
+        if item.path == userdata.AGENT_PATH:
+            parts.append("(the agent)\n")
+        elif item.path.endswith(".json"):
+            parts.append(json.dumps(json.loads(item.content), indent=1) + "\n")
+        else:
+            parts.append(item.content.decode())
+    return "".join(parts)
+
+
+@pytest.mark.parametrize("example", ["hello", "pi"])
+def test_golden(example):
+    """What the VM of each example gets, all layers taken apart. FREEPOST_UPDATE_GOLDEN=1 writes the file anew."""
+    text = readable(rendered(load(ROOT / "examples" / example / "job.yaml")))
+    path = GOLDEN / f"user-data-{example}.txt"
+    if os.environ.get("FREEPOST_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_the_same_plan_gives_the_same_bytes():
+    """Nothing depends on time, order or chance."""
+    spec = load(ROOT / "examples/hello/job.yaml")
+    first = rendered(spec).data
+    agentapp.agent_zip.cache_clear()
+    assert rendered(spec).data == first
+
+
+def test_gzip_has_no_time_and_no_system():
+    """The outer gzip's header is the same everywhere (RFC 1952: mtime 0, OS 255)."""
+    assert userdata.gzipped(b"x" * 100)[:10] == b"\x1f\x8b\x08\0\0\0\0\0\x02\xff"
+
+
+@pytest.mark.parametrize("name", ["a: b", "#x", "'", '"', "é", "{{ x }}", "a\\b", "- y", "%s"])
+def test_values_cannot_change_the_document(name):
+    """Names and contents of an operator's files reach YAML whole, whatever they hold."""
+    content = b"#!/bin/sh\n{{ not jinja }} ${#array[@]}\n\xff\0"
+    run = RunSpec(command=("true", name), files=(FileSpec(name, content),), env={"A": name})
+    config = cloudconfig.unpack(rendered(JobSpec("x", run, outputs=(OutputSpec(name),))).data)
+    assert config.file(f"/run/freepost/files/{name}") == content
+    task = json.loads(config.file("/run/freepost/task.json"))
+    assert (task["command"][1], task["env"]["A"], task["outputs"][0]["glob"]) == (name, name, name)
+    assert list(config.document) == ["bootcmd", "users", "write_files", "runcmd"]
+
+
+def test_the_secret_files_come_first_and_are_closed():
+    """The grant and the task are 0400, written before anything else, into a folder that bootcmd closed before."""
+    config = cloudconfig.unpack(rendered(load(ROOT / "examples/hello/job.yaml")).data)
+    assert [(item.path, item.mode) for item in config.files][:2] == [
+        ("/run/freepost/grant.json", 0o400),
+        ("/run/freepost/task.json", 0o400),
+    ]
+    assert "shutdown -P" in config.document["bootcmd"][0]
+    assert "install -d -m 0700 /var/lib/freepost" in config.document["bootcmd"][1]
+
+
+@pytest.mark.parametrize(("passed", "minutes"), [(0, 17), (300, 12), (10_000, 1), (-86_400, 16)])
+def test_the_dead_man_timer(passed, minutes, tmp_path):
+    """The timer counts from the launch, is never over the whole budget, and never in the past."""
+    plan = planned(load(ROOT / "examples/hello/job.yaml"))
+    for name, body in {"date": f"echo {int(NOW.timestamp()) + passed}", "shutdown": 'echo "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    line = userdata.deadman(plan)
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[0] == "-P"
+    assert abs(int(done.stdout.split()[1]) - minutes) <= 1
+
+
+def test_modules_ride_along_by_need():
+    """A job that bundles, pulls or calls the agent gets the modules for it, and no other job does."""
+    plain = planned(JobSpec("x", RunSpec(("true",))))
+    bundles = planned(JobSpec("x", RunSpec(("true",)), outputs=(OutputSpec("*", bundle=True),)))
+    scripts = planned(JobSpec("x", RunSpec(("sh", "-c", "agent push x"))))
+    assert userdata.modules(plain) == set()
+    assert "bundle" in userdata.modules(bundles)
+    assert {"cli", "stream"} <= userdata.modules(scripts)
+
+
+def test_the_ledger_names_every_section():
+    """Each section has its size and its cost; the costs add up to the whole."""
+    data = rendered(load(ROOT / "examples/hello/job.yaml"))
+    ledger = data.ledger()
+    assert [line.section for line in ledger] == [
+        "grant", "task", "file hello.sh", "agent", "launcher", "unit", "cloud-config",
+    ]  # fmt: skip
+    assert sum(line.cost for line in ledger) == len(data.data)
+
+
+def test_a_plan_spills_its_largest_files_until_it_fits():
+    """Files go to the bucket, the costliest first, and only as many as must."""
+    files = tuple(FileSpec(f"f{size}", os.urandom(size)) for size in (100, 9_000, 3_000))
+    plan = planned(JobSpec("x", RunSpec(("true",), files=files)))
+    for _ in range(4):
+        grant = grants.sign_grant(plan, plan.tasks[0], credentials=CREDENTIALS, now=NOW)
+        plan = userdata.fit(plan, plan.tasks[0], grant)
+    assert [item.path for item in plan.spilled] == ["f9000"]
+    assert len(grant.inputs) == 1
+    assert grant.inputs[0]["sha256"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"#!/bin/sh\n", b"\x1f\x8bbroken", b"#cloud-config\n- a list\n", b"#cloud-config\n[\n"]
+)
+def test_other_documents_are_refused(data):
+    """What isn't a cloud-config of ours is refused with a sentence that doesn't quote it."""
+    with pytest.raises(BadInput):
+        cloudconfig.unpack(data)
+
+
+def test_a_root_job_gets_no_user():
+    """A job that asks for root has no user made for it."""
+    spec = load(ROOT / "examples/hello/job.yaml")
+    as_root = dataclasses.replace(spec, run=dataclasses.replace(spec.run, user=None))
+    config = cloudconfig.unpack(rendered(as_root).data)
+    assert "users" not in config.document
+    assert json.loads(config.file("/run/freepost/task.json"))["user"] is None

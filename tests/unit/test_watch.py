@@ -1,0 +1,79 @@
+"""Reading a job's standing from a listing alone."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from provisioner.errors import JobFailed, Unreachable
+from provisioner.keys import JobKeys, parse_status
+from provisioner.retry import retried
+from provisioner.store import Entry
+from provisioner.watch import TaskStatus, require_success, standing
+
+NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
+ROOT = JobKeys("p", "j").status_root
+
+
+def listing(*keys):
+    """A listing whose entries came a second after another."""
+    return [Entry(ROOT + key, 1, NOW + timedelta(seconds=number)) for number, key in enumerate(keys)]
+
+
+def test_the_last_event_of_the_latest_attempt_counts():
+    """Events outrank each other by their order, whatever their times; an older attempt counts no more."""
+    entries = listing("0/1/failed", "0/2/started", "0/2/launched", "0/2/booted", "0/2/log/000001", "1/1/succeeded")
+    found = standing(["0", "1", "2"], ROOT, [*entries, *listing("1/1/manifest.json")])
+    assert [(item.attempt, item.event, item.manifest) for item in found] == [
+        (2, "started", False),
+        (1, "succeeded", True),
+        (0, "waiting", False),
+    ]
+
+
+@pytest.mark.parametrize("key", ["", "0", "0/1", "0/x/started", "0/1/", "/1/started"])
+def test_keys_of_another_layout_are_ignored(key):
+    """What isn't of the layout is no status."""
+    assert parse_status(ROOT, ROOT + key) is None
+    assert parse_status(ROOT, "elsewhere/0/1/started") is None
+
+
+def test_failure_names_the_tasks():
+    """The error names each task that didn't succeed, up to ten."""
+    found = [TaskStatus(str(number), 1, "failed", NOW) for number in range(12)]
+
+    class Record:
+        job = "j"
+
+    with pytest.raises(JobFailed, match=r"12 of 12 tasks of j did not succeed: 0 \(failed\), .* …"):
+        require_success(Record(), found)
+
+
+def test_only_what_may_pass_is_tried_again():
+    """Unreachable is tried again with growing pauses; anything else passes through at once."""
+
+    class Flaky:
+        calls = 0
+
+        def call(self):
+            self.calls += 1
+            if self.calls < 3:
+                raise Unreachable("later")
+            return "done"
+
+        def refuse(self):
+            self.calls += 1
+            raise JobFailed("no")
+
+    pauses = []
+    flaky = Flaky()
+    assert retried(flaky, sleep=pauses.append).call() == "done"
+    assert len(pauses) == 2
+    other = Flaky()
+    with pytest.raises(JobFailed):
+        retried(other, sleep=pauses.append).refuse()
+    assert other.calls == 1
+    never = Flaky()
+    never.calls = -100
+    with pytest.raises(Unreachable):
+        retried(never, attempts=4, sleep=pauses.append).call()
+    assert never.calls == -96
