@@ -18,30 +18,29 @@ def scan(paths, base, as_name, say):
     """Return {name: Item} of all that `paths` name, and {name: Failed} of what can't be had."""
     items, failed = {}, {}
 
-    def visit(path, name, root, above, found):
-        name = os.path.normpath(name)
+    def visit(path, name, root, above, entry=None):
         code = encode_name(name)
         try:
+            if entry and entry.is_symlink():
+                real = os.path.realpath(path)
+                if real in above or not within(real, root) or not os.path.exists(real):
+                    say("skipped %s: a link that leads out of its tree, up or nowhere" % code)
+                    return
+            found = entry.stat() if entry else os.stat(path)
             if len(code.encode()) > KEY_BUDGET:
                 raise OSError(0, "its name is too long")
             if stat.S_ISREG(found.st_mode):
                 items[code] = Item(path, code, found.st_size, found.st_mtime, found.st_mode, root)
-            elif not stat.S_ISDIR(found.st_mode):
-                say("skipped %s: no file" % code)
-            else:
+            elif stat.S_ISDIR(found.st_mode):
                 above += (os.path.realpath(path),)
                 with os.scandir(path) as entries:
                     inside = sorted(entries, key=lambda entry: entry.name)
                 if not inside and name != ".":
                     items[code + "/"] = Item(path, code + "/", -1, 0, found.st_mode, root)
                 for entry in inside:
-                    child = os.path.join(name, entry.name)
-                    if entry.is_symlink():
-                        real = os.path.realpath(entry.path)
-                        if real in above or not within(real, root) or not os.path.exists(real):
-                            say("skipped %s: a link that leads out of its tree, up or nowhere" % encode_name(child))
-                            continue
-                    visit(entry.path, child, root, above, entry.stat())
+                    visit(entry.path, entry.name if name == "." else name + "/" + entry.name, root, above, entry)
+            else:
+                say("skipped %s: no file" % code)
         except OSError as error:
             failed[code] = Failed(error.strerror, 6)
 
@@ -57,10 +56,11 @@ def scan(paths, base, as_name, say):
             name = os.path.relpath(path, base)
             if as_name:
                 name = as_name if [path] == paths else os.path.join(as_name, name)
-            if os.path.normpath(name).startswith(("..", "/")):
+            name = os.path.normpath(name)
+            if name.startswith(("..", "/")):
                 failed[encode_name(path)] = Failed("it is outside of the base", 2)
-            elif os.path.exists(path):
-                visit(path, name, os.path.realpath(path), (), os.stat(path))
+            else:
+                visit(path, name, os.path.realpath(path), ())
     return items, failed
 
 
@@ -95,8 +95,9 @@ class Opened:
 
     def still(self):
         """Raise Changed unless it is as it was."""
+        now = os.fstat(self.file.fileno())
         for name in ("st_size", "st_mtime_ns", "st_ctime_ns"):
-            if getattr(os.fstat(self.file.fileno()), name) != getattr(self.found, name):
+            if getattr(now, name) != getattr(self.found, name):
                 raise Changed
 
     def read(self):

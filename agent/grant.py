@@ -148,6 +148,8 @@ def encode_name(path):
     not UTF-8 percent-encoded, and the $ of ${filename}, which a store would expand. The result can't break out of a
     form field, and `decode_name` undoes it exactly."""
     text = os.fsencode(path).decode("utf-8", "surrogateescape")
+    if text.isprintable() and not re.search(r"[%\\$]", text):
+        return text
     return "".join(
         c if c.isprintable() and c not in "%\\" else "".join("%%%02X" % b for b in c.encode("utf-8", "surrogateescape"))
         for c in text

@@ -21,13 +21,17 @@ import os
 SEGMENT = 900000  # bytes of entries in one object of the manifest (the status policy allows 1 MiB)
 
 
+encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder a call
+
+
 def dumps(value):
     """Write compact JSON, as bytes."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return encode(value).encode()
 
 
 class Journal:
-    """`files` maps paths to entries, `bundles` too; the entry of a split file has "parts" by number. `rate`: see above; 0: unknown.
+    """`files` maps paths to entries, `bundles` too; the entry of a split file has "parts" by number; `lines` has the
+    lines of the others. `rate`: see above; 0: unknown.
 
     As a context manager it locks out every other process that does the same.
     """
@@ -40,7 +44,7 @@ class Journal:
                 os.ftruncate(self.fd, 0)
                 os.write(self.fd, head)
             os.write(self.fd, b"\n")  # ends a torn line
-        self.at, self.files, self.bundles, self.rate = 0, {}, {}, 0
+        self.at, self.files, self.lines, self.bundles, self.rate = 0, {}, {}, {}, 0
         self.refresh()
 
     def __enter__(self):
@@ -68,10 +72,10 @@ class Journal:
                     entry = json.loads(line.decode())
                 except ValueError:
                     continue  # torn by a crash
-                self.learn(entry)
+                self.learn(entry, line)
 
-    def learn(self, entry):
-        """Take in one line."""
+    def learn(self, entry, line):
+        """Take in one line: parsed, and as it stands."""
         if "object" in entry:
             self.bundles[entry.pop("object")] = entry
         elif "part" in entry:
@@ -83,24 +87,26 @@ class Journal:
             self.files[head["path"]] = dict(head, parts=parts)
         elif "path" in entry:
             self.files[entry["path"]] = entry
+            self.lines[entry["path"]] = line  # so that the manifest needs no encoding
         self.rate = entry.get("rate", self.rate)
 
     def manifest(self, **head):
         """Yield (name, bytes) of the manifest's objects in the order to store them. `head` goes into the last."""
         self.refresh()
         chunks, more, bundles, files, total, room = [[]], [], {}, 0, 0, SEGMENT
-        for entry in self.files.values():
+        for path, entry in self.files.items():
+            line = self.lines.get(path)
             if "step" in entry:
                 entry = dict(entry, parts=[part for _, part in sorted(entry["parts"].items())])
                 del entry["step"]
                 entry["verified"] = entry["parts"][0].get("verified")
+                line = dumps(entry)
                 if sum(part["size"] for part in entry["parts"]) != entry["size"]:
                     continue  # parts are missing
             if "bundle" in entry:
                 bundles[entry["bundle"]] = dict(self.bundles[entry["bundle"]], path=entry["bundle"])
             files += "size" in entry
             total += entry.get("size", 0)
-            line = dumps(entry)
             room -= len(line) + 1
             if room < 0:
                 chunks.append([])

@@ -180,6 +180,7 @@ class Pusher:
             heard = os.read(self.bell[0], 1 << 16)
             if not heard or time.time() - synced > 0.1:
                 os.fdatasync(self.journal.fd)
+                self.journal.refresh()
                 synced = time.time()
             if not heard:
                 return
