@@ -234,7 +234,7 @@ def test_the_index_holds_each_link_once():
 
 
 def test_a_link_too_long_to_scan_is_refused():
-    """A link that a session's token makes longer than a telephone reads gets no code, and the error holds no part of it."""
+    """A link that a session's token makes too long to scan gets no code, and the error holds no part of it."""
     link = signer(60, Credentials("ASIAEXAMPLE", "s", "t" * 1800)).get("k")
     with pytest.raises(BadInput, match="too long") as caught:
         form.qr_text(link)
