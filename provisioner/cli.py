@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from provisioner import cli_links, cli_service
+from provisioner import cli_fleet, cli_links, cli_service
 from provisioner import collect as collecting
 from provisioner import jobs, session, userdata, watch
 from provisioner import plan as planning
@@ -268,6 +268,7 @@ def store_status(as_json: Json = False) -> None:
     )
 
 
+cli_fleet.register(app)
 cli_links.register(app)
 cli_service.register(app)
 

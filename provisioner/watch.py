@@ -240,10 +240,13 @@ def log(store: Store, record: JobRecord, task: str, attempt: int) -> Iterator[by
 
 
 def terminate(provider: Provider, record: JobRecord) -> int:
-    """End every VM of a job. Return how many are known."""
+    """End every VM of a job, those that a cut-off launch didn't live to record too. Return how many are known."""
+    of_job = getattr(provider, "of_job", None)
     try:
-        provider.terminate(record.instances)
+        known = dict.fromkeys(item.id for item in record.instances)
+        more = [item for item in (of_job(record.job) if of_job else ()) if item.id not in known]
+        provider.terminate([*record.instances, *more])
     except FreepostError as error:
         error.hint = error.hint or "run the same command again: it goes on with those that are left"
         raise
-    return len(record.instances)
+    return len(record.instances) + len(more)

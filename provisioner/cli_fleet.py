@@ -1,0 +1,152 @@
+"""The commands that look after what is paid for: `doctor` before a launch, `gc` after many."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from provisioner.errors import BadInput, FreepostError, Incomplete
+from provisioner.output import Event, Output
+
+if TYPE_CHECKING:
+    from provisioner.providers.base import Check, Cloud
+    from provisioner.record import JobRecord
+    from provisioner.session import Opened
+    from provisioner.spec import JobSpec
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option("--store", metavar="s3://BUCKET/PREFIX", envvar="FREEPOST_STORE", help="The store to look at."),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option("--endpoint-url", envvar="FREEPOST_ENDPOINT_URL", help="The store's endpoint, if it isn't AWS."),
+]
+ProviderName = Annotated[str | None, typer.Option("--provider", help="Where VMs run, instead of vm.provider.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. vm.region=eu-west-1."),
+]
+# What tells two accounts, regions or clouds of one provider apart; the rest of a job's options doesn't.
+CONNECTION = ("region", "profile", "endpoint_url", "cloud")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `provision`."""
+    app.command()(doctor)
+    app.command()(gc)
+
+
+def doctor(  # noqa: PLR0913, PLR0917 - flags
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM.")] = False,
+    provider: ProviderName = None,
+    overrides: Overrides = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
+    from provisioner import doctor as examining
+    from provisioner import session
+
+    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    spec = _spec(job, provider, overrides or [], store, endpoint_url)
+    found: list[Check] = []
+    try:
+        place, name = session.choose(spec, local=local, provider=provider)
+        opened = session.open_place(place)
+        found += examining.of_store(opened.store, spec, session.clock())
+        found += examining.of_provider(session.make_provider(name, opened, spec.vm.options), spec)
+    except FreepostError as error:
+        output.result(examining.table(found), [asdict(each) for each in found])
+        raise error from None
+    output.result(examining.table(found), [asdict(each) for each in found])
+    bad = [each.name for each in found if each.good is False]
+    if bad:
+        raise Incomplete(
+            f"{len(bad)} of {len(found)} checks say no: {', '.join(bad)}", hint="each says what to do about it, above"
+        )
+
+
+def _spec(
+    job: Path | None, provider: str | None, overrides: list[str], store: str | None, endpoint_url: str | None
+) -> JobSpec:
+    """The job to check for; without one, a job that does nothing."""
+    from provisioner import session, spec
+    from provisioner.faults import Faults
+    from provisioner.overrides import apply
+    from provisioner.providers import registry
+
+    if job is not None:
+        return session.load_spec(job, overrides, provider)
+    where: dict[str, Any] = {"url": store, **({"endpoint_url": endpoint_url} if endpoint_url else {})}
+    document: Any = {
+        "name": "doctor",
+        "run": {"command": "true"},
+        "vm": {"provider": provider} if provider else {},
+        **({"store": where} if store else {}),
+    }
+    faults = Faults("the command line", Path())
+    document = apply(document, overrides, faults)
+    if faults.found:
+        faults.stop()
+    return spec.parse(document, base=Path(), where="the command line", providers=registry.OptionSchemas())
+
+
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.")] = False,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs."),
+    ] = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
+    from provisioner import gc as finding
+    from provisioner import session
+
+    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
+    opened = session.open_place(place)
+    records, faults = finding.read_records(opened.store)
+    for fault in faults:
+        output.event(Event("unreadable", f"skipped: {fault}", {"text": fault}))
+    finder = finding.Finder(opened.store, _clouds(opened, records, provider or []), session.clock())
+    found = finder.find(records)
+    rows = [{key: value for key, value in asdict(each).items() if key != "leftover"} for each in found]
+    if yes:
+        finder.remove(found)
+    output.result(finding.table(found), {"removed": yes, "found": rows})
+    if found:
+        text = f"{len(found)} removed" if yes else f"{len(found)} can go; --yes removes them"
+        output.event(Event("gc", text, {"count": len(found), "removed": yes}))
+
+
+def _clouds(opened: Opened, records: dict[str, JobRecord], more: list[str]) -> dict[str, Cloud]:
+    """Every cloud that a job of the store was launched on, and those that the operator names."""
+    from provisioner import session
+
+    wanted: dict[str, tuple[str, dict[str, str]]] = {}
+    for record in records.values():
+        options = {key: str(value) for key, value in record.spec.vm.options.items() if key in CONNECTION}
+        wanted[_label(record.provider, options)] = record.provider, options
+    for each in more:
+        name, *pairs = each.split(",")
+        if not all("=" in pair for pair in pairs):
+            raise BadInput(f"--provider {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
+        options = dict(pair.split("=", 1) for pair in pairs)
+        wanted[_label(name, options)] = name, options
+    made = {label: session.make_provider(name, opened, options) for label, (name, options) in wanted.items()}
+    return {label: cast("Cloud", cloud) for label, cloud in made.items() if hasattr(cloud, "leftovers")}
+
+
+def _label(name: str, options: dict[str, str]) -> str:
+    return " ".join([name, *(options[key] for key in CONNECTION if key in options)])

@@ -1,0 +1,84 @@
+"""Finds out, before anything is paid for, whether a job could be launched: a line each, with what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from provisioner import preflight
+from provisioner.errors import FreepostError
+from provisioner.plan import iso
+from provisioner.policy import sign_prefix
+from provisioner.providers.base import Check, Provider
+from provisioner.spec import JobSpec
+from provisioner.store import Store
+
+FOLDER = ".doctor"  # below the store's prefix; what is written there is deleted at once
+_PROBE_SECONDS = 300
+_MARKS: Mapping[bool | None, str] = {True: "ok", False: "NO", None: "?"}
+
+
+def of_store(store: Store, spec: JobSpec, now: datetime) -> Iterator[Check]:
+    """Credentials and how long they live, the bucket's region, and a write through a policy."""
+    yield _lifetime(store, spec, now)
+    yield Check("bucket", good=True, text=f"{store.bucket.name} in {store.bucket.region}, at {store.bucket.url}")
+    prefix = "/".join(part for part in (store.prefix, FOLDER, "") if part or not store.prefix).lstrip("/")
+    name = secrets.token_hex(8)
+    target = sign_prefix(
+        store.bucket,
+        prefix,
+        credentials=store.credentials,
+        now=now,
+        expires=now + timedelta(seconds=_PROBE_SECONDS),
+        max_bytes=16,
+    )
+    try:
+        preflight.post(target, name, b"doctor\n")
+    except FreepostError as error:
+        yield Check("write through a policy", good=False, text=error.message, hint=error.hint)
+        return
+    yield Check("write through a policy", good=True, text=f"a form posted below {prefix} was taken")
+    yield _read_back(store, prefix + name)
+
+
+def _lifetime(store: Store, spec: JobSpec, now: datetime) -> Check:
+    ends = store.credentials.expires
+    if ends is None:
+        return Check("signing credentials", good=True, text="long-lived: they end when somebody ends them")
+    needed = now + timedelta(seconds=spec.deadline)
+    text = f"they end at {iso(ends)}; a job launched now needs them until {iso(needed)}"
+    hint = "" if ends >= needed else "sign in again for a longer session, or shorten run.timeout"
+    return Check("signing credentials", good=ends >= needed, text=text, hint=hint)
+
+
+def _read_back(store: Store, key: str) -> Check:
+    try:
+        store.get(key)
+        store.list(key)
+        store.delete([key])
+    except FreepostError as error:
+        with contextlib.suppress(FreepostError):
+            store.delete([key])
+        return Check("read, list and delete", good=False, text=error.message, hint=error.hint)
+    return Check("read, list and delete", good=True, text="status, collect and rm will work")
+
+
+def of_provider(provider: Provider, spec: JobSpec) -> Sequence[Check]:
+    """What the provider says of itself."""
+    checks = getattr(provider, "checks", None)
+    if checks is None:
+        return [Check(provider.name, good=None, text="this provider has nothing to check")]
+    found: Sequence[Check] = checks(spec.vm.options, len(spec.tasks))
+    return found
+
+
+def table(found: Sequence[Check]) -> str:
+    """The findings as lines of text."""
+    lines = []
+    for each in found:
+        lines.append(f"{_MARKS[each.good]:3} {each.name}: {each.text}")
+        if each.hint and not each.good:
+            lines.append(f"      → {each.hint}")
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""Finds what launches left behind and nobody needs: VMs, launch templates, and marks of launches in the bucket.
+
+Something is left over when its expiry has passed, or when its job is over. What belongs to a job that the store knows
+nothing of may be another store's: of that, only the expiry counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from provisioner import jobs, watch
+from provisioner.errors import BadInput, NotFound
+from provisioner.keys import JobKeys
+from provisioner.plan import iso
+from provisioner.providers.base import Cloud, Leftover
+from provisioner.record import JobRecord
+from provisioner.store import Store
+
+MARKS = ".launching"
+
+
+@dataclass(frozen=True)
+class Rubbish:
+    """One thing that can go. `place` names the provider it is with, ``store`` for an object of the bucket."""
+
+    place: str
+    kind: str
+    id: str
+    job: str
+    why: str
+    leftover: Leftover | None = None
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Looks through one store and any number of clouds, each under a name that people know it by."""
+
+    store: Store
+    clouds: Mapping[str, Cloud]
+    now: datetime
+
+    def find(self, records: Mapping[str, JobRecord]) -> list[Rubbish]:
+        """Everything that can go. `records` are those of the store's jobs."""
+        over = {name: why for name, record in records.items() if (why := self.over(record))}
+        found = [
+            Rubbish(place, item.kind, item.id, item.job, why, item)
+            for place, cloud in self.clouds.items()
+            for item in cloud.leftovers()
+            if (why := over.get(item.job) or self._expired(item.expires))
+        ]
+        return [*found, *self._marks(records, over), *self._orders(over)]
+
+    def over(self, record: JobRecord) -> str:
+        """Why a job is over; empty while it isn't."""
+        if record.expires <= self.now:
+            return self._expired(record.expires)
+        if not record.launched:
+            return ""
+        return "every task of its job is over" if all(item.over for item in watch.status(self.store, record)) else ""
+
+    def _expired(self, expires: datetime | None) -> str:
+        return f"expired at {iso(expires)}" if expires is not None and expires <= self.now else ""
+
+    def _marks(self, records: Mapping[str, JobRecord], over: Mapping[str, str]) -> list[Rubbish]:
+        """The marks of launches that were cut off, when their job is over or was never begun."""
+        found = []
+        for entry in self.store.list(JobKeys(self.store.prefix, MARKS).root):
+            try:
+                job = str(json.loads(self.store.get(entry.key))["job"])
+            except NotFound:
+                continue
+            except (ValueError, KeyError):
+                job = "?"
+            if job not in records:
+                # A launch sets its mark some seconds before the record; an hour later nobody is at it.
+                why = "its job was never recorded" if (self.now - entry.modified).total_seconds() > 3600 else ""  # noqa: PLR2004
+            else:
+                why = over.get(job, "")
+            if why:
+                found.append(Rubbish("store", "mark", entry.key, job, why))
+        return found
+
+    def _orders(self, over: Mapping[str, str]) -> list[Rubbish]:
+        """The orders of launches that were cut off. They hold user-data: what is over needs none."""
+        return [
+            Rubbish("store", "order", entry.key, job, why)
+            for job, why in over.items()
+            for entry in self.store.list(JobKeys(self.store.prefix, job).launch_root)
+        ]
+
+    def remove(self, found: Sequence[Rubbish]) -> None:
+        """Remove them. Safe to repeat."""
+        for place, cloud in self.clouds.items():
+            mine = [each.leftover for each in found if each.place == place and each.leftover]
+            if mine:
+                cloud.remove(mine)
+        self.store.delete([each.id for each in found if each.place == "store"])
+
+
+def read_records(store: Store) -> tuple[dict[str, JobRecord], list[str]]:
+    """The records of a store's jobs, and a sentence for each that can't be read."""
+    records, faults = {}, []
+    for job in jobs.listing(store):
+        try:
+            records[job] = jobs.read(store, job)
+        except NotFound:
+            continue  # a folder that isn't a job's
+        except BadInput as error:
+            faults.append(error.message)
+    return records, faults
+
+
+def table(found: Sequence[Rubbish]) -> str:
+    """What can go, as lines of text."""
+    if not found:
+        return "nothing is left behind"
+    return "\n".join(f"{each.kind:9} {each.id}  {each.job}: {each.why} ({each.place})" for each in found)
