@@ -7,6 +7,7 @@ any time, an open file is asked where it is.
 import os
 import stat
 from collections import namedtuple
+from io import FileIO
 
 from agent.grant import KEY_BUDGET, encode_name
 from agent.post import Changed, Failed
@@ -80,7 +81,7 @@ class Opened:
     def __init__(self, item):
         self.file = item.path
         if isinstance(item.path, str):
-            self.file = os.fdopen(os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)
+            self.file = FileIO(os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         self.found = os.fstat(self.file.fileno())
         real = os.readlink("/proc/self/fd/%d" % self.file.fileno())
         if not (within(real, item.root) and stat.S_ISREG(self.found.st_mode)):
