@@ -1,7 +1,7 @@
 """A throw-away Ceph Object Gateway: one monitor, one OSD in memory, one radosgw, on loopback, in a folder of its own.
 
-The second store of the contract tests, and the stricter one: it refuses every form field that no condition covers, it
-has real STS sessions and it applies bucket policies to forms. Needs Debian's radosgw, ceph-mon, ceph-osd and ceph-common.
+The second store of the contract tests, and the stricter one: it refuses every form field that no condition covers, has
+real STS sessions and applies bucket policies to forms. Needs Debian's radosgw, ceph-mon, ceph-osd and ceph-common.
 """
 
 from __future__ import annotations
