@@ -169,20 +169,23 @@ class Task:
         """Upload log, heartbeats and checkpoints until the job is over. What fails is said, and tried again later."""
         checkpoint = self.task["checkpoint"]
         beat = saved = time.time()
-        self.tell("started")
-        while not self.over.wait(LOG_EVERY):
+        event = "started"
+        while True:
             now = time.time()
             try:
-                self.ship_log()
-                if now - beat >= HEARTBEAT:
+                if event == "started" or now - beat >= HEARTBEAT:
                     beat = now
-                    self.tell("heartbeat", log_bytes=self.state["log"][0])
+                    self.tell(event, log_bytes=self.state["log"][0])
+                    event = "heartbeat"
+                self.ship_log()
                 if checkpoint and now - saved >= checkpoint["every"]:
                     saved = now
                     self.push(checkpoint["globs"])
                     self.pusher.manifest(False, self.until())
             except Failed as error:
                 say(error)
+            if self.over.wait(LOG_EVERY):
+                return
 
     def push(self, globs, bundle=False):
         """Push globs of the work directory, opening files as the job's user: no link leads to what it may not read."""

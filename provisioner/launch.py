@@ -32,7 +32,7 @@ from provisioner.keys import JobKeys, parse_status
 from provisioner.orders import ATTEMPTS, Desk, Journal, Started
 from provisioner.output import Event, Report
 from provisioner.plan import Plan, StagedInput, TaskPlan, iso, launch_token, make_plan, new_job_id, task_plans
-from provisioner.providers.base import Choice, Instance, Phase, Provider
+from provisioner.providers.base import Choice, Instance, Phase, Provider, guest_url
 from provisioner.record import JobRecord
 from provisioner.signer import Signer
 from provisioner.spec import InputSpec, JobSpec
@@ -104,7 +104,7 @@ class Launcher:
 
     def render(self, plan: Plan, task: TaskPlan) -> tuple[Grant, UserData]:
         """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large."""
-        grant = sign_grant(plan, task, credentials=self.signer.credentials(plan, task), now=self.clock())
+        grant = self._sign(plan, task, self.clock())
         user_data = userdata.render(plan, task, grant)
         if len(user_data.data) > plan.user_data_limit:
             message = f"the user-data has {len(user_data.data)} bytes; {plan.provider} takes {plan.user_data_limit}"
@@ -138,11 +138,16 @@ class Launcher:
         choices = getattr(self.provider, "choices", None)
         return choices(spec.vm.options) if choices else [Choice("", spec.vm.options)]
 
+    def _sign(self, plan: Plan, task: TaskPlan, now: datetime) -> Grant:
+        """Sign the grant of a task, for the bucket's address as the VM will see it."""
+        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
+        return sign_grant(plan, task, credentials=self.signer.credentials(plan, task), now=now, bucket=seen)
+
     def _made_to_fit(self, plan: Plan) -> Plan:
         """Move the job's costliest files from the user-data to the bucket until it fits, or nothing is left to move."""
         task = plan.tasks[-1]
         while True:
-            grant = sign_grant(plan, task, credentials=self.signer.credentials(plan, task), now=plan.created)
+            grant = self._sign(plan, task, plan.created)
             fitted = userdata.fit(plan, task, grant)
             if fitted == plan:
                 return plan
@@ -161,7 +166,8 @@ class Launcher:
             "task": grant.task,
             "attempt": grant.attempt,
         }
-        preflight.post(grant.status, "launched", json.dumps({**event, "provider": self.provider.name}).encode())
+        status = grant.status._replace(url=self.store.bucket.url)  # the VM's may be an address that only it can reach
+        preflight.post(status, "launched", json.dumps({**event, "provider": self.provider.name}).encode())
 
     def _stage(self, plan: Plan) -> None:
         """Upload what the VMs will pull."""

@@ -166,3 +166,13 @@ class Cloud(Provider, Protocol):
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
         """Tell, without paying for anything, whether a job of `vms` VMs could be launched."""
         ...
+
+
+def guest_url(provider: Provider, url: str) -> str:
+    """The URL by which a provider's VMs reach what the operator reaches at `url`.
+
+    The same, unless the provider has a method of this name that says otherwise: to a machine on this host, the host's
+    loopback has another address. A POST policy doesn't sign the host; a presigned GET does.
+    """
+    translate = getattr(provider, "guest_url", None)
+    return str(translate(url)) if translate else url
