@@ -19,7 +19,7 @@ from provisioner import images, nocloud, units
 from provisioner.errors import BadInput, NotFound, Refused
 from provisioner.kinds import flag, size, text
 from provisioner.paths import state_dir
-from provisioner.providers._guest import control
+from provisioner.providers._guest import cgroup, control
 from provisioner.providers._guest.home import GONE, PENDING, Home
 from provisioner.providers.base import Instance, Order, Phase, State
 from provisioner.providers.registry import Context
@@ -203,6 +203,7 @@ class GuestProvider(ABC):
         if home.alive():
             return
         if home.status().get("phase") != GONE:
+            cgroup.remove(home.path.name)  # the one thing that the kernel keeps
             home.say(GONE, reason)
         home.clean(keep_disk=keep_disk)
 
