@@ -1,0 +1,171 @@
+"""`provision doctor` and `provision gc`, as an operator runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from provisioner import cli
+from provisioner.keys import JobKeys
+from provisioner.plan import iso
+from provisioner.providers.ec2 import requests
+from tests.ec2.conftest import instances
+from tests.ec2.gateway import Fault
+
+
+@pytest.fixture
+def provision(cloud, monkeypatch, tmp_path, store, capsys):  # noqa: ARG001 - cloud sets other keys before
+    """Run a command with the store's keys in the environment; give exit code, standard output and standard error."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
+    monkeypatch.setenv("FREEPOST_STATE_DIR", str(tmp_path / "state"))
+
+    def run(*words):
+        code = cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def job(document, tmp_path):
+    """The path of a job.yaml for EC2."""
+
+    def write():
+        path = tmp_path / "job.yaml"
+        path.write_text(json.dumps(document))
+        return path
+
+    return write
+
+
+def test_doctor_says_yes_to_what_works(provision, job, ec2, image):
+    """Credentials, bucket, a write through a policy, image and a dry run: each a line; nothing is launched."""
+    code, out, err = provision("doctor", job())
+    assert code == 0, err
+    for line in ("signing credentials", "write through a policy", "ec2 credentials", f"image: {image}", "dry run"):
+        assert f"ok  {line}" in out
+    assert instances(ec2) == []
+
+
+def test_doctor_says_no_and_what_to_do(provision, job, cloud):
+    """A missing permission is a line with its remedy, and the exit code says that something is wrong."""
+    cloud.inject("RunInstances", Fault("UnauthorizedOperation", "You are not authorized.", 403))
+    code, out, err = provision("doctor", job())
+    assert code == 6
+    assert "NO  dry run: t3.small, on-demand" in out
+    assert "→ the credentials need the permission ec2:RunInstances" in out
+    assert "Traceback" not in err
+
+
+def test_doctor_finds_a_wrong_bucket(provision, job, document):
+    """Without the bucket there is one sentence and no traceback."""
+    document["store"]["url"] = "s3://no-such-bucket-here/p"
+    code, out, err = provision("doctor", job())
+    assert code == 6
+    assert "NO  write through a policy: the store has no such bucket" in out
+    assert "Traceback" not in err
+
+
+def test_doctor_needs_no_job(provision, bucket, store):
+    """With a store and a local provider alone it checks these, as JSON too."""
+    words = ["--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url, "--provider", "local", "--json"]
+    code, out, err = provision("doctor", *words)
+    assert code == 0, err
+    assert [each["good"] for each in json.loads(out)] == [True, True, True, True, None]
+
+
+def gc(provision, bucket, store, *words):
+    """Run gc on the test's store; give what it found."""
+    where = ["--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url]
+    code, out, err = provision("gc", *where, "--json", *words)
+    assert code == 0, err
+    return json.loads(out.splitlines()[0])["found"]
+
+
+def test_gc_leaves_a_running_job_alone(provision, bench, document, parse, bucket, store, ec2):
+    """While a job runs nothing of it is shown, and --yes removes nothing."""
+    document["array"] = 2
+    bench(document).launcher.launch(parse(document))
+    assert gc(provision, bucket, store, "--yes") == []
+    assert {each["State"]["Name"] for each in instances(ec2)} == {"running"}
+
+
+def test_gc_shows_and_removes_vms_of_a_job_that_is_over(provision, bench, document, parse, bucket, store, ec2):
+    """When every task has ended, VMs that are still there are shown first, and ended with --yes."""
+    document["array"] = 2
+    one = bench(document)
+    record = one.launcher.launch(parse(document))
+    for task in ("0", "1"):
+        one.store.put(JobKeys("p", record.job).event(task, 1, "succeeded"), b"{}")
+    shown = gc(provision, bucket, store)
+    assert sorted(each["id"] for each in shown) == sorted(item.id for item in record.instances)
+    assert {each["State"]["Name"] for each in instances(ec2)} == {"running"}
+    gc(provision, bucket, store, "--yes")
+    assert {each["State"]["Name"] for each in instances(ec2)} == {"terminated"}
+    assert gc(provision, bucket, store) == []
+
+
+def test_gc_finds_what_expired_whoever_launched_it(provision, cloud, bucket, store, ec2, image):
+    """A VM and a template of a job that this store knows nothing of go by their expiry; another's live VM stays."""
+    past, ahead = (datetime.now(timezone.utc) + timedelta(hours=hours) for hours in (-1, 1))
+    marked = [
+        requests.tag_list({requests.JOB: "elsewhere", requests.TASK: "0", requests.EXPIRES: iso(when)})
+        for when in (past, ahead)
+    ]
+    for given in marked:
+        ec2.run_instances(
+            ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=[{"ResourceType": "instance", "Tags": given}]
+        )
+        ec2.create_launch_template(
+            LaunchTemplateName=f"t{marked.index(given)}",
+            LaunchTemplateData={"ImageId": image},
+            TagSpecifications=[{"ResourceType": "launch-template", "Tags": given}],
+        )
+    where = f"ec2,region=eu-west-1,endpoint_url={cloud.url}"
+    found = gc(provision, bucket, store, "--provider", where, "--yes")
+    assert sorted(each["kind"] for each in found) == ["template", "vm"]
+    assert sorted(each["State"]["Name"] for each in instances(ec2)) == ["running", "terminated"]
+    assert [each["LaunchTemplateName"] for each in ec2.describe_launch_templates()["LaunchTemplates"]] == ["t1"]
+
+
+def test_gc_removes_the_marks_and_orders_of_a_launch_that_nobody_ended(
+    provision, bench, document, parse, bucket, store, cloud
+):
+    """A launch cut off for good leaves a mark, an order with user-data, and maybe a VM: all go when it has expired."""
+    document["run"]["timeout"], document["vm"]["boot_budget"] = "1s", "1s"
+    document["run"]["grace"], document["expires"] = "0s", "3s"
+    cloud.inject("RunInstances", Fault(lost=True), *[Fault("InternalError", status=500)] * 9)
+    cloud.inject("DescribeInstances", *[Fault("InternalError", status=500)] * 9)
+    one = bench(document)
+    with contextlib.suppress(Exception):
+        one.launcher.launch(parse(document))
+    cloud.faults.clear()
+    recorded = one.store.list("p/")
+    assert any("/launch/" in entry.key for entry in recorded)
+    finder_found = []
+    for _ in range(40):
+        finder_found = gc(provision, bucket, store, "--yes")
+        if finder_found:
+            break
+    assert sorted(each["kind"] for each in finder_found) == ["mark", "order", "vm"]
+    assert not [entry.key for entry in one.store.list("p/") if "/launch/" in entry.key or ".launching" in entry.key]
+
+
+def test_terminate_ends_what_no_record_knows(provision, bench, document, parse, bucket, store, cloud, ec2):
+    """A VM whose launcher died before the record was written is found by its tag."""
+    cloud.inject("RunInstances", Fault(lost=True), *[Fault("InternalError", status=500)] * 9)
+    cloud.inject("DescribeInstances", *[Fault("InternalError", status=500)] * 9)
+    with contextlib.suppress(Exception):
+        bench(document).launcher.launch(parse(document))
+    cloud.faults.clear()
+    (found,) = instances(ec2)
+    job = next(tag["Value"] for tag in found["Tags"] if tag["Key"] == requests.JOB)
+    where = ["--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url]
+    code, _, err = provision("terminate", job, *where)
+    assert code == 0, err
+    assert {each["State"]["Name"] for each in instances(ec2)} == {"terminated"}
