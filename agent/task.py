@@ -78,21 +78,16 @@ class Task:
 
     def prepare(self):
         """Make the work directory, with the job's files and inputs."""
-        os.makedirs(self.workdir, exist_ok=True)
-        for folder, _, names in os.walk("files"):
-            to = os.path.join(self.workdir, os.path.relpath(folder, "files"))
-            os.makedirs(to, exist_ok=True)
-            for name in names:
-                shutil.copy(os.path.join(folder, name), to)
+        shutil.rmtree(self.workdir, True)  # of a run that was cut off before the job began
+        os.makedirs("files", exist_ok=True)
+        shutil.copytree("files", self.workdir)
         if self.grant.inputs:
             from agent.pull import pull
 
             for failure in pull(self.grant, self.workdir, say):
                 raise Failed("input %s: %s" % failure)
         if self.user:
-            for folder, _, names in os.walk(self.workdir):
-                for name in [""] + names:
-                    os.lchown(os.path.join(folder, name), self.user.pw_uid, self.user.pw_gid)
+            subprocess.check_call(["chown", "-hR", self.user.pw_name + ":", self.workdir])
 
     def become(self):
         """Be the job's user."""
