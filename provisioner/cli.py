@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from provisioner import cli_fleet, cli_links, cli_service
+from provisioner import cli_fleet, cli_image, cli_links, cli_service, jobs, session, userdata, watch
 from provisioner import collect as collecting
-from provisioner import jobs, session, userdata, watch
 from provisioner import plan as planning
 from provisioner.errors import BadInput, FreepostError, Incomplete, Integrity
 from provisioner.output import Event, Output
@@ -269,6 +268,7 @@ def store_status(as_json: Json = False) -> None:
 
 
 cli_fleet.register(app)
+cli_image.register(app)
 cli_links.register(app)
 cli_service.register(app)
 

@@ -32,6 +32,7 @@ from provisioner.errors import BadInput, MissingDependency, NotFound, Refused, U
 from provisioner.paths import cache_dir as default_cache
 
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
+DEFAULT = "bookworm"  # where a job names none
 DISK_SIZE = 8 << 30  # bytes of the ext4 disk; the file is sparse and holds what the root holds
 
 # The packages of the host, by the program that needs them.

@@ -22,9 +22,16 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class QemuProvider(GuestProvider):
-    """Boots VMs. `notice` says so when they will be slow."""
+    """Boots VMs."""
 
     name: ClassVar[str] = "qemu"
+
+    @property
+    def notice(self) -> str:
+        """What to expect where KVM is known not to work."""
+        if _kvm_opens() and _answer(self.cache) != "tcg":
+            return ""
+        return "KVM does not work here, so the processor is emulated: a boot takes a minute or more"
 
     def _check(self, image: images.Image) -> None:  # noqa: ARG002 - it boots every image
         images.need("qemu-system-x86_64", "qemu-img", "slirp4netns", "ip", "unshare", purpose="The qemu provider")
@@ -48,21 +55,36 @@ def kvm_works(image: images.Image, cache: Path | None = None) -> bool:
     A device that opens proves nothing (nested hosts offer one on which no kernel ever starts), so a kernel is booted
     without a root file system, up to the panic for the lack of it. The kernel is the image's, or any built image's.
     """
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not _kvm_opens():
         return False
     kernel = image.kernel or next((each.kernel for each in images.listing(cache) if each.kernel), None)
     if not kernel:
         return False  # nothing to try it with; emulation always works
-    folder = cache or cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    answer = folder / f"kvm-{BOOT_ID.read_text().strip()}"
-    if not answer.exists():
-        for old in folder.glob("kvm-*"):
+    if not _answer(cache):
+        file = _answer_file(cache)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for old in file.parent.glob("kvm-*"):
             old.unlink(missing_ok=True)
-        new = answer.with_suffix(f".{os.getpid()}")
+        new = file.with_suffix(f".{os.getpid()}")
         new.write_text("kvm" if _boots(kernel) else "tcg")
-        new.replace(answer)
-    return answer.read_text() == "kvm"
+        new.replace(file)
+    return _answer(cache) == "kvm"
+
+
+def _kvm_opens() -> bool:
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def _answer_file(cache: Path | None) -> Path:
+    return (cache or cache_dir()) / f"kvm-{BOOT_ID.read_text().strip()}"
+
+
+def _answer(cache: Path | None) -> str:
+    """What `kvm_works` found since the host booted: kvm, tcg, or nothing yet."""
+    try:
+        return _answer_file(cache).read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _boots(kernel: Path) -> bool:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from provisioner import images, nocloud, units
-from provisioner.errors import BadInput, NotFound, Refused
+from provisioner.errors import BadInput, FreepostError, NotFound, Refused
 from provisioner.kinds import flag, size, text
 from provisioner.paths import state_dir
 from provisioner.providers._guest import cgroup, control
 from provisioner.providers._guest.home import GONE, PENDING, Home
-from provisioner.providers.base import Instance, Order, Phase, State
+from provisioner.providers.base import Check, Instance, Leftover, Order, Phase, State
 from provisioner.providers.registry import Context
 
 HOST = "10.0.2.2"  # what the guest calls the host's loopback
@@ -43,7 +45,7 @@ class GuestProvider(ABC):
             "A suite, or the name of an imported image.",
             f"{', '.join(images.SUITES)}, or an imported name",
             r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,63}$",
-            default="bookworm",
+            default=images.DEFAULT,
         ),
         "memory": size("The machine's memory.", 128 << 20, 1 << 40, default="1GiB"),
         "cpus": {"type": "integer", "minimum": 1, "maximum": 256, "description": "How many processors.", "default": 1},
@@ -134,6 +136,57 @@ class GuestProvider(ABC):
             if failure:
                 raise Refused(f"{instance.id} could not be started: {failure}")
 
+    def of_job(self, job: str) -> Sequence[Instance]:
+        """Every machine of a job that is not gone."""
+        records = [record for record in self._living() if record["job"] == job]
+        return [Instance(record["id"], record["task"], record["attempt"]) for record in records]
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """Every machine of ours on this host."""
+        return [
+            Leftover(
+                "vm",
+                record["id"],
+                record["job"],
+                datetime.fromtimestamp(record["expires"], timezone.utc),
+                f"{record['id']}: task {record['task']}, attempt {record['attempt']} of {record['job']}",
+            )
+            for record in self._living()
+        ]
+
+    def remove(self, leftovers: Sequence[Leftover]) -> None:
+        """End these machines. Safe to repeat."""
+        self.terminate([Instance(each.id, "", 0) for each in leftovers])
+
+    def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
+        """Tell whether this host could boot the image, and has the memory for all the machines."""
+        wanted = {**{key: schema["default"] for key, schema in self.option_schema.items()}, **options}
+        memory = units.size(wanted["memory"]) * vms
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        plenty = Check(
+            "memory",
+            memory <= there,
+            f"{vms} machines have {memory >> 20} MiB, this host {there >> 20} MiB",
+            "lower vm.memory",
+        )
+        try:
+            self._check(images.find(wanted["image"], self.cache))
+        except FreepostError as error:
+            return [Check(self.name, good=False, text=error.message, hint=error.hint), plenty]
+        return [Check(self.name, good=True, text=f"boots {wanted['image']} here"), plenty]
+
+    def _living(self) -> Iterator[dict[str, Any]]:
+        """The records of the machines that are not gone."""
+        folder = self._folder()
+        for path in sorted(folder.iterdir()) if folder.exists() else ():
+            home = Home(path)
+            if (
+                home.exists()
+                and home.record()["provider"] == self.name
+                and self._state(path.name).phase is not Phase.GONE
+            ):
+                yield home.record()
+
     @abstractmethod
     def _check(self, image: images.Image) -> None:
         """Raise MissingDependency or BadInput if this provider can't boot the image here."""
@@ -149,7 +202,10 @@ class GuestProvider(ABC):
     def _home(self, name: str) -> Home:
         if not name.isascii() or not name.replace("-", "").isalnum():
             raise BadInput(f"{name!r} is no machine of {self.name}.")
-        return Home((self.folder or state_dir() / "machines") / name)
+        return Home(self._folder() / name)
+
+    def _folder(self) -> Path:
+        return self.folder or state_dir() / "machines"
 
     def _options(self, order: Order) -> dict[str, Any]:
         unknown = sorted(set(order.options) - set(self.option_schema))
@@ -209,7 +265,7 @@ class GuestProvider(ABC):
 
     def _forget(self) -> None:
         """Delete what is left of machines that ended long ago."""
-        folder = self.folder or state_dir() / "machines"
+        folder = self._folder()
         for path in folder.iterdir() if folder.exists() else ():
             state = path / "state.json"
             if state.exists() and state.stat().st_mtime < time.time() - REMEMBERED:

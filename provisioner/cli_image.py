@@ -1,0 +1,65 @@
+"""The commands for what boots on the operator's own machine: `image build`, `image import` and `image list`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from provisioner import images
+from provisioner.output import Event, Output
+
+image_app = typer.Typer(help="Images that the machine and qemu providers boot.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `provision`."""
+    app.add_typer(image_app, name="image")
+
+
+@image_app.command()
+def build(
+    suite: Annotated[str, typer.Option("--suite", help=f"Debian's: {', '.join(images.SUITES)}.")] = images.DEFAULT,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Build anew, for newer packages.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what mmdebstrap says.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a Debian image with mmdebstrap, or find the one that was built. Needs root; takes a minute or two."""
+    output = _output(as_json=as_json)
+    output.event(Event("building", f"building {suite}, unless it is there", {"image": suite}))
+    _tell(output, images.build(suite, fresh=fresh, log=sys.stderr.buffer if verbose else None))
+
+
+@image_app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.qcow2", help="A cloud image.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="What vm.image calls it; the file's name if not given.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Copy a cloud image (Ubuntu, Debian, Rocky, ...) into the cache, for the qemu provider."""
+    _tell(_output(as_json=as_json), images.import_qcow2(file, name or file.stem))
+
+
+@image_app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the images that there are."""
+    found = images.listing()
+    text = "\n".join(f"{image.name}  {image.disk}" for image in found) or "there are no images"
+    _output(as_json=as_json).result(text, {"images": [_described(image) for image in found]})
+
+
+def _tell(output: Output, image: images.Image) -> None:
+    output.result(f"vm.image: {image.name} is ready ({image.disk.parent})", _described(image))
+
+
+def _described(image: images.Image) -> dict[str, object]:
+    providers = ["machine", "qemu"] if image.root else ["qemu"]
+    return {"image": image.name, "disk": str(image.disk), "providers": providers}
+
+
+def _output(*, as_json: bool) -> Output:
+    return Output(sys.stdout, sys.stderr, as_json=as_json)
