@@ -26,13 +26,13 @@ import threading
 import time
 from collections import namedtuple
 
-from agent.files import Opened, mode, scan
+from agent.files import Item, Opened, mode, scan
 from agent.journal import Journal
 from agent.post import WAIT, Changed, Failed, Sender, insist, send
 
 SMALL = 1 << 20  # bytes: files up to this are sent from memory, and go into a bundle if asked
 PART, PARTS = 16 << 20, 5000  # the least bytes of a part; the most parts, so that their list fits into a manifest
-BUNDLE = 4 << 20  # bytes of a bundle; two are in the memory of each process
+BUNDLE = 1 << 20  # bytes of a bundle; two at most are in the memory of each process
 
 Job = namedtuple("Job", "items number at size step")  # number: 0 for a file, -1 for a bundle, otherwise of a part
 Result = namedtuple("Result", "files bytes sent failed exit_code stored")
@@ -66,7 +66,12 @@ class Pusher:
         for _ in range(4):
             self.failed = dict(missing)
             jobs = list(self.cut(todo, bundle))
-            self.run(lambda number: jobs[number] if number < len(jobs) else None, len(jobs))
+
+            def job(number):
+                found = jobs[number] if number < len(jobs) else None
+                return Job([found], 0, 0, 0, 0) if isinstance(found, Item) else found
+
+            self.run(job, len(jobs))
             todo = []
             for name, failure in self.failed.items():
                 if isinstance(failure, Changed) and os.path.exists(items[name].path):
@@ -102,7 +107,7 @@ class Pusher:
         return "step" not in entry or sum(part["size"] for part in entry["parts"].values()) == item.size
 
     def cut(self, items, bundle):
-        """Yield the Jobs: files, then bundles, then the parts of large files, the smallest file's first."""
+        """Yield the Jobs, or Items that are to be one: files, then bundles, then the parts of large files, the smallest file's first."""
         batch, filled, large = [], 0, []
         for item in items:
             if item.size < 0:
@@ -118,7 +123,7 @@ class Pusher:
                     yield Job(batch, -1, 0, 0, 0)
                     batch, filled = [], 0
             else:
-                yield Job([item], 0, 0, item.size, 0)
+                yield item  # not yet a Job: there may be very many
         if batch:
             yield Job(batch, -1, 0, 0, 0)
         for item in sorted(large, key=lambda item: item.size):
@@ -180,7 +185,6 @@ class Pusher:
             heard = os.read(self.bell[0], 1 << 16)
             if not heard or time.time() - synced > 0.1:
                 os.fdatasync(self.journal.fd)
-                self.journal.refresh()
                 synced = time.time()
             if not heard:
                 return
@@ -215,7 +219,7 @@ class Pusher:
                 except (Failed, OSError) as failure:
                     for item in job.items:
                         self.fail(item.name, failure)
-                if len(others) < limit - 1 and sender.waited > 0.005:
+                if len(others) < (1 if job.number < 0 else limit - 1) and sender.waited > 0.005:
                     others.append(threading.Thread(target=work, daemon=True))
                     others[-1].start()
             sender.close()
