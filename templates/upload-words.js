@@ -53,17 +53,26 @@ const clean = (path) => path.replace(/[\x00-\x1f\x7f\\]|\$(?=\{)/g, (c) => `%${c
 
 // ---- folders
 
-async function walk(entry, into) {
-  if (entry.isFile) {
-    const file = await new Promise((done, failed) => entry.file(done, failed));
-    into.push({ file, path: entry.fullPath.replace(/^\//, "") });
-    return;
+// Two ways to read a dropped folder: handles, which Chromium has and which work on a page opened from a file, too, and
+// entries, which every browser has.
+async function walkHandle(folder, path, into) {
+  for await (const each of folder.values()) {
+    const name = `${path}/${each.name}`;
+    if (each.kind === "directory") await walkHandle(each, name, into);
+    else into.push({ file: await each.getFile(), path: name });
   }
-  const reader = entry.createReader();
+}
+
+async function walkEntry(folder, path, into) {
+  const reader = folder.createReader();
   for (;;) { // a reader gives at most 100 entries at a time
     const some = await new Promise((done, failed) => reader.readEntries(done, failed));
     if (!some.length) return;
-    for (const each of some) await walk(each, into);
+    for (const each of some) {
+      const name = `${path}/${each.name}`;
+      if (each.isDirectory) await walkEntry(each, name, into);
+      else into.push({ file: await new Promise((done, failed) => each.file(done, failed)), path: name });
+    }
   }
 }
 

@@ -45,17 +45,21 @@ const chosen = (input) => {
 async function dropped(event) {
   event.preventDefault();
   document.body.classList.remove("over");
-  // Entries must be taken before the first await: the event's data is gone after it.
-  const entries = [...event.dataTransfer.items].filter((item) => item.kind === "file")
-    .map((item) => [item.webkitGetAsEntry && item.webkitGetAsEntry(), item.getAsFile()]);
+  // Everything must be taken before the first await: the event's data is gone after it.
+  const pieces = [...event.dataTransfer.items].filter((item) => item.kind === "file").map((item) => {
+    const entry = item.webkitGetAsEntry ? item.webkitGetAsEntry() : null;
+    if (!entry || entry.isFile) return { file: item.getAsFile() };
+    return { entry, handle: item.getAsFileSystemHandle ? item.getAsFileSystemHandle() : null };
+  });
   const found = [];
-  try {
-    for (const [entry, file] of entries) {
-      if (entry) await walk(entry, found);
-      else if (file) found.push({ file, path: file.name });
+  for (const { file, entry, handle } of pieces) {
+    try {
+      if (file) found.push({ file, path: file.name });
+      else if (handle) await walkHandle(await handle, entry.name, found);
+      else await walkEntry(entry, entry.name, found);
+    } catch {
+      warn(`The folder ${entry.name} could not be read by dropping it. Use “Choose a folder” instead.`);
     }
-  } catch (error) {
-    warn(`Not everything that was dropped could be read: ${error.message}`);
   }
   add(found);
 }
@@ -227,12 +231,14 @@ function redraw() { // once a frame, however many files move
   requestAnimationFrame(() => {
     drawing = false;
     const count = tally();
+    const focused = document.activeElement;
     $("total").hidden = !items.length;
     $("go").hidden = running || !count.waiting;
     $("go").disabled = Boolean(over);
     $("go").textContent = `Upload ${many(count.waiting, "file")} (${bytes(count.waitingBytes)})`;
     $("stop").hidden = !running;
     $("clear").hidden = running || !count.stored;
+    if (focused.hidden) [$("stop"), $("sum")].find((each) => !each.hidden).focus(); // never let the focus fall to the page's top
     $("bar").hidden = !running;
     $("bar").max = Math.max(1, count.bytes);
     $("bar").value = count.sent;
@@ -256,7 +262,6 @@ function countdown() {
 
 function start() {
   running = true;
-  if (document.activeElement === $("go")) setTimeout(() => $("stop").focus(), 50);
   say("Uploading.");
   pump();
 }
@@ -270,7 +275,6 @@ $("stop").onclick = () => {
   running = false;
   for (const item of items) if (item.request || item.state === "pausing") cancel(item);
   finish();
-  $("sum").focus();
 };
 $("clear").onclick = () => {
   for (const item of items.filter(({ state }) => state === "stored")) (item.row ? remove : drop)(item);
