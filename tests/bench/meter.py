@@ -4,9 +4,11 @@ A process of its own and free of imports, because Linux counts the memory of the
 ru_maxrss of what it starts: measured from the harness, curl would seem as large as the harness.
 
 RESULT: {"wall": seconds from fork to exit, "user", "system": CPU seconds of the command and all it waited for,
-"peak": bytes, "processes": most at once, "exit": code, or minus the signal}. ``peak`` is the greater of the largest
-single process (wait4's ru_maxrss) and the sum of VmHWM over the processes alive at once, looked at ten times a
-second: pages that two processes share count twice, so it never flatters a command of many processes.
+"peak", "shared_once": bytes, "processes": most at once, "exit": code, or minus the signal}. ``peak`` is the greater of
+the largest single process (wait4's ru_maxrss) and the sum of VmHWM over the processes alive at once, looked at ten
+times a second: pages that two processes share count twice, so it never flatters a command of many processes.
+``shared_once`` is the largest sum of PSS seen, in which they count once; it misses what came and went between two
+looks, and is 0 for a command that ended before the first.
 """
 
 import json
@@ -16,7 +18,6 @@ import signal
 import sys
 import time
 
-# ruff: noqa: PTH123, PTH208 (pathlib would double this process, and it is meant to be small)
 EVERY = 0.1  # seconds between looks at the process tree
 
 
@@ -32,11 +33,11 @@ def tree(root):
         return  # it ended while we looked
 
 
-def high_water(pid):
-    """The most memory that a process had resident, in bytes; 0 when it is gone."""
+def kib(path, field):
+    """The bytes of a kB field of a /proc file; 0 when its process is gone."""
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
-            return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")), 0)
+        with open(path, encoding="ascii", errors="replace") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith(field)), 0)
     except (FileNotFoundError, ProcessLookupError):
         return 0
 
@@ -45,12 +46,13 @@ def measure(command, limit):
     """Run `command` to its end, or kill its process group after `limit` seconds; return the costs."""
     started = time.monotonic()
     pid = os.posix_spawnp(command[0], command, os.environ, setpgroup=0)
-    peak = processes = 0
+    peak = shared_once = processes = 0
     try:
         ended = os.pidfd_open(pid)
         while not select.select([ended], [], [], EVERY)[0]:
             alive = list(tree(pid))
-            peak = max(peak, sum(map(high_water, alive)))
+            peak = max(peak, sum(kib(f"/proc/{member}/status", "VmHWM:") for member in alive))
+            shared_once = max(shared_once, sum(kib(f"/proc/{member}/smaps_rollup", "Pss:") for member in alive))
             processes = max(processes, len(alive))
             if time.monotonic() - started > limit:
                 os.killpg(pid, signal.SIGKILL)
@@ -64,6 +66,7 @@ def measure(command, limit):
         "user": usage.ru_utime,
         "system": usage.ru_stime,
         "peak": max(peak, usage.ru_maxrss * 1024),
+        "shared_once": shared_once,
         "processes": max(processes, 1),
         "exit": os.waitstatus_to_exitcode(status),
     }

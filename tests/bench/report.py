@@ -44,6 +44,7 @@ class Median:
     slowest: float
     cpu: float
     peak: float
+    shared_once: float
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def medians(runs: Iterable[Run]) -> dict[tuple[str, str, str], Median]:
         walls = [run.wall for run in group]
         cpu = statistics.median(run.cpu for run in group)
         peak = statistics.median(run.peak for run in group)
-        found[key] = Median(*key, len(group), statistics.median(walls), min(walls), max(walls), cpu, peak)
+        once = statistics.median(run.shared_once for run in group)
+        found[key] = Median(*key, len(group), statistics.median(walls), min(walls), max(walls), cpu, peak, once)
     return found
 
 
@@ -149,10 +151,8 @@ def table(found: Medians, works: Sequence[Work]) -> str:
             if not rows:
                 continue
             lines += ["", f"{work.name}: {work}, {store} store, median of {max(row.runs for row in rows)}"]
-            heads = (
-                f"{'seconds':>9}{'min–max':>17}{'rate':>15}{'CPU s':>9}{per(work):>13}{'peak MiB':>10}{'× agent':>9}"
-            )
-            lines.append(" " * 15 + heads)
+            heads = f"{'seconds':>24}{'min–max':>17}{'rate':>15}{'CPU s':>9}{per(work):>13}"
+            lines.append(heads + f"{'peak MiB':>10}{'PSS':>7}{'× agent':>9}")
             agent = found.get((work.name, store, "agent"))
             for row in rows:
                 beside = f"{row.wall / agent.wall:9.2f}" if agent else f"{'–':>9}"
@@ -160,7 +160,7 @@ def table(found: Medians, works: Sequence[Work]) -> str:
                 cost = f"{row.cpu / units(work):.3f}"
                 lines.append(
                     f"  {row.peer:13}{row.wall:9.3f}{spread:>17}{rate(work, row.wall):>15}{row.cpu:9.2f}{cost:>13}"
-                    f"{row.peak / MIB:10.1f}{beside}"
+                    f"{row.peak / MIB:10.1f}{row.shared_once / MIB:7.0f}{beside}"
                 )
     return "\n".join(lines)
 

@@ -31,6 +31,7 @@ class Run:
     user: float = 0.0
     system: float = 0.0
     peak: int = 0
+    shared_once: int = 0
     processes: int = 0
     fault: str = ""
 
