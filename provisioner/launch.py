@@ -156,7 +156,9 @@ class Launcher:
     def _prove(self, plan: Plan) -> None:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
         grant, _ = self.render(plan, plan.tasks[0])
-        self._announce(member(grant, 0))
+        first = member(grant, 0)
+        self._announce(first)
+        preflight.kept(self.store, first.status.prefix + "launched")
 
     def _announce(self, grant: Grant) -> None:
         event = {

@@ -12,6 +12,7 @@ import requests
 from agent.grant import Target
 from provisioner.errors import Expiry, NoCredentials, NotFound, Refused, Unreachable
 from provisioner.policy import checksum_sha256
+from provisioner.store import Store
 
 TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
 
@@ -48,6 +49,20 @@ def post(target: Target, name: str, data: bytes) -> None:
     if answer.status_code >= 500:  # noqa: PLR2004 - HTTP's own classes
         raise Unreachable(f"the store answered {code}", hint="try again later")
     raise Refused(f"the store refused the upload ({said})", hint="check what the credentials may do on this prefix")
+
+
+def kept(store: Store, key: str) -> None:
+    """Raise Refused when an object that was just posted isn't there.
+
+    Ceph RGW 16.2 answers 204 to a form that a role's session with an inline policy signed, and keeps nothing.
+    """
+    try:
+        store.size(key)
+    except NotFound:
+        raise Refused(
+            "the store answered that it took an upload by form, but has not kept it",
+            hint="Ceph 16.2 does so when a signer's session signs: leave out signer, or set store.method: put",
+        ) from None
 
 
 def _host(url: str) -> str:
