@@ -165,10 +165,16 @@ def task_document(plan: Plan) -> dict[str, object]:
 def deadman(plan: Plan) -> str:
     """A shell line that powers the VM off at the plan's deadline, counted from the launch and not from this boot.
 
-    A clock that is wrong can't lengthen it past the whole budget, nor shorten it below a minute.
+    A clock that is wrong can't lengthen it past the whole budget, nor shorten it below a minute. A timer of systemd's
+    own, without dependencies: `shutdown -P` asks logind over D-Bus, and neither runs yet when ``bootcmd`` does (it
+    then schedules nothing, and says so to nobody).
     """
     limit, budget = int(plan.deadline.timestamp()), plan.spec.deadline
-    return f"l=$(({limit}-$(date +%s)));shutdown -P +$((l>{budget}?{budget}/60:l<60?1:l/60))"
+    free = "DefaultDependencies=no"
+    return (
+        f"l=$(({limit}-$(date +%s)));systemd-run --no-block --on-active=$((l>{budget}?{budget}:l<60?60:l)) "
+        f"--timer-property={free} -p {free} systemctl poweroff"
+    )
 
 
 def gzipped(data: bytes) -> bytes:
