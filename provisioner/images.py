@@ -162,7 +162,7 @@ def build(suite: str, cache_dir: Path | None = None, *, fresh: bool = False, log
         if os.geteuid() != 0:
             raise MissingDependency("Building an image needs root.", hint="Run the same command with sudo.")
         final = folder / f"{suite}-{recipe_hash(suite)}"
-        with _scratch(folder) as made:
+        with _scratch(folder, suite) as made:
             _bootstrap(suite, made, log)
             _replace(made, final)
     return find(suite, cache_dir)
@@ -188,7 +188,7 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
         )
     if "backing-filename" in about or about.get("format-specific", {}).get("data", {}).get("data-file"):
         raise BadInput(f"{path} depends on another file.", hint="Flatten it: qemu-img convert -O qcow2 OLD NEW")
-    with _locked("imported", cache_dir) as folder, _scratch(folder) as made:
+    with _locked("imported", cache_dir) as folder, _scratch(folder, "imported") as made:
         (folder / "imported").mkdir(exist_ok=True)
         # Converting reads every cluster, drops snapshots, and leaves out what is unused.
         done = subprocess.run(
@@ -262,9 +262,11 @@ def _locked(name: str, cache_dir: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder on the same file system that is gone afterwards, unless it was renamed."""
-    made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
+def _scratch(folder: Path, name: str) -> Iterator[Path]:
+    """A folder on the same file system that is gone afterwards, unless it was renamed. Under the lock of `name`."""
+    for stale in folder.glob(f".making-{name}-*"):  # of a build that was killed
+        shutil.rmtree(stale)
+    made = Path(tempfile.mkdtemp(prefix=f".making-{name}-", dir=folder))
     made.chmod(0o755)  # mmdebstrap's apt user reads below it; nothing in an image is secret
     try:
         yield made
