@@ -122,7 +122,6 @@ def put(  # noqa: PLR0913, PLR0917 - flags
     sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="Exactly these contents.")] = "",
     no_overwrite: Annotated[bool, typer.Option("--no-overwrite", help="Only while there is no such object.")] = False,
     file: Annotated[str, typer.Option("--file", help="The local file in the curl command.")] = "",
-    qr: Qr = False,
     as_json: Json = False,
     curl: Curl = False,
 ) -> None:
@@ -143,7 +142,7 @@ def put(  # noqa: PLR0913, PLR0917 - flags
     if link.headers and not (as_json or curl):
         needed = ", ".join(f"{header}: {value}" for header, value in link.headers.items())
         output.event(Event("headers", f"send it with exactly these headers: {needed}"))
-    _print(output, [link], link.describe(), curl=curl, qr=qr)
+    _print(output, [link], link.describe(), curl=curl)
 
 
 def sign(  # noqa: PLR0913, PLR0917 - flags
@@ -218,7 +217,10 @@ def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[
     from provisioner.spec import StoreSpec
 
     if local and endpoint_url:
-        raise BadInput("--local is the embedded store, and --endpoint-url another", hint="give one of them")
+        raise BadInput(
+            "--local is the embedded store, and --endpoint-url another",
+            hint="give one of them; FREEPOST_ENDPOINT_URL counts",
+        )
     opened: dict[str, tuple[Store, Signer]] = {}
 
     def open_bucket(bucket: str) -> tuple[Store, Signer]:
@@ -241,7 +243,7 @@ def _size_of(store: Store, key: str) -> int:
         ) from None
 
 
-def _print(output: Output, found: Sequence[Link], data: Any, *, curl: bool, qr: bool) -> None:  # noqa: ANN401 - JSON
+def _print(output: Output, found: Sequence[Link], data: Any, *, curl: bool, qr: bool = False) -> None:  # noqa: ANN401 - JSON
     if output.as_json:
         output.result("", data)
         return

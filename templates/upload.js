@@ -1,5 +1,5 @@
 // Uploads to a bucket, straight from the page. The JSON in #page says where to, with which signed fields, and how much.
-const AT_ONCE = 3, TRIES = 4, STALL = 60e3, ROWS = 300;
+const AT_ONCE = 3, TRIES = 4, STALL = 60e3, ROWS = 300; // files at once; tries of each; ms without a byte; rows at most
 const expires = Date.parse(page.expires);
 const items = []; // {file, path, state, sent, why, again, tries, row…}; state: waiting, sending, pausing, stored, failed, refused
 let running = false, over = "", rows = 0, drawing = false;
@@ -84,10 +84,11 @@ function send(item) {
   form.append("Content-Type", /^[\w.+-]+\/[\w.+-]+$/.test(item.file.type) ? item.file.type : "application/octet-stream");
   form.append("file", item.file, "file"); // the last field, by S3's rule
   const request = item.request = new XMLHttpRequest();
-  const alive = () => {
+  const alive = (patience = STALL) => {
     clearTimeout(item.timer);
-    item.timer = setTimeout(() => request.abort(), STALL);
+    item.timer = setTimeout(() => request.abort(), patience);
   };
+  request.upload.onload = () => alive(5 * STALL); // a store may take its time to put a large file away
   request.upload.onprogress = (event) => {
     alive();
     // The form's own fields count too, and come first.
