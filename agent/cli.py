@@ -112,6 +112,7 @@ def limit(pusher, rate):
 def push(options, paths):
     """Store files."""
     from agent.post import Failed
+    from agent.hurry import order
     from agent.push import Pusher
 
     grant, path = load(options.get("grant"))
@@ -119,6 +120,7 @@ def push(options, paths):
     pusher = Pusher(grant, path + ".journal", *sizes, say=say)
     limit(pusher, number(options, "limit-rate", "0"))
     pusher.progress = Progress(pusher, "json" in options)
+    pusher.order = lambda items: order(pusher, items)
     if paths != ["-"]:
         result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
     elif "as" not in options:

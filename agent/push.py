@@ -48,7 +48,7 @@ class Pusher:
         self.low, self.high = grant.outputs.size_range()
         self.split = min(split, self.high)
         self.journal = Journal(journal, grant.outputs.prefix)
-        self.progress, self.total = lambda files, size: None, (0, 0)
+        self.progress, self.total, self.order = lambda files, size: None, (0, 0), list
 
     def manifest(self, complete=True, until=0):
         """Store the manifest of everything in the journal: the last act, but for the final event. Raise Failed."""
@@ -87,15 +87,6 @@ class Pusher:
         """Start afresh."""
         self.deadline, self.sent, self.fatal, self.clock = deadline, 0, None, time.time()
         self.bytes = 0
-
-    def order(self, items):
-        """Return items in the order given or, when by the rate of earlier pushes time is short, logs and small first."""
-        left = min(self.deadline or self.grant.expires, self.grant.expires) - time.time()
-        need = sum(item.size for item in items) / (self.journal.rate or 1e99)
-        if need < left:
-            return items
-        self.say("warning: this takes %d s and %d s are left; small files go first" % (need, left))
-        return sorted(items, key=lambda item: (not item.name.endswith(".log"), item.size))
 
     def has(self, item, number=0, step=0):
         """Tell whether this very file, or a part of it, is stored."""

@@ -100,7 +100,7 @@ class Task:
         """Start the command in a process group of its own, as its user."""
         env = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
         if self.user:
-            env.update(HOME=self.user.pw_dir, USER=self.user.pw_name, LOGNAME=self.user.pw_name)
+            env.update(HOME=self.user.pw_dir, USER=self.user.pw_name)
         else:
             env.update(HOME=self.workdir, FREEPOST_GRANT=self.path)
         for name, value in zip(("JOB", "TASK", "ATTEMPT"), self.grant):
@@ -170,7 +170,7 @@ class Task:
             try:
                 if event == "started" or now - beat >= HEARTBEAT:
                     beat = now
-                    self.tell(event, log_bytes=self.state["log"][0])
+                    self.tell(event)
                     event = "heartbeat"
                 self.ship_log()
                 if checkpoint and now - saved >= checkpoint["every"]:
@@ -218,8 +218,7 @@ class Task:
         event = "interrupted" if (self.reason or "").startswith("interrupted") else "failed"
         self.tell(
             "succeeded" if good and not code else event,
-            exit_code=status if (status or 0) >= 0 else None,
-            signal=-status if (status or 0) < 0 else None,
+            exit_code=status,
             reason=self.reason,
             upload={"files": files, "bytes": size, "failed": [{"path": p, "error": e} for p, e in failed[:100]]},
             agent=__version__,

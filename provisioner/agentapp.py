@@ -25,7 +25,7 @@ ALWAYS = ("__init__", "command", "files", "grant", "journal", "post", "push", "t
 # What else rides along, and when.
 FOR_BUNDLES = ("bundle",)
 FOR_INPUTS = ("pull",)
-FOR_SCRIPTS = ("bundle", "cli", "etag", "proxy", "stream")  # jobs that call `agent` themselves
+FOR_SCRIPTS = ("bundle", "cli", "etag", "hurry", "proxy", "stream")  # jobs that call `agent` themselves
 
 
 @lru_cache(maxsize=8)

@@ -106,8 +106,6 @@ def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFil
         _environment()
         .get_template("freepost.service.j2")
         .render(
-            job=plan.job,
-            task=task.task,
             stop_seconds=run.grace + 60,
             max_seconds=run.timeout + 2 * run.grace + 60,
         )

@@ -149,17 +149,19 @@ class Watcher:
         text = f"task {item.task} {item.event}"
         if item.over:
             last = final_event(self.store, record, item)
-            data.update({name: last[name] for name in ("exit_code", "signal", "reason", "upload") if name in last})
+            data.update({name: last[name] for name in ("exit_code", "reason", "upload") if name in last})
             text += _because(last)
         return Event("task", text, data)
 
 
 def _because(last: Mapping[str, Any]) -> str:
+    """Why a task ended badly. An exit code below zero is the signal that ended the job, as subprocess has it."""
+    code = last.get("exit_code") or 0
     if last.get("reason"):
         return f": {last['reason']}"
-    if last.get("exit_code"):
-        return f": the job ended with exit code {last['exit_code']}"
-    return f": the job was ended by signal {last['signal']}" if last.get("signal") else ""
+    if code < 0:
+        return f": the job was ended by signal {-code}"
+    return f": the job ended with exit code {code}" if code else ""
 
 
 def require_success(record: JobRecord, found: Sequence[TaskStatus]) -> None:
@@ -180,7 +182,7 @@ def describe(watcher: Watcher, record: JobRecord) -> list[dict[str, Any]]:
     for item in watcher.look(record, {}):
         last = final_event(watcher.store, record, item)
         row = {"task": item.task, "attempt": item.attempt, "status": item.event, "time": item.time and iso(item.time)}
-        row.update({name: last[name] for name in ("exit_code", "signal", "reason", "upload") if name in last})
+        row.update({name: last[name] for name in ("exit_code", "reason", "upload") if name in last})
         rows.append(row)
     return rows
 

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
+from agent import hurry, stream
 from agent import push as pushing
-from agent import stream
 from agent.cli import limit
 from agent.push import Pusher
 from tests.faults.kit import gather, reader, real_grant, run_agent, tree_of, write_grant
@@ -350,6 +350,7 @@ def test_small_files_go_first_when_time_is_short(pusher, tmp_path):
     pusher.journal.refresh()
     said = []
     pusher.say = said.append
+    pusher.order = lambda items: hurry.order(pusher, items)
     pusher.workers = 1
     result = pusher.push([str(tmp_path / name) for name in ("b", "c", "d.log", "a")], base=str(tmp_path))
     assert result.exit_code == 0
