@@ -29,6 +29,16 @@ REGION = "eu-west-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "ec2SECRETec2SECRETec2SECRET"}
 
 
+# Prints its port, and serves until it is killed.
+MOTO = (
+    "import logging, sys\nfrom werkzeug.serving import make_server\n"
+    "from moto.server import DomainDispatcherApplication, create_backend_app\n"
+    "logging.getLogger('werkzeug').setLevel(logging.ERROR)\n"
+    "server = make_server('127.0.0.1', 0, DomainDispatcherApplication(create_backend_app), threaded=True)\n"
+    "print(server.server_port, flush=True)\nserver.serve_forever()\n"
+)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _models():
     """Let all botocore sessions of these tests read EC2's service model, which is large, once."""
@@ -41,15 +51,8 @@ def _models():
 def moto(tmp_path_factory):
     """(host, port) of a moto server, killed at the end."""
     log = tmp_path_factory.mktemp("moto") / "log"
-    program = (
-        "import logging, sys\nfrom werkzeug.serving import make_server\n"
-        "from moto.server import DomainDispatcherApplication, create_backend_app\n"
-        "logging.getLogger('werkzeug').setLevel(logging.ERROR)\n"
-        "server = make_server('127.0.0.1', 0, DomainDispatcherApplication(create_backend_app), threaded=True)\n"
-        "print(server.server_port, flush=True)\nserver.serve_forever()\n"
-    )
     with log.open("wb") as errors:
-        server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=errors)
+        server = subprocess.Popen([sys.executable, "-c", MOTO], stdout=subprocess.PIPE, stderr=errors)
     try:
         yield "127.0.0.1", int(server.stdout.readline())
     finally:

@@ -17,7 +17,7 @@ from tests.ec2.gateway import Fault
 
 
 @pytest.fixture
-def provision(cloud, monkeypatch, tmp_path, store, capsys):  # noqa: ARG001 - cloud sets other keys before
+def provision(cloud, monkeypatch, tmp_path, store, capsys):
     """Run a command with the store's keys in the environment; give exit code, standard output and standard error."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
