@@ -78,6 +78,8 @@ def get(  # noqa: PLR0913, PLR0917 - flags
     """Print download links, one a line: whoever has one may download that object until it expires."""
     from provisioner import links
 
+    if as_json and str(html) == "-":
+        raise BadInput("--json and --html - both want standard output", hint="name a file for --html")
     overrides = links.parse_overrides(header or [])
     if content_type:
         overrides["content-type"] = links.header_value("--content-type", content_type)

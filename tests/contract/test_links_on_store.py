@@ -107,6 +107,7 @@ def test_what_is_not_there_is_said(provision):
         ("url", "get", "s3://BUCKET/a", "--expires", "8d"),
         ("url", "get", "s3://BUCKET/a", "--expires", "soon"),
         ("url", "get", "s3://BUCKET/a", "s3://BUCKET/b", "--filename", "x"),
+        ("url", "get", "s3://BUCKET/a", "--html", "-", "--json"),
         ("url", "put", "s3://BUCKET/a/"),
         ("url", "put", "s3://BUCKET/a", "--size", "many"),
         ("url", "put", "s3://BUCKET/a", "--local"),
