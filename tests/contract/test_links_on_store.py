@@ -107,7 +107,6 @@ def test_what_is_not_there_is_said(provision):
         ("url", "get", "s3://BUCKET/a", "--expires", "8d"),
         ("url", "get", "s3://BUCKET/a", "--expires", "soon"),
         ("url", "get", "s3://BUCKET/a", "s3://BUCKET/b", "--filename", "x"),
-        ("url", "get", "s3://BUCKET/a", "--html", "-", "--json"),
         ("url", "put", "s3://BUCKET/a/"),
         ("url", "put", "s3://BUCKET/a", "--size", "many"),
         ("url", "put", "s3://BUCKET/a", "--local"),
@@ -122,6 +121,13 @@ def test_bad_input_is_one_sentence(provision, words):
     code, out, err = provision(*words)
     assert (code, out) == (BadInput.exit_code, "")
     assert "Traceback" not in err
+
+
+def test_one_document_on_standard_output(provision):
+    """JSON and a page can't share standard output; the error is the JSON line, then."""
+    code, out, _ = provision("url", "get", "s3://BUCKET/a", "--html", "-", "--json")
+    assert code == BadInput.exit_code
+    assert json.loads(out)["exit_code"] == code
 
 
 def test_keys_that_the_store_does_not_know(provision, monkeypatch):
