@@ -20,7 +20,8 @@ def pack(pusher, items, sender):
         except (Failed, OSError) as failure:
             pusher.fail(item.name, failure)
             continue
-        head, sha = header(os.fsencode(decode_name(item.name)), len(data), found.st_mtime, found.st_mode), hashlib.sha256(data)
+        head = header(os.fsencode(decode_name(item.name)), len(data), found.st_mtime, found.st_mode)
+        sha = hashlib.sha256(data)
         name.update(head + sha.digest())
         tar += head
         entry = {"path": item.name, "size": len(data), "sha256": sha.hexdigest(), "mtime": found.st_mtime}

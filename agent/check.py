@@ -19,7 +19,7 @@ FORM_BUDGET = 20 * 1024  # bytes of a form without its file (AWS, "Browser-based
 UNCONDITIONED = re.compile(r"x-amz-signature$|file$|policy$|x-ignore-")
 
 
-def violations(policy, form, size, now):
+def violations(policy, form, size, now):  # noqa: PLR0912 - a branch for each way to break a condition
     """Say how a store that enforces `policy` (text) would refuse `form` with a file of `size` bytes at `now`.
 
     `form` maps field names to values; names are compared without case, values with it. The bucket is the URL's,

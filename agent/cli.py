@@ -1,11 +1,11 @@
 """`agent push` and `agent pull` for people and scripts: options, progress, and what they print."""
 
 import json
+import signal
 import sys
 import time
 
 from agent.command import Bad, load, say
-
 
 USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [--limit-rate BYTES] [--workers N] FILE…|-
       agent check [--as NAME] [--base DIR] FILE…
@@ -38,6 +38,10 @@ def parse(words):
 
 def command(argv):
     """Carry out any command but `run`. Return the exit code."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     if "--help" in argv:
         print("usage: " + USAGE)
         return 0
@@ -45,11 +49,16 @@ def command(argv):
     options, paths = parse(argv[1:])
     if (name in ("push", "check") and not paths) or name not in ("push", "check", "pull"):
         raise Bad("usage: " + USAGE, 2)
-    if name == "check":
-        from agent.check import check
+    try:
+        signal.signal(signal.SIGTERM, interrupt)
+        if name == "check":
+            from agent.check import check
 
-        return check(options, paths)
-    return (push if name == "push" else pull)(options, paths)
+            return check(options, paths)
+        return (push if name == "push" else pull)(options, paths)
+    except KeyboardInterrupt:
+        say("agent: interrupted; what is stored stays stored, and the same command sends the rest")
+        return 130
 
 
 def number(options, name, default):
@@ -70,7 +79,7 @@ class Progress:
         self.began = self.shown = time.time()
         self.files = self.bytes = 0
 
-    def __call__(self, files, size):
+    def __call__(self, files, size):  # noqa: D102 - as the class says
         self.files += files
         self.bytes += size
         now = time.time()
@@ -111,8 +120,8 @@ def limit(pusher, rate):
 
 def push(options, paths):
     """Store files."""
-    from agent.post import Failed
     from agent.hurry import order
+    from agent.post import Failed
     from agent.push import Pusher
 
     grant, path = load(options.get("grant"))

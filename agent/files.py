@@ -35,11 +35,11 @@ def scan(paths, base, as_name, say):
             elif stat.S_ISDIR(found.st_mode):
                 above += (os.path.realpath(path),)
                 with os.scandir(path) as entries:
-                    inside = sorted(entries, key=lambda entry: entry.name)
+                    inside = sorted(entries, key=lambda each: each.name)
                 if not inside and name != ".":
                     items[code + "/"] = Item(path, code + "/", -1, 0, found.st_mode, root)
-                for entry in inside:
-                    visit(entry.path, entry.name if name == "." else name + "/" + entry.name, root, above, entry)
+                for each in inside:
+                    visit(each.path, each.name if name == "." else name + "/" + each.name, root, above, each)
             else:
                 say("skipped %s: no file" % code)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The grant: the JSON document a VM gets, and all that the VM may do.
+r"""The grant: the JSON document a VM gets, and all that the VM may do.
 
 ::
 
@@ -11,7 +11,7 @@
               "policy": "{\"expiration\": …}", "fields": {"x-amz-signature": "…", …}}
 
 ``policy`` is the POST policy in clear, as text: these exact bytes, base64-encoded, are what was signed.
-A group of VMs that share one user-data shares one grant: ``task`` lists their tasks in the order of their launch indexes
+A group of VMs that share one user-data shares one grant: ``task`` lists their tasks by launch index
 ("0-49" or "3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`member` fills it in), and the
 policies admit the whole group. Readers ignore fields they don't know and refuse a ``version`` they don't know.
 Both sides import this module; it imports nothing of theirs.
@@ -44,7 +44,7 @@ class Target(namedtuple("Target", "url prefix policy fields")):
     __repr__ = object.__repr__  # never the policy, never the signature
 
     def form(self, **more):
-        """Return every field of a form but the file, as the policy has them; `more` are the object's own, key at least."""
+        """Return every field of a form but the file, as the policy has them; `more` are the object's, key at least."""
         policy = b2a_base64(self.policy.encode(), newline=False).decode()
         return dict(self.fields, policy=policy, **more)
 

@@ -6,8 +6,8 @@ several processes at once; a line torn by a crash is skipped. Lines are::
     {"path", "size", "sha256", "mtime", "mode", "verified"}    a file: an ENTRY of the manifest
     … and "bundle", "offset"                                   a file in a bundle
     {"object", "size", "sha256"}                               a bundle itself
-    {"path", "of", "mtime", "mode", "step", "part", "size", "sha256", "verified"}    a part, by number; "of" is the file's
-                                                               size (-1: a stream), "step" that of its parts
+    {"path", "of", "mtime", "mode", "step", "part", "size", "sha256", "verified"}
+                                                a part, by number; "of" is its file's size (-1: a stream), "step" a part's
     {"path", "size", "mtime", "mode", "verified", "parts"}     a whole stream
     {"path": "dir/", "type": "dir", "mode"}                    an empty directory
     {"rate"}                                                   bytes a second of a push

@@ -16,7 +16,7 @@ from binascii import b2a_base64, hexlify
 
 CONNECT, STALL = 10, 30  # seconds: to connect; without a byte of progress, which ends an attempt
 TRIES, WAIT, PATIENCE = 10, 0.5, 300  # attempts; the first pause, and all of them, in seconds
-BLOCK = 1 << 20  # bytes that are hashed or sent in one go
+BLOCK, STEP = 1 << 18, 1 << 20  # bytes: hashed at once, and so in the memory of each worker; sent in one go
 BOUNDARY = hexlify(os.urandom(16)).decode()
 FIELD = "--" + BOUNDARY + '\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 FILE = (FIELD % ('file"; filename="f', ""))[:-2].encode()
@@ -35,7 +35,7 @@ class Failed(Exception):
     other attempt, of any file, would fare better.
     """
 
-    def __init__(self, text, exit=7, fatal=False, wait=0):
+    def __init__(self, text, exit=7, fatal=False, wait=0):  # noqa: A002 - it is the exit code
         Exception.__init__(self, text)
         self.exit, self.fatal, self.wait = exit, fatal, wait
 
@@ -156,9 +156,9 @@ class Wire:
             else:
                 file, at, left = piece
                 while left:
-                    self.pace(min(left, BLOCK))
+                    self.pace(min(left, STEP))
                     file.seek(at)  # ssl has a sendfile of its own, which starts at 0 by not seeking
-                    sent = self.sock.sendfile(file, at, min(left, BLOCK))
+                    sent = self.sock.sendfile(file, at, min(left, STEP))
                     if not sent:
                         raise Changed
                     at, left = at + sent, left - sent

@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 import time
+from functools import partial
 
 from agent.files import within
 from agent.post import BLOCK, Failed, Wire, blocks, insist, refusal
@@ -69,7 +70,7 @@ def work(grant, todo, failed):
             break  # another thread was faster
         wire.aim(item["url"])
         try:
-            insist(lambda: fetch(wire, grant.expires, file, at, min(RANGE, item["size"] - at)))
+            insist(partial(fetch, wire, grant.expires, file, at, min(RANGE, item["size"] - at)))
             os.pwrite(file, b"1", item["size"] + number)
         except (Failed, OSError) as failure:
             failed[item["path"]] = failure if isinstance(failure, Failed) else Failed(failure.strerror, 6)
@@ -82,7 +83,7 @@ def work(grant, todo, failed):
 def fetch(wire, expires, file, at, size):
     """Write one range to `file`, in one attempt."""
 
-    def take(status, reader, length):
+    def take(status, reader, _):
         place, left = at, size
         if status == 200:  # a store without ranges sends it all
             place = 0

@@ -15,8 +15,12 @@ def pour(pusher, file, name, deadline=0):
     pusher.failed, code, sizes = {}, encode_name(name), []
 
     def part(number):
-        size, most, spool = 0, min(PART << number // 500, pusher.high), TemporaryFile(buffering=0)
-        for data in iter(lambda: file.read(min(BLOCK, most - size)), b""):
+        size, most = 0, min(PART << number // 500, pusher.high)
+        spool = TemporaryFile(buffering=0)  # noqa: SIM115 - whoever sends it closes it
+        while True:
+            data = file.read(min(BLOCK, most - size))
+            if not data:
+                break
             size += spool.write(data)
         if not size and number:
             spool.close()

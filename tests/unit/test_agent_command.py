@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from agent.grant import dump
-from tests.faults.kit import ROOT, SECRETS, broken_store, fake_grant, gather, real_grant, reader, run_agent, write_grant
+from tests.faults.kit import ROOT, SECRETS, broken_store, fake_grant, gather, reader, real_grant, run_agent, write_grant
 
 
 @pytest.fixture

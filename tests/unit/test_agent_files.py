@@ -10,7 +10,9 @@ from agent.bundle import header
 from agent.files import within
 
 
-@pytest.mark.parametrize("name", [b"a", b"x" * 100, b"y" * 101, b"d/" * 300 + b"\xff\n", b"z" * 511, b"z" * 512], ids=len)
+@pytest.mark.parametrize(
+    "name", [b"a", b"x" * 100, b"y" * 101, b"d/" * 300 + b"\xff\n", b"z" * 511, b"z" * 512], ids=len
+)
 def test_a_header_is_read_by_tarfile(name):
     """Names of any length and kind, size, time and mode are those that were given."""
     data = os.urandom(1000)

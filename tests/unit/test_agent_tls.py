@@ -130,7 +130,11 @@ def test_no_proxy_is_honoured(secure, certificate, monkeypatch):
         (b"HTTP/1.1 204 No Content\r\nETag: x\r\n\r\n", 204, b""),
         (b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 3\r\n\r\nabc", 200, b"abc"),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", 204, b""),
-        (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n", 403, b"abc0123456789"),
+        (
+            b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n",
+            403,
+            b"abc0123456789",
+        ),
         (b"HTTP/1.0 500 Oops\r\n\r\nuntil the end", 500, b"until the end"),
         (b"HTTP/1.1 201\r\nContent-Length: 0\r\n\r\n", 201, b""),
     ],
