@@ -1,0 +1,60 @@
+"""examples/provider-plugin: a provider that another distribution offers, installed as a user would and put to work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """A folder with the example installed into it."""
+    folder = tmp_path_factory.mktemp("plugin")
+    source = folder / "source"
+    shutil.copytree(ROOT / "examples/provider-plugin", source)
+    target = folder / "site"
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    shutil.unpack_archive(wheel, target, "zip")  # a pure wheel is its own installation
+    return target
+
+
+@pytest.mark.timeout(300)
+def test_a_third_partys_provider_does_a_job(installed, store, bucket, tmp_path):
+    """Found by its entry point alone, it checks its own options, runs a job, and its results come home."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FREEPOST_"))},
+        "PYTHONPATH": str(installed),
+        "AWS_ACCESS_KEY_ID": store.access_key,
+        "AWS_SECRET_ACCESS_KEY": store.secret_key,
+        "FREEPOST_STATE_DIR": str(tmp_path / "state"),
+    }
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        textwrap.dedent(f"""\
+            name: plugin
+            store: {{url: "s3://{bucket}/p", endpoint_url: "{store.endpoint_url}", region: {store.region}}}
+            vm: {{provider: nice, niceness: 7}}
+            run: {{command: "ps -o ni= -p $$ > niceness"}}
+            outputs: [niceness]
+        """)
+    )
+    command = [sys.executable, "-m", "provisioner", "launch", job, "--collect", tmp_path / "home"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    consoles = [path.read_text() for path in (tmp_path / "state/nice").glob("*/console")]
+    assert done.returncode == 0, (done.stderr, consoles)
+    found = next((tmp_path / "home").rglob("niceness")).read_text()
+    assert int(found) == os.getpriority(os.PRIO_PROCESS, 0) + 7
+    bad = [sys.executable, "-m", "provisioner", "launch", job, "--set", "vm.niceness=99"]
+    refused = subprocess.run(bad, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert "vm.niceness" in refused.stderr
