@@ -65,7 +65,8 @@ def serve(  # noqa: PLR0913, PLR0917 - flags
     output = Output(sys.stdout, sys.stderr, as_json=as_json)
     address = listen.Address(host, port, unix, tls_cert, tls_key)
     listen.check(address)
-    key = keyfiles.read_key(key_file or _own("token.key"))
+    path = key_file or _own("token.key")
+    key = keyfiles.read_key(path, make=key_file is None and not path.exists())
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
     opened = session.open_place(place).store
     desk = signing.Desk(
