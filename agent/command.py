@@ -5,7 +5,6 @@ Exit codes: 0 ok; 1 the job failed; 2 usage; 3 no or unreadable grant; 4 expired
 """
 
 import os
-import signal
 import sys
 
 from agent import grant as grants
@@ -34,13 +33,8 @@ def say(text):
 
 def main(argv=None):
     """Carry out a command. Return the exit code."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
     argv = argv or sys.argv[1:]
     try:
-        signal.signal(signal.SIGTERM, interrupt)
         if argv == ["run"]:
             from agent.task import run
 
@@ -49,7 +43,7 @@ def main(argv=None):
 
         return command(argv)
     except ImportError:
-        say("agent: not in this VM: job.yaml doesn't mention `agent`")
+        say("agent: job.yaml doesn't mention `agent`, so it is not in this VM")
         return 2
     except Bad as error:
         say("agent: " + error.args[0])
@@ -57,6 +51,3 @@ def main(argv=None):
     except OSError as error:
         say("agent: %s" % error)
         return 6
-    except KeyboardInterrupt:
-        say("agent: interrupted; the same command sends the rest")
-        return 130

@@ -22,8 +22,8 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 
-from agent import __version__
 from agent.command import say
 from agent.grant import timestamp
 from agent.post import Failed, send
@@ -31,6 +31,7 @@ from agent.push import Pusher
 
 LOG_EVERY, HEARTBEAT = 10, 60  # seconds
 SEGMENT = 1 << 19  # bytes of log in one object
+IMDS = ("-4", "169.254.169.254"), ("-6", "fd00:ec2::254")  # where a cloud tells a VM's user-data to whoever asks
 
 
 class Task:
@@ -89,37 +90,31 @@ class Task:
         if self.user:
             subprocess.check_call(["chown", "-hR", self.user.pw_name + ":", self.workdir])
 
-    def become(self):
-        """Be the job's user."""
-        if self.user:
-            os.initgroups(self.user.pw_name, self.user.pw_gid)
-            os.setgid(self.user.pw_gid)
-            os.setuid(self.user.pw_uid)
-
     def start(self):
-        """Start the command in a process group of its own, as its user."""
+        """Start the command: as its user, who can't reach the metadata service, in a scope; or in a process group."""
+        command = self.task["command"]
         env = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
         if self.user:
             env.update(HOME=self.user.pw_dir, USER=self.user.pw_name)
+            for family, address in IMDS:
+                rule = "ip %s rule add uidrange %d-%d to %s prohibit"
+                subprocess.call((rule % (family, self.user.pw_uid, self.user.pw_uid, address)).split())
+            command = ["systemd-run", "-q", "--scope", "--unit=freepost-job", "--uid=" + self.user.pw_name] + command
         else:
             env.update(HOME=self.workdir, FREEPOST_GRANT=self.path)
         for name, value in zip(("JOB", "TASK", "ATTEMPT"), self.grant):
             env["FREEPOST_" + name] = str(value)
         env.update(self.task["env"])
 
-        def begin():
-            os.setpgid(0, 0)
-            self.become()
-
         with open("log", "ab") as log:
             self.child = subprocess.Popen(
-                self.task["command"],
+                command,
                 cwd=self.workdir,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=begin,  # noqa: PLW1509 - Python 3.6 has no other way; threads start after it
+                preexec_fn=os.setpgrp,  # noqa: PLW1509 - Python 3.6 has no other way; threads start after it
             )
 
     def stop(self, number, _):
@@ -135,20 +130,12 @@ class Task:
         self.asked = True
 
     def hit(self, number):
-        """Signal the job's process group and, with SIGKILL, whatever else its user runs."""
-        try:
-            os.killpg(self.child.pid, number)
-        except OSError:
-            pass  # all of it has gone
-        if self.user and number == signal.SIGKILL:
-            killer = os.fork()
-            if not killer:
-                try:
-                    self.become()
-                    os.kill(-1, number)
-                finally:
-                    os._exit(0)
-            os.waitpid(killer, 0)
+        """Signal everything that the job started: its scope, or its process group."""
+        if self.user:
+            subprocess.call(["systemctl", "-q", "kill", "-s%d" % number, "freepost-job.scope"])
+        else:
+            with suppress(OSError):  # all of it has gone
+                os.killpg(self.child.pid, number)
 
     def ship_log(self):
         """Upload what the log has that was not uploaded yet. Raise Failed."""
@@ -220,10 +207,8 @@ class Task:
             "succeeded" if good and not code else event,
             exit_code=status,
             reason=self.reason,
-            upload={"files": files, "bytes": size, "failed": [{"path": p, "error": e} for p, e in failed[:100]]},
-            agent=__version__,
+            upload={"files": files, "bytes": size, "failed": failed[:100]},
             started=self.state["started"],
-            finished=timestamp(time.time()),
         )
         return code if good else 130 if event == "interrupted" else 1
 

@@ -104,11 +104,11 @@ VM: dict[str, Schema] = {
 RUN: dict[str, Schema] = {
     "command": {
         "anyOf": [
-            text("", "", r"^[^\x00]*[^\x00\s][^\x00]*$", **{"x-read": lambda line: ("/bin/sh", "-c", line)}),
+            text("", "", r"^(?![\s\S]*\x00)[\s\S]*\S", **{"x-read": lambda line: ("/bin/sh", "-c", line)}),
             items("", text("", "text without NUL", r"^[^\x00]*$", minLength=0), minItems=1),
         ],
-        "description": "A line for /bin/sh, or a program and its arguments.",
-        "x-allowed": "a line for /bin/sh, or a list: a program and its arguments",
+        "description": "Lines for /bin/sh, or a program and its arguments.",
+        "x-allowed": "lines for /bin/sh, or a list: a program and its arguments",
     },
     "script": {**_source(_LOCAL, localfiles.check_script), "description": "A local script to run."},
     "env": {
