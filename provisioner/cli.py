@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from provisioner import cli_fleet, cli_image, cli_links, cli_service, jobs, session, userdata, watch
+from provisioner import cli_fleet, cli_image, cli_links, cli_render, cli_service, jobs, session, watch
 from provisioner import collect as collecting
 from provisioner import plan as planning
 from provisioner.errors import BadInput, FreepostError, Incomplete, Integrity
@@ -209,31 +209,6 @@ def list_jobs(store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Js
     output.result("\n".join(found), {"jobs": found})
 
 
-@app.command()
-def render(  # noqa: PLR0913, PLR0917 - flags
-    job: JobFile,
-    local: Local = False,
-    provider: ProviderName = None,
-    overrides: Overrides = None,
-    task: Task = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what is in it and what each part costs.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Not gzipped, for platforms that refuse gzip.")] = False,
-) -> None:
-    """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
-    output = _output()
-    spec = session.load_spec(job, overrides or [], provider)
-    place, name = session.choose(spec, local=local, provider=provider)
-    opened = session.open_place(place)
-    launcher = session.launcher(opened, session.make_provider(name, opened, spec.vm.options), output.event)
-    plan = launcher.plan(spec)
-    chosen = plan.task(task)
-    _, user_data = launcher.render(plan, chosen)
-    if explain:
-        output.result(userdata.explain(user_data, plan.user_data_limit), [asdict(line) for line in user_data.ledger()])
-    else:
-        output.raw(user_data.plain if raw else user_data.data)
-
-
 @store_app.command("start")
 def store_start(
     buckets: Annotated[list[str] | None, typer.Argument(metavar="[BUCKET]...", help="Buckets to make.")] = None,
@@ -270,6 +245,7 @@ def store_status(as_json: Json = False) -> None:
 cli_fleet.register(app)
 cli_image.register(app)
 cli_links.register(app)
+cli_render.register(app)
 cli_service.register(app)
 
 

@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from agent.grant import Grant, member
-from provisioner import preflight, userdata
+from provisioner import cloudschema, preflight, userdata
 from provisioner import record as records
 from provisioner.errors import BadInput, Conflict, FreepostError, Incomplete, NotFound
 from provisioner.grants import sign_grant
@@ -155,7 +155,9 @@ class Launcher:
 
     def _prove(self, plan: Plan) -> None:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
-        grant, _ = self.render(plan, plan.tasks[0])
+        grant, user_data = self.render(plan, plan.tasks[0])
+        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
+        cloudschema.require(user_data.plain, self.report, quiet=self.provider.name == "local")
         first = member(grant, 0)
         self._announce(first)
         preflight.kept(self.store, first.status.prefix + "launched")

@@ -1,0 +1,176 @@
+"""What is secret in a task's user-data: who can read it, where, and until when.
+
+Pure: it reads the plan, the grant and the rendered document, and holds no secret's value itself. The places in
+the guest are those where cloud-init keeps user-data (tests/e2e/test_audit.py searches a booted machine for others).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from agent.grant import Grant, Target
+from provisioner.errors import BadInput
+from provisioner.plan import Plan, iso
+from provisioner.userdata import UserData
+
+GONE = "until the VM's disk is deleted"
+OFF = "until the VM powers off"
+CLOUD = "/var/lib/cloud/instance"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something can be read, by whom, and how long it lies there. `mode` is empty where it is no file."""
+
+    where: str
+    mode: str
+    readers: str
+    until: str
+
+
+@dataclass(frozen=True)
+class Secret:
+    """One secret: what whoever has it may do, until when it works, and every place that it is in."""
+
+    name: str
+    allows: str
+    expires: str
+    places: tuple[Place, ...]
+
+
+def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[Secret]:
+    """List the secrets of a rendered document. `platform` is a provider's name, or empty for any other platform."""
+    # The local provider has no guest: it keeps the document, and unpacks it, in a folder of yours.
+    common = (*(() if platform == "local" else _guest(plan)), *_outside(plan, user_data, platform))
+    in_grant = (_file(user_data, "grant", plan), *common)
+    in_task = (
+        _file(user_data, "task", plan),
+        Place("the job's own process", "", f"uid of {_job(plan)}, root", "until the job ends"),
+        Place(
+            f"s3://{plan.bucket.name}/{plan.keys.record}",
+            "",
+            "principals with s3:GetObject on it",
+            "until provision rm",
+        ),
+        *common,
+    )
+    ends = f"until {iso(plan.expires)}"
+    found = [
+        Secret("POST policy: outputs", _writes(grant.outputs), ends, in_grant),
+        Secret("POST policy: status", _writes(grant.status), ends, in_grant),
+    ]
+    if any("x-amz-security-token" in each.fields for each in (grant.outputs, grant.status)):
+        allows = "nothing by itself: it signs only together with its secret key, which isn't here"
+        found.append(Secret("session token", allows, ends, in_grant))
+    for item in grant.inputs:
+        found.append(
+            Secret(
+                f"presigned GET: {item['path']}", "read this one object", f"until {_url_ends(item['url'])}", in_grant
+            )
+        )
+    run = plan.spec.run
+    what = ["run.command", *(f"run.env.{name}" for name in run.env), *(f"file {item.path}" for item in plan.carried)]
+    found.append(
+        Secret(
+            ", ".join(what),
+            "whatever you put into them",
+            "for as long as it does elsewhere: Freepost sets it no end",
+            in_task,
+        )
+    )
+    return found
+
+
+def show(secrets: Sequence[Secret]) -> str:
+    """The audit as text: the secrets first, then each place once, with the numbers of the secrets in it."""
+    lines = []
+    where: dict[Place, list[str]] = {}
+    for number, secret in enumerate(secrets, 1):
+        lines += [f"{number}. {secret.name}", f"   allows  {secret.allows}", f"   works   {secret.expires}"]
+        for place in secret.places:
+            where.setdefault(place, []).append(str(number))
+    lines += ["", "They can be read"]
+    for place, numbers in where.items():
+        mode = f" ({place.mode})" if place.mode else ""
+        lines += [f"- {place.where}{mode}: {','.join(numbers)}", f"    by {place.readers}; {place.until}"]
+    return "\n".join(lines)
+
+
+def data(secrets: Sequence[Secret]) -> list[dict[str, Any]]:
+    """The audit as JSON."""
+    return [asdict(secret) for secret in secrets]
+
+
+def _job(plan: Plan) -> str:
+    return plan.spec.run.user or "root"
+
+
+def _root(plan: Plan) -> str:
+    return "uid 0 in the guest" + (", and so the job, which runs as root" if _job(plan) == "root" else "")
+
+
+def _file(user_data: UserData, section: str, plan: Plan) -> Place:
+    for file in user_data.files:
+        if file.section == section:
+            return Place(file.path, file.mode, _root(plan), GONE)
+    raise BadInput(f"the user-data writes no {section}")
+
+
+def _guest(plan: Plan) -> list[Place]:
+    """Where cloud-init itself keeps user-data, whole or taken apart."""
+    kept = {
+        f"{CLOUD}/user-data.txt": "0600",
+        f"{CLOUD}/user-data.txt.i": "0600",
+        f"{CLOUD}/cloud-config.txt": "0600",
+        f"{CLOUD}/obj.pkl": "0400",
+    }
+    places = [Place(path, mode, _root(plan), GONE) for path, mode in kept.items()]
+    return [*places, Place("/run/cloud-init/*.json that are not world-readable", "0600", _root(plan), OFF)]
+
+
+def _outside(plan: Plan, user_data: UserData, platform: str) -> list[Place]:
+    """Where the platform keeps user-data, and hands it out."""
+    if platform == "ec2":
+        denied = any(b"IPAddressDeny" in file.content for file in user_data.files if file.section == "unit")
+        everyone = "every uid in the guest that reaches IMDS over IPv4 or IPv6"
+        readers = f"{everyone}, but not {_job(plan)}" if denied else f"{everyone}, {_job(plan)} too"
+        places = [
+            Place("IMDS, 169.254.169.254 and fd00:ec2::254, user-data", "", readers, OFF),
+            Place(
+                "EC2's API", "", "principals with ec2:DescribeInstanceAttribute", "until EC2 forgets the terminated VM"
+            ),
+            Place("the VM's volume", "", "principals with ec2:CreateSnapshot or ec2:CreateImage on it", GONE),
+        ]
+        if plan.spec.vm.options.get("fleet"):
+            who = "principals with ec2:DescribeLaunchTemplateVersions"
+            places.append(Place("the fleet's launch template", "", who, "until the launch is over, or provision gc"))
+        return places
+    host = "you and root on this machine"
+    if platform == "local":
+        return [Place("the job's folder in Freepost's state folder", "0600", host, "until the job ends")]
+    if platform in {"machine", "qemu"}:
+        seed = "/var/lib/cloud/seed/nocloud/user-data" if platform == "machine" else "the seed disk, label CIDATA"
+        return [
+            Place(seed, "0600" if platform == "machine" else "", _root(plan), OFF),
+            Place("the machine's folder in Freepost's state folder", "0600", host, "until the machine ends"),
+        ]
+    return [Place("what `render` wrote", "0600", "you, and the platform that you give it to", "until you delete it")]
+
+
+def _writes(target: Target) -> str:
+    low, high = target.size_range()
+    return f"write and overwrite objects of {low} to {high} bytes under {target.prefix} at {target.url}"
+
+
+def _url_ends(url: str) -> str:
+    """When a presigned URL ends: SigV4 says it in the query."""
+    query = parse_qs(urlsplit(url).query)
+    try:
+        begun = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+        return iso(begun + timedelta(seconds=int(query["X-Amz-Expires"][0])))
+    except (KeyError, ValueError):
+        return "a time that its URL doesn't say"

@@ -1,0 +1,140 @@
+"""`provision render`: a task's user-data, as it is, as a seed, for Terraform, or explained."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provisioner.errors import BadInput
+from provisioner.output import Event, Output
+
+if TYPE_CHECKING:
+    from agent.grant import Grant
+    from provisioner.plan import Plan, TaskPlan
+    from provisioner.userdata import UserData
+
+
+class Format(str, Enum):
+    """What `render` prints."""
+
+    user_data = "user-data"
+    terraform = "terraform"
+
+
+Json = Annotated[bool, typer.Option("--json", help="With --explain or --audit: print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `provision`."""
+    app.command()(render)
+
+
+def render(  # noqa: PLR0913, PLR0917 - flags
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to run.", show_default=False)],
+    local: Annotated[bool, typer.Option("--local", help="For the embedded store and the local provider.")] = False,
+    provider: Annotated[str | None, typer.Option("--provider", help="Whose limits to keep to.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h."),
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="This task, not the first.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what is in it and what each part costs.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Say who can read each secret, where, until when.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Not gzipped, for platforms that refuse gzip.")] = False,
+    seed: Annotated[
+        Path | None, typer.Option("--seed", metavar="DIR|ISO", help="Write NoCloud files to DIR, or to a file.iso.")
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="terraform: answer as a program of the external data source.")
+    ] = Format.user_data,
+    as_json: Json = False,
+) -> None:
+    """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
+    wanted = [explain, audit, seed is not None, form is Format.terraform]
+    if sum(wanted) > 1:
+        raise BadInput("--explain, --audit, --seed and --format terraform each want the output", hint="give one")
+    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    changes = list(overrides or [])
+    if form is Format.terraform:
+        task, more = _query(task)
+        changes += more
+    plan, chosen, grant, made, platform = _rendered(output, job, changes, task, local=local, provider=provider)
+    content = made.plain if raw else made.data
+    if explain:
+        from provisioner import userdata
+
+        output.result(userdata.explain(made, plan.user_data_limit), [asdict(line) for line in made.ledger()])
+    elif audit:
+        from provisioner import audit as auditing
+
+        secrets = auditing.audit(plan, grant, made, platform)
+        output.result(auditing.show(secrets), auditing.data(secrets))
+    elif seed is not None:
+        from provisioner import seed as seeds
+
+        seeds.write(seeds.files(plan, chosen, content), seed)
+        output.event(Event("seed", f"wrote {seed}; it holds the task's policies", {"path": str(seed), "job": plan.job}))
+    elif form is Format.terraform:
+        output.raw(json.dumps(_answer(plan, chosen, made)).encode() + b"\n")
+    else:
+        output.raw(content)
+
+
+def _rendered(  # noqa: PLR0913 - what the command line says
+    output: Output, job: Path, overrides: list[str], task: str | None, *, local: bool, provider: str | None
+) -> tuple[Plan, TaskPlan, Grant, UserData, str]:
+    """Render, validate, and say what the VM would miss: nothing is uploaded here. The last is the platform's name."""
+    from provisioner import cloudschema, session
+
+    spec = session.load_spec(job, overrides, provider)
+    # With no provider named, the platform is one that we don't drive. Its limit isn't known, so the tightest holds.
+    platform = "local" if local else provider or spec.vm.provider or ""
+    place, name = session.choose(spec, local=local, provider=platform or "local")
+    opened = session.open_place(place)
+    launcher = session.launcher(opened, session.make_provider(name, opened, spec.vm.options), output.event)
+    plan = launcher.plan(spec)
+    chosen = plan.task(task)
+    grant, made = launcher.render(plan, chosen)
+    cloudschema.require(made.plain, output.event, quiet=platform == "local")
+    if plan.pulled:
+        names = ", ".join(item.path for item in plan.pulled)
+        text = f"note: the VM will pull {names} from the bucket, and render uploads nothing: that is launch's work"
+        output.event(Event("not staged", text, {"keys": [item.key for item in plan.pulled]}))
+    return plan, chosen, grant, made, platform
+
+
+def _query(task: str | None) -> tuple[str | None, list[str]]:
+    """Read Terraform's query: keys of the job to change, as --set would, and `task`. Raise BadInput for any other."""
+    try:
+        query = json.loads(sys.stdin.buffer.read())
+        wrong = not isinstance(query, dict) or any(not isinstance(value, str) for value in query.values())
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise BadInput(
+            "standard input is not Terraform's query, a JSON object of strings",
+            hint="this format is for data.external; by hand: echo '{}' | provision render …",
+        )
+    return query.pop("task", task), [f"{key}={value}" for key, value in query.items()]
+
+
+def _answer(plan: Plan, task: TaskPlan, made: UserData) -> dict[str, Any]:
+    """The flat map of strings that Terraform takes (its "External Data Source" protocol)."""
+    from provisioner.plan import iso
+
+    return {
+        "user_data": made.plain.decode(),
+        "user_data_base64": base64.b64encode(made.data).decode(),
+        "job": plan.job,
+        "task": task.task,
+        "attempt": str(task.attempt),
+        "deadline": iso(plan.deadline),
+        "expires": iso(plan.expires),
+    }
