@@ -7,7 +7,7 @@ import time
 
 from agent.command import Bad, load, say
 
-USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [--limit-rate BYTES] [--workers N] FILE…|-
+USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [--limit-rate BYTES] [--workers N] FILE…
       agent check [--as NAME] [--base DIR] FILE…
       agent pull [--into DIR]
       agent run

@@ -7,7 +7,7 @@ several processes at once; a line torn by a crash is skipped. Lines are::
     … and "bundle", "offset"                                   a file in a bundle
     {"object", "size", "sha256"}                               a bundle itself
     {"path", "of", "mtime", "mode", "step", "part", "size", "sha256", "verified"}
-                                                a part, by number; "of" is its file's size (-1: a stream), "step" a part's
+                                                a part by number, "of" a file of so many bytes (-1: a stream)
     {"path", "size", "mtime", "mode", "verified", "parts"}     a whole stream
     {"path": "dir/", "type": "dir", "mode"}                    an empty directory
     {"rate"}                                                   bytes a second of a push

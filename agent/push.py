@@ -10,7 +10,8 @@ In process, as often as wanted, beside other agents on the same journal::
 relative to `base`. `pusher.say(sentence)` is told what is skipped; `pusher.progress(files, bytes)` what goes out,
 of `pusher.total` (files, bytes; of a stream unknown).
 A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (files that this call sent), `failed`
-[(path, sentence)], `exit_code` (0 all stored, 2 a path matches nothing, 4 expired, 5 refused, 6 some failed, 7 unreachable, 8 integrity).
+[(path, sentence)],`exit_code` (0 all
+stored, 2 a path matches nothing, 4 expired, 5 refused, 6 some failed, 7 unreachable, 8 integrity).
 A deadline (seconds since 1970) ends the push; what is left counts as failed.
 
 One failed file never stops the others; an expired grant or an unreachable store stops all. Workers are threads, in as
@@ -98,7 +99,7 @@ class Pusher:
         return "step" not in entry or sum(part["size"] for part in entry["parts"].values()) == item.size
 
     def cut(self, items, bundle):
-        """Yield Jobs, or Items that are to be one: files, bundles, then parts of large files, the smallest file's first."""
+        """Yield Jobs, or Items that are to be one: files, bundles, then parts of large files, smallest file first."""
         batch, filled, large = [], 0, []
         for item in items:
             if item.size < 0:

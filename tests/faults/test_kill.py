@@ -1,4 +1,4 @@
-"""Kill tests: `agent push` is killed at random moments and run again until it is done; nothing is lost or sent twice."""
+"""Kill tests: `agent push` is killed at random moments and run again until done; nothing is lost or sent twice."""
 
 import itertools
 import json

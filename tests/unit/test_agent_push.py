@@ -347,7 +347,7 @@ def test_the_server_refuses_what_the_policy_does_not_allow(s3, bucket, tmp_path)
 
 @pytest.mark.usefixtures("alone")
 def test_small_files_go_first_when_time_is_short(pusher, tmp_path):
-    """By the rate of an earlier push, a push that can't be done in time says so and sends logs and small files first."""
+    """By the rate of an earlier push, a push that can't be done in time says so and sends small files first."""
     for name, size in (("b", 3000), ("c", 20), ("d.log", 900), ("a", 500)):
         (tmp_path / name).write_bytes(bytes(size))
     pusher.journal.add({"rate": 0.001})
