@@ -1,0 +1,93 @@
+"""`provision render`: Terraform's external data source protocol, and the audit of what is secret."""
+
+import base64
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from provisioner import cloudconfig
+
+HELLO = "examples/hello/job.yaml"
+
+
+@pytest.fixture
+def terraform(provision, monkeypatch):
+    """Run `render --format terraform` with a query on standard input."""
+
+    def run(query, *words):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(query)))
+        return provision("render", HELLO, "--local", "--format", "terraform", *words)
+
+    return run
+
+
+def test_terraform_gets_a_flat_map_of_strings(terraform):
+    """The answer is one JSON object of strings; the query changes the job as --set does."""
+    done = terraform(b'{"run.env.GREETING": "from = terraform", "task": "0"}')
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    assert all(isinstance(value, str) for value in answer.values())
+    data = base64.b64decode(answer["user_data_base64"])
+    assert cloudconfig.unpack(data).document == cloudconfig.unpack(answer["user_data"].encode()).document
+    task = json.loads(cloudconfig.unpack(data).file("/run/freepost/task.json"))
+    assert task["env"]["GREETING"] == "from = terraform"
+    assert (answer["task"], answer["attempt"]) == ("0", "1")
+    assert answer["deadline"] < answer["expires"]
+
+
+@pytest.mark.parametrize(
+    "query", [b"", b"[]", b'{"task": 0}', b'{"x": null}', b'{"task": "7"}', b'{"no.key": "x"}', b"\xff"]
+)
+def test_terraform_is_told_on_standard_error(terraform, query):
+    """A query that can't be served gives a sentence on standard error, nothing on standard output, and exit code 2."""
+    done = terraform(query)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("provision: ")
+
+
+def test_one_output_at_a_time(provision, tmp_path):
+    """Flags that each want the output don't go together."""
+    assert provision("render", HELLO, "--local", "--explain", "--audit").code == 2
+    assert provision("render", HELLO, "--local", "--audit", "--seed", tmp_path / "s").code == 2
+
+
+def audited(provision, *words):
+    """The audit of hello as JSON, by the secret's name."""
+    done = provision("render", HELLO, "--audit", "--json", *words)
+    assert done.code == 0, done.err
+    return {secret["name"]: secret for secret in json.loads(done.out)}, done.out
+
+
+def test_the_audit_names_every_secret_and_shows_none(provision):
+    """Both policies, with what they allow and until when, and what the job carries; no signature, no value."""
+    found, text = audited(provision, "--local")
+    assert {"POST policy: outputs", "POST policy: status"} < set(found)
+    assert "/out/0/1/" in found["POST policy: outputs"]["allows"]
+    assert found["POST policy: outputs"]["expires"].startswith("until 20")
+    assert any("run.env.GREETING" in name for name in found)
+    assert "Hello from a VM" not in text
+    assert "signature" not in text.lower()
+
+
+def test_the_audit_of_a_guest(provision):
+    """A machine's root can read the grant where it lies and where cloud-init keeps the document."""
+    found, _ = audited(provision, "--provider", "qemu")
+    places = {place["where"]: place for place in found["POST policy: outputs"]["places"]}
+    assert places["/run/freepost/grant.json"]["mode"] == "0400"
+    assert places["/var/lib/cloud/instance/user-data.txt"]["mode"] == "0600"
+    assert places["/var/lib/cloud/instance/obj.pkl"]["readers"] == "uid 0 in the guest"
+    as_root, _ = audited(provision, "--provider", "qemu", "--set", "run.user=null")
+    assert "the job, which runs as root" in as_root["POST policy: outputs"]["places"][0]["readers"]
+
+
+def test_what_render_leaves_out_is_told(provision, tmp_path):
+    """Inputs would be missing from the bucket: render says which, since it uploads nothing."""
+    (tmp_path / "data.txt").write_text("x")
+    (tmp_path / "job.yaml").write_text("name: i\nrun: {command: 'true'}\ninputs: [data.txt]\n")
+    done = provision("render", tmp_path / "job.yaml", "--local", "--explain")
+    assert done.code == 0
+    assert "data.txt" in done.err
+    assert "presigned GET: data.txt" in provision("render", tmp_path / "job.yaml", "--local", "--audit").out
