@@ -10,8 +10,8 @@ In process, as often as wanted, beside other agents on the same journal::
 relative to `base`. `pusher.say(sentence)` is told what is skipped; `pusher.progress(files, bytes)` what goes out,
 of `pusher.total` (files, bytes; of a stream unknown).
 A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (files that this call sent), `failed`
-[(path, sentence)], `exit_code` (0 all stored, 2 a path matches nothing, 4 expired, 5 refused, 6 some failed, 7 unreachable,
-8 integrity).
+[(path, sentence)], `exit_code` (0 all stored, 2 a path matches nothing, 4 expired, 5 refused, 6 some failed,
+7 unreachable, 8 integrity).
 A deadline (seconds since 1970) ends the push; what is left counts as failed.
 
 One failed file never stops the others; an expired grant or an unreachable store stops all. Workers are threads, in as
