@@ -44,8 +44,7 @@ class Secret:
 
 def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[Secret]:
     """List the secrets of a rendered document. `platform` is a provider's name, or empty for any other platform."""
-    # The local provider has no guest: it keeps the document, and unpacks it, in a folder of yours.
-    common = (*(() if platform == "local" else _guest(plan)), *_outside(plan, user_data, platform))
+    common = (*kept(plan, platform), *_outside(plan, user_data, platform))
     in_grant = (_file(user_data, "grant", plan), *common)
     in_task = (
         _file(user_data, "task", plan),
@@ -120,16 +119,20 @@ def _file(user_data: UserData, section: str, plan: Plan) -> Place:
     raise BadInput(f"the user-data writes no {section}")
 
 
-def _guest(plan: Plan) -> list[Place]:
-    """Where cloud-init itself keeps user-data, whole or taken apart."""
-    kept = {
+def kept(plan: Plan, platform: str) -> list[Place]:
+    """Where in the guest cloud-init keeps user-data, whole or taken apart; the local provider has no guest."""
+    if platform == "local":
+        return []
+    files = {
         f"{CLOUD}/user-data.txt": "0600",
         f"{CLOUD}/user-data.txt.i": "0600",
         f"{CLOUD}/cloud-config.txt": "0600",
         f"{CLOUD}/obj.pkl": "0400",
     }
-    places = [Place(path, mode, _root(plan), GONE) for path, mode in kept.items()]
-    return [*places, Place("/run/cloud-init/*.json that are not world-readable", "0600", _root(plan), OFF)]
+    places = [Place(path, mode, _root(plan), GONE) for path, mode in files.items()]
+    if platform == "machine":
+        places.append(Place("/var/lib/cloud/seed/nocloud/user-data", "0600", _root(plan), OFF))
+    return [*places, Place("/run/cloud-init/*.json", "0600", _root(plan), OFF)]
 
 
 def _outside(plan: Plan, user_data: UserData, platform: str) -> list[Place]:
@@ -153,11 +156,9 @@ def _outside(plan: Plan, user_data: UserData, platform: str) -> list[Place]:
     if platform == "local":
         return [Place("the job's folder in Freepost's state folder", "0600", host, "until the job ends")]
     if platform in {"machine", "qemu"}:
-        seed = "/var/lib/cloud/seed/nocloud/user-data" if platform == "machine" else "the seed disk, label CIDATA"
-        return [
-            Place(seed, "0600" if platform == "machine" else "", _root(plan), OFF),
-            Place("the machine's folder in Freepost's state folder", "0600", host, "until the machine ends"),
-        ]
+        home = Place("the machine's folder in Freepost's state folder", "0600", host, "until the machine ends")
+        disk = Place("the seed disk, labelled CIDATA", "", _root(plan), OFF)
+        return [home] if platform == "machine" else [disk, home]
     return [Place("what `render` wrote", "0600", "you, and the platform that you give it to", "until you delete it")]
 
 
