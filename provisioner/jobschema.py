@@ -86,7 +86,9 @@ SIGNER: dict[str, Schema] = {
         r"^arn:[a-z-]+:(?:iam|sts):[^:\s]*:[^:\s]*:role/[!-~]+$",
         maxLength=2048,
     ),
-    "external_id": text("What the role's trust asks for.", "an external id", r"^[A-Za-z0-9_+=,.@:/-]{2,}$", maxLength=1224),
+    "external_id": text(
+        "What the role's trust asks for.", "an external id", r"^[A-Za-z0-9_+=,.@:/-]{2,}$", maxLength=1224
+    ),
     "duration": duration("How long a session lasts; as long as the job may if not given.", 900, 43_200),
     "endpoint_url": text(
         "Of an STS that isn't AWS's; the store's own endpoint if not given.",

@@ -89,23 +89,27 @@ def fuzz(app, bearer, rounds):
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     tally = Counter()
     for result in schema.get_all_operations():
-        operation = result.ok()
-
-        @settings(
-            max_examples=rounds,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(operation.as_strategy(), st.sampled_from(["", PREFIX]), st.lists(st.sampled_from(NASTY), max_size=3))
-        def ask(case, where, nasty, method=operation.method):
-            case.body = nearer(case.body, where + "".join(nasty))
-            hold(case.call(headers={"Authorization": f"Bearer {bearer}"}), tally)
-            tally[method] += 1
-
-        ask()
+        fuzz_one(result.ok(), bearer, rounds, tally)
     return tally
+
+
+def fuzz_one(operation, bearer, rounds, tally):
+    """Send `rounds` generated requests to one operation."""
+
+    @settings(
+        max_examples=rounds,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(operation.as_strategy(), st.sampled_from(["", PREFIX]), st.lists(st.sampled_from(NASTY), max_size=3))
+    def ask(case, where, nasty):
+        case.body = nearer(case.body, where + "".join(nasty))
+        hold(case.call(headers={"Authorization": f"Bearer {bearer}"}), tally)
+        tally[operation.method] += 1
+
+    ask()
 
 
 def test_nothing_is_signed_outside_the_token(app, bearer):
