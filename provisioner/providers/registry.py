@@ -19,6 +19,7 @@ from provisioner.providers.base import Provider
 GROUP = "freepost.providers"
 BUILT_IN = {
     "ec2": "provisioner.providers.ec2:Ec2Provider",
+    "openstack": "provisioner.providers.openstack:OpenstackProvider",
     "local": "provisioner.providers.local:LocalProvider",
     "machine": "provisioner.providers.machine:MachineProvider",
     "qemu": "provisioner.providers.qemu:QemuProvider",

@@ -66,10 +66,12 @@ def measure(tasks, isolation, store, folder):
         }
         command = [sys.executable, "-I", "-S", str(METER), str(result), str(LIMIT)]
         command += [sys.executable, "-m", "provisioner", "launch", str(path)]
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with path.with_suffix(".log").open("wb") as log:
+            subprocess.run(command, env=environment, check=True, stdout=log, stderr=log)
         cost = json.loads(result.read_text())
         if cost["exit"] != 0:
-            raise SystemExit(f"the launch of {tasks} tasks ended with {cost['exit']}")
+            said = path.with_suffix(".log").read_text()[-2000:]
+            raise SystemExit(f"the launch of {tasks} tasks ended with {cost['exit']}: {said}")
         made = int(cloud.calls["CreateTags"]) if isolation == "group" else int(cloud.calls["RunInstances"])
         if made != tasks:
             raise SystemExit(f"{made} VMs were tagged or started for {tasks} tasks")
