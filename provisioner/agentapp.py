@@ -21,9 +21,12 @@ from provisioner.resources import agent_sources
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 MAIN = "from agent.command import main\nraise SystemExit(main())\n"
+# A member of a group first finds out which one it is.
+GROUP_MAIN = "import sys\nif sys.argv[1:] == ['run']:\n    from agent.group import join\n    join()\n" + MAIN
 ALWAYS = ("__init__", "command", "files", "grant", "journal", "post", "push", "task")
 # What else rides along, and when.
 FOR_BUNDLES = ("bundle",)
+FOR_GROUPS = ("group",)
 FOR_INPUTS = ("pull",)
 FOR_SCRIPTS = ("bundle", "cli", "etag", "hurry", "proxy", "stream")  # jobs that call `agent` themselves
 
@@ -37,9 +40,10 @@ def agent_zip(extra: frozenset[str] = frozenset()) -> bytes:
     """
     sources = agent_sources()
     chosen = {f"agent/{name}.py": sources[f"agent/{name}.py"].decode() for name in (*ALWAYS, *extra)}
+    main = GROUP_MAIN if "group" in extra else MAIN
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, source in sorted({**shake(chosen), "__main__.py": MAIN}.items()):
+        for name, source in sorted({**shake(chosen), "__main__.py": main}.items()):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system = 3  # Unix; otherwise it says where it was packed
             entry.external_attr = 0o644 << 16
@@ -64,7 +68,11 @@ def shake(sources: Mapping[str, str]) -> dict[str, str]:
             tree = ast.parse(source)
             named.update(_names(tree))
             functions += [(name, node) for node in tree.body if isinstance(node, ast.FunctionDef)]
-        unused = [(name, node) for name, node in functions if named[node.name] == _names(node)[node.name] and node.name != "main"]
+        unused = [
+            (name, node)
+            for name, node in functions
+            if named[node.name] == _names(node)[node.name] and node.name != "main"
+        ]
         if not unused:
             return kept
         name, node = unused[0]

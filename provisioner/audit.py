@@ -44,7 +44,7 @@ class Secret:
 
 def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[Secret]:
     """List the secrets of a rendered document. `platform` is a provider's name, or empty for any other platform."""
-    common = (*kept(plan, platform), *_outside(plan, user_data, platform))
+    common = (*kept(plan, platform), *_outside(plan, platform))
     in_grant = (_file(user_data, "grant", plan), *common)
     in_task = (
         _file(user_data, "task", plan),
@@ -135,11 +135,12 @@ def kept(plan: Plan, platform: str) -> list[Place]:
     return [*places, Place("/run/cloud-init/*.json", "0600", _root(plan), OFF)]
 
 
-def _outside(plan: Plan, user_data: UserData, platform: str) -> list[Place]:
+def _outside(plan: Plan, platform: str) -> list[Place]:
     """Where the platform keeps user-data, and hands it out."""
     if platform == "ec2":
-        denied = any(b"IPAddressDeny" in file.content for file in user_data.files if file.section == "unit")
         everyone = "every uid in the guest that reaches IMDS over IPv4 or IPv6"
+        # The agent has the kernel prohibit these routes to the job's user (agent/task.py); root can't be kept away.
+        denied = plan.spec.run.user not in (None, "root")
         readers = f"{everyone}, but not {_job(plan)}" if denied else f"{everyone}, {_job(plan)} too"
         places = [
             Place("IMDS, 169.254.169.254 and fd00:ec2::254, user-data", "", readers, OFF),

@@ -34,8 +34,8 @@ class Output:
     def __init__(self, stdout: IO[str], stderr: IO[str], *, as_json: bool = False) -> None:
         self.as_json = as_json
         self._stdout = stdout
-        self._out = Console(file=stdout, highlight=False, soft_wrap=True)
-        self._err = Console(file=stderr, highlight=False, soft_wrap=True)
+        self._out = Console(file=stdout, highlight=False, soft_wrap=True, emoji=False)
+        self._err = Console(file=stderr, highlight=False, soft_wrap=True, emoji=False)
 
     def event(self, event: Event) -> None:
         """Tell of an event: a JSON line, or a line of text on standard error."""

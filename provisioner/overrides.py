@@ -76,5 +76,5 @@ class _Change(NamedTuple):
             self.faults.add(self.mark.origin, self.key, f"{show(container)} above `{step}`", allowed)
             return container
         made.marks = {**getattr(container, "marks", {}), step: self.mark}
-        made[step] = self.put(inner, rest, below) if rest else self.value  # type: ignore[index,assignment]
+        made[step] = self.put(inner, rest, below) if rest else self.value  # type: ignore[index]
         return made

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioner import crosscheck, errors, jobschema, localfiles, marked_yaml, schema, units
-from provisioner.faults import At, Faults, shorten
+from provisioner.faults import At, Faults
 from provisioner.jobschema import Options, json_schema
 from provisioner.overrides import apply
 
@@ -157,7 +157,7 @@ def _text(path: Path) -> str:
         raise errors.BadInput(f"{path} is not UTF-8 text (byte {error.start}).", hint="Save it as UTF-8.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise errors.BadInput(f"{str(path)[-300:]} can't be read: {reason}.", hint="Name a job.yaml.") from None
+        raise errors.BadInput(f"{str(path)[-120:]} can't be read: {reason}.", hint="Name a job.yaml.") from None
     if len(content) > marked_yaml.MAX_BYTES:
         limit = units.show_size(marked_yaml.MAX_BYTES)
         raise errors.BadInput(f"{path} is larger than {limit}.", hint="Put large content under inputs.")

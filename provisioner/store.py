@@ -28,6 +28,7 @@ _TRANSIENT = frozenset(
 _UNKNOWN_KEY = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
 )
+NOT_IMPLEMENTED = 501  # a no for good: this store has no such operation
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404"})
 
 
@@ -237,7 +238,7 @@ def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
         return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
     if code in _ABSENT:
         return NotFound(f"could not {doing}: there is nothing there")
-    if code in _TRANSIENT or status >= 500:  # noqa: PLR2004 - HTTP's own classes
+    if code in _TRANSIENT or (status >= 500 and status != NOT_IMPLEMENTED):  # noqa: PLR2004 - HTTP's own classes
         return Unreachable(f"could not {doing}: the store answered {code or status}", hint="try again later")
     return Refused(
         f"could not {doing}: the store answered {code or status}",

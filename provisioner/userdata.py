@@ -112,14 +112,12 @@ def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFil
     )
     return (
         BootFile("grant", GRANT_PATH, "0400", grants.dump(grant).encode()),
-        BootFile(
-            "task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()
-        ),
+        BootFile("task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
         *(
             BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
             for item in plan.carried
         ),
-        BootFile("agent", AGENT_PATH, "0644", agentapp.packed(modules(plan))),
+        BootFile("agent", AGENT_PATH, "0644", agentapp.packed(modules(plan, task))),
         BootFile("launcher", LAUNCHER_PATH, "0755", _bare((templates() / "agent.sh").read_text())),
         BootFile("unit", UNIT_PATH, "0644", _bare(unit)),
     )
@@ -130,12 +128,14 @@ def _bare(text: str) -> bytes:
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("# ")).encode()
 
 
-def modules(plan: Plan) -> frozenset[str]:
+def modules(plan: Plan, task: TaskPlan) -> frozenset[str]:
     """The parts of the agent that this job needs beyond running and pushing outputs: the others stay at home."""
     spec = plan.spec
     needed: set[str] = set()
     if plan.pulled:
         needed.update(agentapp.FOR_INPUTS)
+    if len(task.members) > 1:
+        needed.update(agentapp.FOR_GROUPS)
     if any(item.bundle for item in spec.outputs):
         needed.update(agentapp.FOR_BUNDLES)
     texts = [*(item.content for item in spec.run.files), " ".join(spec.run.command).encode()]

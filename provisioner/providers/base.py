@@ -136,7 +136,7 @@ class Cloud(Provider, Protocol):
 
     @property
     def pinned(self) -> Mapping[str, Any]:
-        """Options that this machine's configuration decided: the record keeps them, so that another one finds the VMs."""
+        """Options that this machine's configuration decided; the record keeps them, so that others find the VMs."""
         ...
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:

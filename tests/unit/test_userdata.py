@@ -121,9 +121,9 @@ def test_modules_ride_along_by_need():
     plain = planned(JobSpec("x", RunSpec(("true",))))
     bundles = planned(JobSpec("x", RunSpec(("true",)), outputs=(OutputSpec("*", bundle=True),)))
     scripts = planned(JobSpec("x", RunSpec(("sh", "-c", "agent push x"))))
-    assert userdata.modules(plain) == set()
-    assert "bundle" in userdata.modules(bundles)
-    assert {"cli", "stream"} <= userdata.modules(scripts)
+    assert userdata.modules(plain, plain.tasks[0]) == set()
+    assert "bundle" in userdata.modules(bundles, bundles.tasks[0])
+    assert {"cli", "stream"} <= userdata.modules(scripts, scripts.tasks[0])
 
 
 def test_the_ledger_names_every_section():
