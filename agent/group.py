@@ -46,7 +46,7 @@ def join(path=None, host="169.254.169.254"):
         except OSError:
             if not left:
                 raise
-        time.sleep(1)
+        time.sleep(1)  # the network may still be coming up, and says so to nobody here
     with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400), "w") as file:
         file.write(dump(member(grant, index)))
         file.flush()

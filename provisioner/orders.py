@@ -52,6 +52,19 @@ class Served(NamedTuple):
     token: str
 
 
+def _head(order: Order, now: datetime) -> dict[str, Any]:
+    """What every line about an order begins with."""
+    return {
+        "version": 1,
+        "job": order.job,
+        "tasks": order.tasks,
+        "attempt": order.attempt,
+        "token": order.token,
+        "created": iso(now),
+        "expires": iso(order.expires),
+    }
+
+
 @dataclass(frozen=True)
 class Journal:
     """The orders of one job's launch."""
@@ -61,31 +74,12 @@ class Journal:
 
     def note(self, order: Order, choice: str, now: datetime) -> None:
         """Write an order down, before it is sent."""
-        head = {
-            "version": 1,
-            "job": order.job,
-            "tasks": order.tasks,
-            "attempt": order.attempt,
-            "token": order.token,
-            "created": iso(now),
-            "expires": iso(order.expires),
-            "choice": choice,
-            "options": dict(order.options),
-        }
+        head = {**_head(order, now), "choice": choice, "options": dict(order.options)}
         self._put(order.token, json.dumps(head).encode() + b"\n" + order.user_data)
 
     def settle(self, order: Order, instances: Sequence[Instance], now: datetime) -> None:
         """Write down what an order started; its user-data leaves the bucket."""
-        head = {
-            "version": 1,
-            "job": order.job,
-            "tasks": order.tasks,
-            "attempt": order.attempt,
-            "token": order.token,
-            "created": iso(now),
-            "expires": iso(order.expires),
-            "instances": [dataclasses.asdict(item) for item in instances],
-        }
+        head = {**_head(order, now), "instances": [dataclasses.asdict(item) for item in instances]}
         self._put(order.token, json.dumps(head).encode() + b"\n")
 
     def drop(self, tokens: Sequence[str]) -> None:
