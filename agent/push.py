@@ -60,7 +60,10 @@ class Pusher:
 
     def push(self, paths, base=".", as_name=None, bundle=False, deadline=0):
         """Store what `paths` name. Return a Result; failures of single files are in it."""
-        items, missing = scan(paths, base, as_name, self.say)
+        return self.store(*scan(paths, base, as_name, self.say), bundle, deadline)
+
+    def store(self, items, missing, bundle=False, deadline=0):
+        """Store Items by name, as `scan` gives them: with what is `missing`, a Failed by name. Return a Result."""
         self.begin(deadline)
         self.total = len(items), sum(max(0, item.size) for item in items.values())
         todo = self.order([item for item in items.values() if not self.has(item)])
