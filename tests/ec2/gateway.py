@@ -37,6 +37,7 @@ class Gateway:
 
     moto: tuple[str, int]
     tokens: bool = True
+    eager: frozenset = frozenset()  # the actions that ignore DryRun, as a cloud does that doesn't know it
     calls: Counter = field(default_factory=Counter)
     bodies: list = field(default_factory=list)
     faults: dict = field(default_factory=dict)
@@ -82,6 +83,8 @@ class Gateway:
         """Note a call, and let it fail, be answered from memory, or reach moto."""
         form = {key: values[0] for key, values in parse_qs(body.decode("latin-1")).items()}
         action = form.get("Action") or request.headers.get("X-Amz-Target", "?")
+        if action in self.eager:
+            body = body.replace(b"DryRun=true", b"DryRun=false")
         token = form.get("ClientToken") if self.tokens and action == "RunInstances" else None
         same = tuple(sorted(item for item in form.items() if item[0] != "ClientToken"))
         with self.lock:
@@ -114,7 +117,11 @@ class Gateway:
         """Ask moto."""
         connection = http.client.HTTPConnection(*self.moto, timeout=60)
         try:
-            headers = {key: value for key, value in request.headers.items() if key.lower() != "connection"}
+            headers = {
+                key: value
+                for key, value in request.headers.items()
+                if key.lower() not in ("connection", "content-length")
+            }
             connection.request(request.command, request.path, body, headers)
             response = connection.getresponse()
             return response.status, response.getheader("Content-Type", ""), response.read()

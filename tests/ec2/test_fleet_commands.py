@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from datetime import datetime, timedelta, timezone
@@ -12,7 +13,7 @@ from provisioner import cli
 from provisioner.keys import JobKeys
 from provisioner.plan import iso
 from provisioner.providers.ec2 import requests
-from tests.ec2.conftest import instances
+from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
 
 
@@ -50,6 +51,55 @@ def test_doctor_says_yes_to_what_works(provision, job, ec2, image):
     for line in ("signing credentials", "write through a policy", "ec2 credentials", f"image: {image}", "dry run"):
         assert f"ok  {line}" in out
     assert instances(ec2) == []
+
+
+def test_doctor_asks_nothing_of_a_cloud_without_dry_runs(provision, job, cloud, ec2):
+    """A cloud that ignores DryRun is not asked for a VM at all, and the line says so."""
+    cloud.eager = frozenset({"DescribeInstances", "RunInstances"})
+    code, out, err = provision("doctor", job())
+    assert code == 0, err
+    assert "?   dry run: not asked" in out
+    assert cloud.calls["RunInstances"] == 0
+    assert instances(ec2) == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_doctor_ends_a_vm_that_came_of_a_dry_run(provision, job, cloud, ec2, lost):
+    """Where RunInstances alone ignores DryRun, the VM is ended at once and named, also when the answer was lost."""
+    cloud.eager = frozenset({"RunInstances"})
+    if lost:
+        cloud.inject("RunInstances", Fault(lost=True))
+    code, out, _ = provision("doctor", job())
+    (found,) = instances(ec2)
+    assert found["State"]["Name"] == "terminated"
+    assert code == 6
+    assert f"it started {found['InstanceId']}, which was ended at once" in out
+    sent = next(form for form in cloud.bodies if form["Action"] == "RunInstances")
+    assert sent["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert base64.b64decode(sent["UserData"]).endswith(b"poweroff\n")
+
+
+def test_doctor_says_what_it_could_not_end(provision, job, cloud, ec2):
+    """A VM that came of a dry run and can't be ended is never passed over: who ends it then, and when."""
+    cloud.eager = frozenset({"RunInstances"})
+    cloud.inject("TerminateInstances", Fault("UnauthorizedOperation", status=403))
+    code, out, _ = provision("doctor", job())
+    assert code == 6
+    assert "could not be looked for or ended" in out
+    assert "provision gc shows and removes it in ten minutes" in out
+    (found,) = instances(ec2)
+    assert tags(found)[requests.JOB] == "freepost-doctor"
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_doctor_leaves_no_template(provision, job, document, cloud, ec2, eager):
+    """A fleet's dry run is that of its launch template, which goes where the cloud made it."""
+    document["vm"]["fleet"] = True
+    cloud.eager = frozenset({"CreateLaunchTemplate"} if eager else ())
+    code, out, _ = provision("doctor", job())
+    assert code == (6 if eager else 0)
+    assert ("which was ended at once" in out) is eager
+    assert ec2.describe_launch_templates()["LaunchTemplates"] == []
 
 
 def test_doctor_says_no_and_what_to_do(provision, job, cloud):

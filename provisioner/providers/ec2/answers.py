@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 
 import botocore.exceptions as boto_errors
+from botocore.parsers import ResponseParserError
 
 from provisioner.errors import (
     BadInput,
@@ -112,6 +113,8 @@ def translate(error: Exception, doing: str) -> FreepostError:
         return NoCredentials("the credentials for EC2 can't be had", hint="sign in again")
     if isinstance(error, (boto_errors.ProfileNotFound, boto_errors.NoRegionError, boto_errors.InvalidRegionError)):
         return BadInput(str(error), hint="set vm.region, and vm.profile to a profile of ~/.aws/config")
+    if isinstance(error, ResponseParserError):
+        return Unreachable(f"what answered {doing} is not EC2's XML", hint="check vm.endpoint_url, and the proxy if any")
     return Unreachable(
         f"EC2 can't be reached for {doing}: {type(error).__name__}", hint="check vm.endpoint_url and the network"
     )

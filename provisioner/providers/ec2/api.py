@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from provisioner.errors import BadInput, Throttled
 from provisioner.providers.ec2.answers import translate
@@ -83,7 +84,7 @@ class Api:
         doing = client.meta.method_to_api_mapping[action]
         try:
             answer = getattr(client, action)(**(parameters or {}))
-        except (boto_errors.BotoCoreError, boto_errors.ClientError) as error:
+        except (boto_errors.BotoCoreError, boto_errors.ClientError, ResponseParserError) as error:
             found = translate(error, doing)
             if isinstance(found, Throttled):
                 for bucket in buckets:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from provisioner.errors import FreepostError, NoCapacity
-from provisioner.providers.base import Check, Choice, Order
-from provisioner.providers.ec2 import choices, requests
+from provisioner.errors import FreepostError
+from provisioner.providers.base import Check, Choice
+from provisioner.providers.ec2 import choices, dryrun
 from provisioner.providers.ec2.api import Api
 
 # Service Quotas, Amazon EC2: vCPUs of the standard families (A, C, D, H, I, M, R, T, Z), by market.
@@ -41,36 +40,8 @@ def checks(api: Api, options: Mapping[str, Any], vms: int) -> Iterator[Check]:
         good=True,
         text=", ".join(places) + f"; security groups: {', '.join(first['security_groups']) or 'default'}",
     )
-    for choice in offered:
-        yield _dry_run(api, choice)
+    yield from dryrun.asked(api, offered)
     yield from _quotas(api, offered, vms)
-
-
-def _dry_run(api: Api, choice: Choice) -> Check:
-    """Ask EC2 whether it would launch this. Capacity is not part of the answer."""
-    soon = datetime.now(timezone.utc) + timedelta(hours=1)
-    order = Order("freepost-doctor", ("0",), 1, "doctor", soon, b"#cloud-config\n", choice.options)
-    name = f"dry run: {choice.name}"
-    if choice.options.get("fleet"):
-        action, request = "create_launch_template", requests.create_launch_template(order)
-    else:
-        action, request = "run_instances", requests.run_instances(order)
-        del request["ClientToken"]
-    try:
-        api.call(action, {**request, "DryRun": True})
-    except NoCapacity as error:
-        return Check(name, good=None, text=error.message, hint=error.hint)
-    except FreepostError as error:
-        # EC2 says "it would have succeeded" by an error of its own.
-        if "DryRunOperation" in error.message:
-            return Check(name, good=True, text="EC2 would launch it (capacity and quota are seen only then)")
-        return Check(name, good=False, text=error.message, hint=error.hint)
-    return Check(
-        name,
-        good=None,
-        text="this cloud knows no dry run and may just have launched a VM",
-        hint="provision gc shows it and removes it",
-    )
 
 
 def _quotas(api: Api, offered: list[Choice], vms: int) -> Iterator[Check]:

@@ -1,0 +1,91 @@
+"""Asks EC2 whether it would launch, so that nothing can be paid for, whatever the cloud makes of ``DryRun``.
+
+Not every cloud with EC2's API knows the parameter, and one that doesn't launches. So there are three guards:
+
+1. nothing that costs is asked of a cloud that carries out a dry run of DescribeInstances;
+2. what is asked for would end itself: its user-data powers it off, and it terminates when it is off;
+3. what comes back all the same, or may have while the answer was lost, is ended at once, and said.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+
+from provisioner.errors import FreepostError, NoCapacity, NotFound, Unreachable
+from provisioner.providers.base import Check, Choice, Order
+from provisioner.providers.ec2 import requests
+from provisioner.providers.ec2.api import Api
+
+WOULD = "DryRunOperation"  # EC2 says "it would have succeeded" by an error of its own
+LIFE = timedelta(minutes=10)  # after which `provision gc` removes whatever else came of it
+ENDS_ITSELF = b"#!/bin/sh\npoweroff\n"
+
+
+def asked(api: Api, offered: Sequence[Choice]) -> Iterator[Check]:
+    """One line a choice; a single one where this cloud can't be asked."""
+    try:
+        api.call("describe_instances", {"DryRun": True, "MaxResults": 5})
+    except FreepostError as error:
+        if WOULD not in error.message:
+            yield Check("dry run", good=False, text=error.message, hint=error.hint)
+            return
+    else:
+        text = "not asked: this cloud carries out what it is to try only, so a VM would be paid for"
+        yield Check("dry run", good=None, text=text, hint="launch a job of one task to find out")
+        return
+    for choice in offered:
+        yield _ask(api, choice)
+
+
+def _ask(api: Api, choice: Choice) -> Check:
+    """Ask EC2 whether it would launch this. Capacity is not part of the answer."""
+    token = f"doctor-{secrets.token_hex(8)}"  # no other run's: what it started can be told from theirs
+    ends = datetime.now(timezone.utc) + LIFE
+    order = Order("freepost-doctor", ("0",), 1, token, ends, ENDS_ITSELF, choice.options)
+    name = f"dry run: {choice.name}"
+    try:
+        if choice.options.get("fleet"):
+            answer = api.call("create_launch_template", {**requests.create_launch_template(order), "DryRun": True})
+        else:
+            answer = api.call("run_instances", {**requests.run_instances(order), "DryRun": True})
+    except NoCapacity as error:
+        return Check(name, good=None, text=error.message, hint=error.hint)
+    except Unreachable as error:
+        return _undone(name, error.message, error.hint, lambda: _undo(api, order, ()))
+    except FreepostError as error:
+        if WOULD in error.message:
+            return Check(name, good=True, text="EC2 would launch it (capacity and quota are seen only then)")
+        return Check(name, good=False, text=error.message, hint=error.hint)
+    text = "this cloud doesn't know a dry run of it"
+    started = [each["InstanceId"] for each in answer.get("Instances", ())]
+    return _undone(name, text, "launch a job of one task to find out", lambda: _undo(api, order, started))
+
+
+def _undone(name: str, text: str, hint: str, undo: Callable[[], Sequence[str]]) -> Check:
+    try:
+        found = undo()
+    except FreepostError as error:
+        text += f"; what it may have started could not be looked for or ended: {error.message}"
+        return Check(name, good=False, text=text, hint="provision gc shows and removes it in ten minutes")
+    if not found:
+        return Check(name, good=None, text=text, hint=hint)
+    return Check(name, good=False, text=f"{text}: it started {', '.join(found)}, which was ended at once", hint=hint)
+
+
+def _undo(api: Api, order: Order, started: Sequence[str]) -> Sequence[str]:
+    """Remove what an order left, and name it: what it is known to have `started`, or what has its tag."""
+    if order.options.get("fleet"):
+        template = requests.template_name(order)
+        try:
+            api.call("delete_launch_template", {"LaunchTemplateName": template})
+        except NotFound:
+            return []
+        return [template]
+    wanted = [{"Name": f"tag:{requests.ORDER}", "Values": [order.token]}]
+    pages = api.pages("describe_instances", "Reservations", {"Filters": wanted})
+    found = started or [each["InstanceId"] for page in pages for each in page["Instances"]]
+    if found:
+        api.call("terminate_instances", {"InstanceIds": list(found)})
+    return found
