@@ -7,11 +7,11 @@ any time, an open file is asked where it is.
 import os
 import stat
 from collections import namedtuple
-from io import FileIO
 
 from agent.grant import KEY_BUDGET, encode_name
 from agent.post import Changed, Failed
 
+READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 Item = namedtuple("Item", "path name size mtime mode root")  # size -1: an empty directory
 
 
@@ -65,6 +65,11 @@ def scan(paths, base, as_name, say):
     return items, failed
 
 
+def inside(fd, root):
+    """Tell whether an open file is `root` or below it, wherever its path leads by now."""
+    return within(os.readlink("/proc/self/fd/%d" % fd), root)
+
+
 def within(path, root):
     """Tell whether a real path is `root` or below it."""
     return (path + "/").startswith(root.rstrip("/") + "/")
@@ -75,34 +80,35 @@ def mode(found):
     return "%04o" % (found & 0o7777)
 
 
+def version(found):
+    """What changes with a file's content."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class Opened:
     """The open file of an Item (or its path is one), wherever it leads by now, unless that is out of its tree."""
 
     def __init__(self, item):
         self.file = item.path
-        if isinstance(item.path, str):
-            self.file = FileIO(os.open(item.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        self.found = os.fstat(self.file.fileno())
-        real = os.readlink("/proc/self/fd/%d" % self.file.fileno())
-        if not (within(real, item.root) and stat.S_ISREG(self.found.st_mode)):
-            self.file.close()
+        self.fd = os.open(self.file, READ) if isinstance(self.file, str) else self.file.fileno()
+        self.found = os.fstat(self.fd)
+        if not (inside(self.fd, item.root) and stat.S_ISREG(self.found.st_mode)):
+            self.__exit__()
             raise Changed
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.file.close()
+        os.close(self.fd) if isinstance(self.file, str) else self.file.close()
 
     def still(self):
         """Raise Changed unless it is as it was."""
-        now = os.fstat(self.file.fileno())
-        for name in ("st_size", "st_mtime_ns", "st_ctime_ns"):
-            if getattr(now, name) != getattr(self.found, name):
-                raise Changed
+        if version(os.fstat(self.fd)) != version(self.found):
+            raise Changed
 
     def read(self):
         """Return all of a small file."""
-        data = os.pread(self.file.fileno(), self.found.st_size + 1, 0)
+        data = os.pread(self.fd, self.found.st_size + 1, 0)
         self.still()
         return data

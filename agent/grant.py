@@ -5,7 +5,8 @@ r"""The grant: the JSON document a VM gets, and all that the VM may do.
     {"version": 1, "job": "hello-7f3k", "task": "0", "attempt": 1,
      "expires": "2026-11-23T21:00:00Z",
      "outputs": TARGET, "status": TARGET,
-     "inputs": [{"path": "data.csv", "url": "https://…", "size": 4, "sha256": "…", "mode": "0644"}]}
+     "inputs": [{"path": "data.csv", "url": "https://…", "size": 4, "sha256": "…", "mode": "0644"}],
+     "mailbox": {"url": "https://…", "until": "2026-12-14T21:00:00Z"}}
 
     TARGET = {"url": "https://bucket.s3.…/", "prefix": "p/hello-7f3k/out/0/1/",
               "policy": "{\"expiration\": …}", "fields": {"x-amz-signature": "…", …}}
@@ -13,7 +14,8 @@ r"""The grant: the JSON document a VM gets, and all that the VM may do.
 ``policy`` is the POST policy in clear, as text: these exact bytes, base64-encoded, are what was signed.
 A group of VMs that share one user-data shares one grant: ``task`` lists their tasks by launch index
 ("0-49" or "3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`member` fills it in), and the
-policies admit the whole group. Readers ignore fields they don't know and refuse a ``version`` they don't know.
+policies admit the whole group. ``mailbox``, where there is one, is a presigned GET of where a renewed grant will be
+put, as long as ``until`` hasn't passed (agent/renew.py). Readers ignore fields they don't know and refuse a ``version`` they don't know.
 Both sides import this module; it imports nothing of theirs.
 """
 
@@ -58,8 +60,8 @@ class Target(namedtuple("Target", "url prefix policy fields")):
         return max([low for low, _ in ranges] or [0]), min([high for _, high in ranges] + [5 << 30])
 
 
-class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs")):
-    """A parsed grant. `expires` is in seconds since 1970; `outputs` and `status` are Targets."""
+class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs mailbox")):
+    """A parsed grant. `expires` is in seconds since 1970; `outputs` and `status` are Targets; `mailbox` may be None."""
 
     __slots__ = ()
 
@@ -78,9 +80,8 @@ def parse(text):
                 if not (target.url.startswith(("https://", "http://")) and dict(target.fields) == target.fields):
                     raise ValueError
             inputs = [dict(item, path=str(item["path"]), url=str(item["url"])) for item in raw.get("inputs", ())]
-            return Grant(
-                str(raw["job"]), str(raw["task"]), int(raw["attempt"]), instant(raw["expires"]), *targets, inputs
-            )
+            names = str(raw["job"]), str(raw["task"]), int(raw["attempt"])
+            return Grant(*names, instant(raw["expires"]), *targets, inputs, raw.get("mailbox"))
     except KeyError as missing:
         raise GrantError("the grant has no field %s" % missing) from None
     except (ValueError, TypeError, AttributeError):
@@ -107,7 +108,21 @@ def dump(grant):
     raw = dict(grant._asdict(), version=VERSION, expires=timestamp(grant.expires))
     for name in ("outputs", "status"):
         raw[name] = raw[name]._asdict()
+    if not grant.mailbox:
+        del raw["mailbox"]
     return json.dumps(raw, separators=(",", ":"), sort_keys=True)
+
+
+def save(grant, path):
+    """Write a grant file in one step, for its owner alone: whoever reads it finds the old grant or the new one."""
+    fresh = path + ".new"
+    if os.path.exists(fresh):
+        os.unlink(fresh)  # of a process that was killed; it can't be opened for writing
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
+        file.write(dump(grant))
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, path)
 
 
 def instant(text):
@@ -146,12 +161,15 @@ def conditions(policy):
     return found
 
 
+special = re.compile(r"[%\\$]").search
+
+
 def encode_name(path):
     r"""Return the key form of a file name: printable text as it is; control characters, % and \ and bytes that are
     not UTF-8 percent-encoded, and the $ of ${filename}, which a store would expand. The result can't break out of a
     form field, and `decode_name` undoes it exactly."""
     text = os.fsencode(path).decode("utf-8", "surrogateescape")
-    if text.isprintable() and not re.search(r"[%\\$]", text):
+    if text.isprintable() and not special(text):
         return text
     return "".join(
         c if c.isprintable() and c not in "%\\" else "".join("%%%02X" % b for b in c.encode("utf-8", "surrogateescape"))

@@ -1,22 +1,24 @@
-"""What has been stored: one JSON line an object in a file beside the grant, and the manifest that is made from it.
+"""What is stored already, remembered across crashes, and the manifest that is made from it.
 
-The first line names the outputs prefix; a journal of another grant is begun anew. Workers append whole lines, from
-several processes at once; a line torn by a crash is skipped. Lines are::
+The journal is a file of JSON lines, appended by every process that pushes with the same grant. Its first line names
+the outputs prefix; a journal of another prefix is begun anew. A line is one of::
 
-    {"path", "size", "sha256", "mtime", "mode", "verified"}    a file: an ENTRY of the manifest
+    {"path", "size", "mtime", "sha256", "mode", "verified"}    a file: an ENTRY of the manifest, which takes it as it is
     … and "bundle", "offset"                                   a file in a bundle
     {"object", "size", "sha256"}                               a bundle itself
     {"path", "of", "mtime", "mode", "step", "part", "size", "sha256", "verified"}
                                                 a part by number, "of" a file of so many bytes (-1: a stream)
-    {"path", "size", "mtime", "mode", "verified", "parts"}     a whole stream
+    {"path", "size", "mtime", "mode", "parts", "verified"}     a whole stream
     {"path": "dir/", "type": "dir", "mode"}                    an empty directory
     {"rate"}                                                   bytes a second of a push
 """
 
 import fcntl
-import hashlib
 import json
 import os
+from json.encoder import encode_basestring_ascii as quote
+
+from agent.post import sha256
 
 SEGMENT = 900000  # bytes of entries in one object of the manifest (the status policy allows 1 MiB)
 
@@ -29,22 +31,27 @@ def dumps(value):
     return encode(value).encode()
 
 
+def head(path, size, mtime):
+    """Return how the line of this version of a file begins."""
+    return b'{"path":%s,"size":%d,"mtime":%s' % (quote(path).encode(), size, repr(mtime).encode())
+
+
 class Journal:
-    """`files` maps paths to entries, `bundles` too; the entry of a split file has "parts" by number; `lines` has the
-    lines of the others. `rate`: see above; 0: unknown.
+    """`files` maps paths to lines (bytes) or, of a split file, to its entry with "parts" by number; `bundles` maps
+    names to entries. `rate`: see above; 0: unknown.
 
     As a context manager it locks out every other process that does the same.
     """
 
     def __init__(self, path, prefix):
         self.fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        head = dumps({"prefix": prefix})
+        first = dumps({"prefix": prefix})
         with self:
-            if os.pread(self.fd, len(head), 0) != head:
+            if os.pread(self.fd, len(first), 0) != first:
                 os.ftruncate(self.fd, 0)
-                os.write(self.fd, head)
+                os.write(self.fd, first)
             os.write(self.fd, b"\n")  # ends a torn line
-        self.at, self.files, self.lines, self.bundles, self.rate = 0, {}, {}, {}, 0
+        self.at, self.files, self.bundles, self.rate = 0, {}, {}, 0
         self.refresh()
 
     def __enter__(self):
@@ -54,8 +61,11 @@ class Journal:
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def add(self, *entries):
-        """Append entries in one write."""
-        lines = b"".join(dumps(entry) + b"\n" for entry in entries)
+        """Append entries in one write: each a dict, or a line."""
+        self.write(b"".join(dumps(entry) + b"\n" for entry in entries))
+
+    def write(self, lines):
+        """Append lines in one write."""
         if os.write(self.fd, lines) != len(lines):
             raise OSError("no room for the journal")
 
@@ -68,11 +78,16 @@ class Journal:
                 return
             self.at += len(lines)
             for line in lines.splitlines():
-                try:
-                    entry = json.loads(line.decode())
-                except ValueError:
-                    continue  # torn by a crash
-                self.learn(entry, line)
+                # No quoted path has `","` in it. A line that ends like one, and holds no list, isn't torn.
+                end = line.find(b'","')
+                if line[2:6] + line[end + 3 : end + 8] + line[-2:] == b'pathsize""}' and line.find(b"[", end) < 0:
+                    path = line[9:end].decode()
+                    self.files[json.loads('"%s"' % path) if "\\" in path else path] = line
+                else:
+                    try:
+                        self.learn(json.loads(line.decode()), line)
+                    except ValueError:
+                        continue  # torn by a crash
 
     def learn(self, entry, line):
         """Take in one line: parsed, and as it stands."""
@@ -81,32 +96,37 @@ class Journal:
         elif "part" in entry:
             head = {name: entry.pop(name) for name in ("path", "mtime", "mode", "step")}
             head["size"] = entry.pop("of")
-            whole = self.files.get(head["path"], {})
+            whole = self.split(head["path"])
             parts = whole["parts"] if all(whole.get(name) == head[name] for name in head) else {}
             parts[entry.pop("part")] = entry
             self.files[head["path"]] = dict(head, parts=parts)
         elif "path" in entry:
-            self.files[entry["path"]] = entry
-            self.lines[entry["path"]] = line  # so that the manifest needs no encoding
+            self.files[entry["path"]] = line
         self.rate = entry.get("rate", self.rate)
+
+    def split(self, path):
+        """Return the entry of a split file, or an empty one."""
+        entry = self.files.get(path)
+        return entry if isinstance(entry, dict) else {}
 
     def manifest(self, **head):
         """Yield (name, bytes) of the manifest's objects in the order to store them. `head` goes into the last."""
         self.refresh()
         chunks, more, bundles, files, total, room = [[]], [], {}, 0, 0, SEGMENT
-        for path, entry in self.files.items():
-            line = self.lines.get(path)
-            if "step" in entry:
-                entry = dict(entry, parts=[part for _, part in sorted(entry["parts"].items())])
+        for line in self.files.values():
+            if isinstance(line, dict):
+                entry = dict(line, parts=[part for _, part in sorted(line["parts"].items())])
                 del entry["step"]
                 entry["verified"] = entry["parts"][0].get("verified")
-                line = dumps(entry)
                 if sum(part["size"] for part in entry["parts"]) != entry["size"]:
                     continue  # parts are missing
-            if "bundle" in entry:
-                bundles[entry["bundle"]] = dict(self.bundles[entry["bundle"]], path=entry["bundle"])
-            files += "size" in entry
-            total += entry.get("size", 0)
+                line = dumps(entry)
+            size, bundle = between(line, b',"size":', b","), self.bundles and between(line, b'"bundle":"', b'"')
+            if bundle:
+                bundles[bundle] = dict(self.bundles[bundle.decode()], path=bundle.decode())
+            if size:
+                files += 1
+                total += int(size)
             room -= len(line) + 1
             if room < 0:
                 chunks.append([])
@@ -115,7 +135,13 @@ class Journal:
         *segments, last = (b"[" + b",".join(chunk) + b"]" for chunk in chunks)
         for number, data in enumerate(segments, 1):
             name = "manifest/%06d" % number
-            more.append({"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+            more.append({"name": name, "size": len(data), "sha256": sha256(data).hexdigest()})
             yield name, data
         head.update(version=1, files=files, bytes=total, bundles=list(bundles.values()), more=more)
         yield "manifest.json", dumps(head)[:-1] + b',"entries":' + last + b"}"
+
+
+def between(line, start, end):
+    """Return what stands between two marks, with a quote in each, so that no path has them; nothing without the first."""
+    at = line.find(start) + len(start)
+    return line[at : line.find(end, at)] if at >= len(start) else b""

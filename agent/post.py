@@ -7,16 +7,16 @@ small file costs. Every failure is a `Failed`, told apart by the Code and Messag
 module holds a policy, signature, key, token or query.
 """
 
-import hashlib
 import os
 import re
 import socket
 import time
 from binascii import b2a_base64, hexlify
+from hashlib import sha256
 
 CONNECT, STALL = 10, 30  # seconds: to connect; without a byte of progress, which ends an attempt
 TRIES, WAIT, PATIENCE = 10, 0.5, 300  # attempts; the first pause, and all of them, in seconds
-BLOCK, STEP = 1 << 18, 1 << 20  # bytes: hashed at once, and so in the memory of each worker; sent in one go
+BLOCK, STEP = 1 << 16, 16  # bytes read and sent at once, and so in the memory of each worker; blocks told of at once
 BOUNDARY = hexlify(os.urandom(16)).decode()
 FIELD = "--" + BOUNDARY + '\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 FILE = (FIELD % ('file"; filename="f', ""))[:-2].encode()
@@ -76,7 +76,7 @@ class Wire:
     """
 
     def __init__(self, url, pace=lambda count: None):
-        self.pace, self.sock, self.where, self.waited = pace, None, None, 0
+        self.pace, self.sock, self.where = pace, None, None
         self.aim(url)
 
     def aim(self, url):
@@ -116,7 +116,7 @@ class Wire:
         self.replies = self.sock.makefile("rb")
 
     def ask(self, *pieces, take=None):
-        """Send a request: bytes, and (file, offset, size). Return the reply's (status, headers, body).
+        """Send a request: bytes, and (fd, offset, size). Return the reply's (status, headers, body).
 
         `take(status, reader, length)` reads the body of a 2xx reply. A kept-alive connection that the store has closed
         meanwhile is made anew, once, at no cost to the caller's tries.
@@ -129,9 +129,7 @@ class Wire:
                 self.send(pieces)
             except ConnectionError as error:
                 trouble = error  # a store may answer, and hang up, before it has read the whole body
-            began = time.time()
             status, headers, body = self.reply(take)
-            self.waited = time.time() - began
         except Failed:
             self.close()
             raise
@@ -147,21 +145,17 @@ class Wire:
         return status, headers, body
 
     def send(self, pieces):
-        """Send, a step at a time: the socket's timeout is for each step, so that it means no progress."""
+        """Send, a block at a time: the socket's timeout is for each, so that it means no progress.
+
+        By sendfile the file's pages would have left the processor's cache by the time they are copied.
+        """
         for piece in pieces:
-            if not isinstance(piece, tuple):
-                piece = memoryview(piece)
-                while piece:
-                    piece = piece[self.sock.send(piece[: 1 << 16]) :]
-            else:
-                file, at, left = piece
+            for number, block in enumerate(blocks(*piece) if isinstance(piece, tuple) else [piece]):
+                if isinstance(piece, tuple) and number % STEP == 0:
+                    self.pace(min(BLOCK * STEP, piece[2] - BLOCK * number))
+                left = memoryview(block)
                 while left:
-                    self.pace(min(left, STEP))
-                    file.seek(at)  # ssl has a sendfile of its own, which starts at 0 by not seeking
-                    sent = self.sock.sendfile(file, at, min(left, STEP))
-                    if not sent:
-                        raise Changed
-                    at, left = at + sent, left - sent
+                    left = left[self.sock.send(left[:BLOCK]) :]
 
     def reply(self, take):
         """Read a reply."""
@@ -196,13 +190,13 @@ class Sender(Wire):
         self.fixed = b"".join((FIELD % pair).encode() for pair in target.form().items())
 
     def post(self, name, data):
-        """Store one object below the prefix in one attempt: bytes, or (file, offset, size).
+        """Store one object below the prefix in one attempt: bytes, or (fd, offset, size).
 
         Return {"size", "sha256", "verified"}. Raise Failed; Changed when the file has fewer bytes.
         """
         whole = not isinstance(data, tuple)
         size = len(data) if whole else data[2]
-        sha, etag = hashlib.sha256(), None
+        sha, etag = sha256(), None
         if not self.sums:
             from agent.etag import Etag
 
@@ -226,16 +220,14 @@ class Sender(Wire):
         return {"size": size, "sha256": sha.hexdigest(), "verified": verified}
 
 
-def blocks(file, offset, size):
-    """Yield `size` bytes of an unbuffered file from `offset`, a block at a time, each valid until the next."""
-    view = memoryview(bytearray(BLOCK))
-    file.seek(offset)
+def blocks(fd, at, size):
+    """Yield `size` bytes of an open file from `at`, a block at a time. Raise Changed when it has fewer."""
     while size:
-        count = file.readinto(view[:size])
-        if not count:
+        block = os.pread(fd, min(BLOCK, size), at)
+        if not block:
             raise Changed
-        yield view[:count]
-        size -= count
+        yield block
+        at, size = at + len(block), size - len(block)
 
 
 def insist(attempt, until=0, pause=time.sleep):

@@ -4,14 +4,13 @@ What has come of an input lies in PATH.part, followed by a byte for each range: 
 after a crash only the others are fetched. A range that the disk lost all the same shows in the sha256.
 """
 
-import hashlib
 import os
 import threading
 import time
 from functools import partial
 
 from agent.files import within
-from agent.post import BLOCK, Failed, Wire, blocks, insist, refusal
+from agent.post import BLOCK, Failed, Wire, blocks, insist, refusal, sha256
 
 RANGE, THREADS = 16 << 20, 8  # bytes in a request; requests at once
 
@@ -54,8 +53,8 @@ def pull(grant, folder, say=lambda text: None):
 def right(path, item):
     """Tell whether a file is what the grant says."""
     with open(path, "rb", 0) as file:
-        size, sha = os.fstat(file.fileno()).st_size, hashlib.sha256()
-        for block in blocks(file, 0, size):
+        size, sha = os.fstat(file.fileno()).st_size, sha256()
+        for block in blocks(file.fileno(), 0, size):
             sha.update(block)
     return size == item["size"] and item.get("sha256") in (None, sha.hexdigest())
 

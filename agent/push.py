@@ -28,7 +28,7 @@ import time
 from collections import namedtuple
 
 from agent.files import Item, Opened, mode, scan
-from agent.journal import Journal
+from agent.journal import Journal, head
 from agent.post import WAIT, Changed, Failed, Sender, insist, send
 
 SMALL = 1 << 20  # bytes: files up to this are sent from memory, and go into a bundle if asked
@@ -67,6 +67,7 @@ class Pusher:
         self.begin(deadline)
         self.total = len(items), sum(max(0, item.size) for item in items.values())
         todo = self.order([item for item in items.values() if not self.has(item)])
+        self.wanted = len(todo)
         for _ in range(4):
             self.failed = dict(missing)
             jobs = list(self.cut(todo, bundle))
@@ -90,16 +91,18 @@ class Pusher:
     def begin(self, deadline):
         """Start afresh."""
         self.deadline, self.sent, self.fatal, self.clock = deadline, 0, None, time.time()
-        self.bytes = 0
+        self.bytes, self.wanted = 0, -1
 
     def has(self, item, number=0, step=0):
         """Tell whether this very file, or a part of it, is stored."""
-        entry = self.journal.files.get(item.name, {})
-        if "type" in entry or (entry.get("size"), entry.get("mtime")) != (item.size, item.mtime):
-            return "type" in entry and item.size < 0
+        entry = self.journal.files.get(item.name, b"")
+        if isinstance(entry, bytes):
+            return not number and entry.startswith(head(*item[1:4])) or item.size < 0 < len(entry)
+        if (entry["size"], entry["mtime"]) != item[2:4]:
+            return False
         if number:
-            return entry.get("step") == step and number in entry["parts"]
-        return "step" not in entry or sum(part["size"] for part in entry["parts"].values()) == item.size
+            return entry["step"] == step and number in entry["parts"]
+        return sum(part["size"] for part in entry["parts"].values()) == item.size
 
     def cut(self, items, bundle):
         """Yield Jobs, or Items that are to be one: files, bundles, then parts of large files, smallest file first."""
@@ -203,7 +206,10 @@ class Pusher:
                         os.kill(child, signal.SIGKILL)
 
     def crew(self, take, limit):
-        """Work with one thread, and with one more, up to `limit`, whenever a reply is waited for."""
+        """Work with one thread, and with twice as many, up to `limit`, whenever the machine had time to spare.
+
+        Where it has none, as when the store is on it, threads would only take it from each other.
+        """
         others = []
 
         def work():
@@ -214,15 +220,22 @@ class Pusher:
                 except (Failed, OSError) as failure:
                     for item in job.items:
                         self.fail(item.name, failure)
-                if len(others) < (1 if job.number < 0 else limit - 1) and sender.waited > 0.005:
-                    others.append(threading.Thread(target=work, daemon=True))
-                    others[-1].start()
+                if time.time() > self.due:
+                    self.due = time.time() + 0.05
+                    ticks = idle()
+                    spare, passed = (now - before for now, before in zip(ticks, self.ticks))
+                    self.ticks = ticks
+                    for _ in range(min(limit - 1, 2 * len(others) + 1) - len(others) if spare * 4 > passed else 0):
+                        others.append(threading.Thread(target=work, daemon=True))
+                        others[-1].start()
             sender.close()
 
-        self.packing = threading.Semaphore(2)
+        self.packing, self.lock = threading.Semaphore(2), threading.Lock()
+        self.due, self.ticks, self.news, self.rung = time.time() + 0.05, idle(), [0, 0], time.time()
         work()
         for thread in others:
             thread.join()
+        self.ring(*self.news)
         os.close(self.bell[1])
 
     def ring(self, *values):
@@ -237,13 +250,23 @@ class Pusher:
         text, fatal = getattr(failure, "strerror", None) or str(failure), getattr(failure, "fatal", False)
         if fatal:
             self.over.set()
+        self.rung = 0
+        self.count(0, 0)  # what was stored before it
         self.ring(name, text, getattr(failure, "exit", 6), isinstance(failure, Changed), fatal)
 
     def pace(self, count):
         """Be called before `count` bytes are sent: tell, and keep the deadline."""
         if self.over.is_set() or 0 < self.deadline < time.time():
             raise Failed("out of time", 6, True)
-        self.ring(0, count)
+        self.count(0, count)
+
+    def count(self, files, size):
+        """Report files stored and bytes sent, ten times a second."""
+        with self.lock:
+            self.news = [self.news[0] + files, self.news[1] + size]
+            if time.time() > self.rung + 0.1:
+                self.ring(*self.news)
+                self.news, self.rung = [0, 0], time.time()
 
     def put(self, sender, name, data):
         """Store one object."""
@@ -259,23 +282,23 @@ class Pusher:
         item = job.items[0]
         with Opened(item) as opened:
             name, size, mtime = item.name, opened.found.st_size, opened.found.st_mtime
-            entry = {"path": name, "mtime": mtime, "mode": mode(opened.found.st_mode)}
+            entry = {"path": name, "size": size, "mtime": mtime, "mode": mode(opened.found.st_mode)}
             if job.number:
                 if item.size >= 0 and (size, mtime) != (item.size, item.mtime):
                     raise Changed
-                entry.update(of=item.size, part=job.number, step=job.step, mtime=item.mtime)
+                entry = dict(path=name, of=item.size, part=job.number, step=job.step, mtime=item.mtime, mode=entry["mode"])
                 name, size = "%s.parts/%05d" % (name, job.number), job.size
             elif size > self.split:
                 raise Changed
             if size > SMALL or job.number:
                 try:
-                    entry.update(self.put(sender, name, (opened.file, job.at, size)))
+                    entry.update(self.put(sender, name, (opened.fd, job.at, size)))
                 finally:
                     opened.still()
             else:
                 entry.update(self.put(sender, name, opened.read()))
         self.journal.add(entry)
-        self.ring(int(not job.number or job.at + size == item.size), 0)
+        self.count(int(not job.number or job.at + size == item.size), 0)
 
     def result(self, items):
         """Sum up."""
@@ -283,7 +306,7 @@ class Pusher:
         took = time.time() - self.clock
         if self.bytes > PART:
             self.journal.add({"rate": self.bytes / took})
-        for name, item in items.items():
+        for name, item in items.items() if self.failed or self.sent != self.wanted else ():
             if name not in self.failed and not self.has(item):
                 self.failed[name] = Failed("not sent", 6)
         stored = [name for name, item in items.items() if name not in self.failed and item.size >= 0]
@@ -295,3 +318,10 @@ class Pusher:
             code = min(codes)
         failed = [(name, str(failure)) for name, failure in self.failed.items()]
         return Result(len(stored), sum(items[name].size for name in stored), self.sent, failed, code, stored)
+
+
+def idle():
+    """Return the ticks in which the machine had nothing to do, and all, since it booted (proc_stat(5))."""
+    with open("/proc/stat", "rb", 0) as file:
+        ticks = list(map(int, file.read(300).split(b"\n")[0].split()[1:9]))
+    return ticks[3], sum(ticks)

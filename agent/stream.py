@@ -1,5 +1,6 @@
 """Streams: standard input of unknown length, stored as the parts of one file while it is still being written."""
 
+import json
 import time
 from tempfile import TemporaryFile
 
@@ -31,7 +32,7 @@ def pour(pusher, file, name, deadline=0):
 
     pusher.run(part)
     pusher.journal.refresh()
-    entry = pusher.journal.files.get(code, {})
+    entry = pusher.journal.split(code) or json.loads(pusher.journal.files.get(code, b"{}").decode())
     if not pusher.failed and "step" in entry:
         parts = [entry["parts"][number] for number in range(1, len(sizes) + 1)]
         entry = {"path": code, "size": sum(sizes), "mtime": int(time.time()), "mode": "0644", "parts": parts}

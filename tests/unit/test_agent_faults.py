@@ -190,7 +190,7 @@ def test_a_wrong_etag_is_damage(evil, tmp_path, one, monkeypatch):
     assert pusher.push([str(one)], base=str(tmp_path)).exit_code == 8
     evil.always = None
     assert pusher.push([str(one)], base=str(tmp_path)).exit_code == 0
-    assert pusher.journal.files["one"]["verified"] == "etag"
+    assert b'"verified":"etag"' in pusher.journal.files["one"]
     assert evil.requests == 3
 
 
