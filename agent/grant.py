@@ -113,7 +113,7 @@ def dump(grant):
     return json.dumps(raw, separators=(",", ":"), sort_keys=True)
 
 
-def save(grant, path):
+def rewrite(grant, path):
     """Write a grant file in one step, for its owner alone: whoever reads it finds the old grant or the new one."""
     fresh = path + ".new"
     if os.path.exists(fresh):

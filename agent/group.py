@@ -9,7 +9,7 @@ import os
 import time
 from http.client import HTTPConnection, HTTPException
 
-from agent.grant import dump, member, parse
+from agent.grant import member, parse, rewrite
 
 TRIES = 30  # a second apart: the metadata service may come up after us
 
@@ -47,8 +47,4 @@ def join(path=None, host="169.254.169.254"):
             if not left:
                 raise
         time.sleep(1)  # the network may still be coming up, and says so to nobody here
-    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400), "w") as file:
-        file.write(dump(member(grant, index)))
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(path + ".new", path)
+    rewrite(member(grant, index), path)

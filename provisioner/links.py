@@ -161,7 +161,7 @@ class Signer:
             )
             for where, limit in ((prefix, max_bytes), (prefix + STATUS_FOLDER, MAX_STATUS_BYTES))
         )
-        return Grant(job, "0", 1, int(self.expires.timestamp()), outputs, status, [])
+        return Grant(job, "0", 1, int(self.expires.timestamp()), outputs, status, [], None)
 
     def _presign(self, method: str, key: str, **signed: Mapping[str, str]) -> str:
         return presign_url(

@@ -94,7 +94,7 @@ def agent(upload: Upload, *options: str) -> Command:
         )
         for part in ("out/", "status/")
     ]
-    grant.write_text(dump(Grant("bench", "0", 1, int(expires.timestamp()), *targets, [])))
+    grant.write_text(dump(Grant("bench", "0", 1, int(expires.timestamp()), *targets, [], None)))
     grant.chmod(0o400)
     argv = [sys.executable, "-m", "agent", "push", "--grant", grant, "--base", upload.folder, *options, upload.folder]
     return Command(argv, {"PYTHONPATH": str(ROOT)})

@@ -47,7 +47,7 @@ def shared(tmp_path):
     outputs = Target("http://127.0.0.1/b/", "p/j/out/{task}/1/", POLICY, {})
     status = Target("http://127.0.0.1/b/", "p/j/status/{task}/1/", POLICY, {})
     path = tmp_path / "grant.json"
-    path.write_text(grants.dump(Grant("j", "8-11", 1, 1795467600, outputs, status, [])))
+    path.write_text(grants.dump(Grant("j", "8-11", 1, 1795467600, outputs, status, [], None)))
     return path
 
 
