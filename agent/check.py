@@ -1,6 +1,6 @@
 """`agent check`: how a store that enforces the grant's policies would refuse each file, before a byte is sent.
 
-Not in the VM's zip app, where every byte counts: it is for the operator, and for whoever was handed a grant.
+Not in the VM, where every byte counts: it is for the operator, and for whoever was handed a grant.
 """
 
 import json
@@ -8,8 +8,8 @@ import re
 import sys
 import time
 
-from agent.cli import number
-from agent.command import load, say
+from agent.cli import number, source
+from agent.command import say
 from agent.files import scan
 from agent.grant import KEY_BUDGET, conditions, instant
 from agent.push import PART
@@ -64,7 +64,7 @@ def violations(policy, form, size, now):  # noqa: PLR0912 - a branch for each wa
 
 def check(options, paths):
     """Tell what the policy would refuse, and why."""
-    outputs, code, split = load(options.get("grant"))[0].outputs, 0, number(options, "split-over", "1G")
+    outputs, code, split = source(options)[0].outputs, 0, number(options, "split-over", "1G")
     high = outputs.size_range()[1]
     items, failed = scan(paths, options.get("base", "."), options.get("as"), say)
     report = {name: [str(failure)] for name, failure in failed.items()}

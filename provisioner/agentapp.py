@@ -1,4 +1,4 @@
-"""Packs the agent into the zip app that every VM gets: stored, reproducible, and as small as it can be made.
+"""Packs the agent into the archive that every VM gets: reproducible, and as small as it can be made.
 
 Every byte of it travels in user-data, which EC2 limits to 16 KB: so the VM's copy has no comments, no docstrings, and
 short names for local variables (python-minifier). Functions, classes, attributes and messages keep their names, so it
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import io
 import lzma
-import zipfile
+import tarfile
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
@@ -19,43 +19,44 @@ import python_minifier
 
 from provisioner.resources import agent_sources
 
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 MAIN = "from agent.command import main\nraise SystemExit(main())\n"
 # A member of a group first finds out which one it is.
-GROUP_MAIN = "import sys\nif sys.argv[1:] == ['run']:\n    from agent.group import join\n    join()\n" + MAIN
+BEFORE = "import sys\nif sys.argv[1:] == ['run']:\n    from agent.{0} import {1}\n    {1}()\n"
+FIRST = {"group": BEFORE.format("group", "join"), "apart": BEFORE.format("apart", "fetch_grant")}
 ALWAYS = ("__init__", "command", "files", "grant", "journal", "post", "push", "task")
 # What else rides along, and when.
 FOR_BUNDLES = ("bundle",)
 FOR_GROUPS = ("group",)
 FOR_INPUTS = ("pull",)
+FOR_PUTS = ("slots",)  # stores that take no forms
+FOR_APART = ("apart",)  # grants that lie in the bucket
 FOR_SCRIPTS = ("bundle", "cli", "etag", "hurry", "proxy", "stream")  # jobs that call `agent` themselves
 
 
 @lru_cache(maxsize=8)
-def agent_zip(extra: frozenset[str] = frozenset()) -> bytes:
-    """Return the zip app with the modules that every VM needs and those of `extra`.
+def agent_tar(extra: frozenset[str] = frozenset()) -> bytes:
+    """Return a tar of the modules that every VM needs and those of `extra`, and of ``__main__.py``, which starts them.
 
-    The same bytes for the same sources, whatever Python packs it. Entries are stored, not deflated: one compression
-    around the whole does better than one per file.
+    The same bytes for the same sources, whatever Python packs it.
     """
     sources = agent_sources()
     chosen = {f"agent/{name}.py": sources[f"agent/{name}.py"].decode() for name in (*ALWAYS, *extra)}
-    main = GROUP_MAIN if "group" in extra else MAIN
+    main = "".join(line for name, line in FIRST.items() if name in extra) + MAIN
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, source in sorted({**shake(chosen), "__main__.py": main}.items()):
-            entry = zipfile.ZipInfo(name, EPOCH)
-            entry.create_system = 3  # Unix; otherwise it says where it was packed
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, minify(source))
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, source in sorted(shake({**chosen, "__main__.py": main}).items()):
+            data = minify(source).encode()
+            entry = tarfile.TarInfo(name)  # of nobody, of 1970
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()
 
 
 def packed(extra: frozenset[str] = frozenset()) -> bytes:
-    """Return the zip app compressed with LZMA, which the launcher in the VM undoes: 5 % less than gzip's best."""
+    """Return the tar compressed with LZMA, which the launcher in the VM undoes: 5 % less than gzip's best."""
     # No dictionary is larger than the app, and Python source is text: lc 3 with no position bits does best.
     filters = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 16, "lc": 3, "pb": 0}]
-    return lzma.compress(agent_zip(extra), format=lzma.FORMAT_ALONE, filters=filters)
+    return lzma.compress(agent_tar(extra), format=lzma.FORMAT_ALONE, filters=filters)
 
 
 def shake(sources: Mapping[str, str]) -> dict[str, str]:

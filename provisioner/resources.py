@@ -24,7 +24,7 @@ def templates() -> Path:
 
 
 def agent_sources() -> dict[str, bytes]:
-    """Return the agent's Python files by their names in a zip app (``agent/grant.py``), sorted by name.
+    """Return the agent's Python files by their names in the archive (``agent/grant.py``), sorted by name.
 
     The package is found without importing it, so that nothing of the agent runs in the operator's process.
     """

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -23,7 +24,7 @@ from provisioner.resources import templates
 RUN_DIR = "/run/freepost"
 GRANT_PATH = f"{RUN_DIR}/grant.json"
 TASK_PATH = f"{RUN_DIR}/task.json"
-AGENT_PATH = "/usr/local/lib/freepost/agent.xz"
+AGENT_PATH = "/usr/local/lib/freepost/agent.tar.lzma"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"
@@ -56,6 +57,7 @@ class UserData:
     plain: bytes = field(repr=False)
     data: bytes = field(repr=False)
     files: tuple[BootFile, ...]
+    beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # objects that the VM will look for, by key
 
     def ledger(self) -> list[LedgerLine]:
         """What each file costs, in the order of the document. Costs don't add up: gzip shares between sections."""
@@ -80,9 +82,10 @@ def explain(user_data: UserData, limit: int) -> str:
     return "\n".join([*lines, "", "It writes:", *modes])
 
 
-def render(plan: Plan, task: TaskPlan, grant: grants.Grant) -> UserData:
-    """Render the user-data of one task."""
-    files = boot_files(plan, task, grant)
+def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> UserData:
+    """Render the user-data of one task. `stub` is what it holds of a grant that lies apart."""
+    files = boot_files(plan, task, stub or grants.dump(grant).encode())
+    beside = {plan.keys.grant(task.task, task.attempt): grants.dump(grant).encode()} if stub else {}
     plain = (
         _environment()
         .get_template("user-data.yaml.j2")
@@ -96,10 +99,10 @@ def render(plan: Plan, task: TaskPlan, grant: grants.Grant) -> UserData:
         )
         .encode()
     )
-    return UserData(plain, gzipped(plain), files)
+    return UserData(plain, gzipped(plain), files, beside)
 
 
-def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFile, ...]:
+def boot_files(plan: Plan, task: TaskPlan, grant: bytes) -> tuple[BootFile, ...]:
     """Return every file the VM gets, the secret ones first."""
     run = plan.spec.run
     unit = (
@@ -111,7 +114,7 @@ def boot_files(plan: Plan, task: TaskPlan, grant: grants.Grant) -> tuple[BootFil
         )
     )
     return (
-        BootFile("grant", GRANT_PATH, "0400", grants.dump(grant).encode()),
+        BootFile("grant", GRANT_PATH, "0400", grant),
         BootFile("task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
         *(
             BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
@@ -134,6 +137,10 @@ def modules(plan: Plan, task: TaskPlan) -> frozenset[str]:
     needed: set[str] = set()
     if plan.pulled:
         needed.update(agentapp.FOR_INPUTS)
+    if plan.by_put:
+        needed.update(agentapp.FOR_PUTS)
+    if plan.apart:
+        needed.update(agentapp.FOR_APART)
     if len(task.members) > 1:
         needed.update(agentapp.FOR_GROUPS)
     if any(item.bundle for item in spec.outputs):
@@ -203,12 +210,18 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def fit(plan: Plan, task: TaskPlan, grant: grants.Grant) -> Plan:
-    """Spill the job's costliest file to the bucket if the user-data is too large; the same plan if it fits.
+def fit(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> Plan:
+    """Spill what costs most to the bucket if the user-data is too large; the same plan if it fits.
 
-    Called again with a new grant (each spilled file adds a presigned GET to it) until nothing changes.
+    That is one of the job's files or, where it is made of many PUTs, the grant itself. Called again with a new grant
+    (each spilled file adds a presigned GET to it) until nothing changes.
     """
-    if len(render(plan, task, grant).data) <= plan.user_data_limit - LIMIT_MARGIN or not plan.carried:
+    if len(render(plan, task, grant, stub).data) <= plan.user_data_limit - LIMIT_MARGIN:
         return plan
-    costliest = max(plan.carried, key=lambda item: len(gzipped(item.content)))
+    costs = {item.path: len(gzipped(item.content)) for item in plan.carried}
+    if plan.by_put and not plan.apart and len(gzipped(grants.dump(grant).encode())) > max(costs.values(), default=0):
+        return dataclasses.replace(plan, apart=True)
+    if not costs:
+        return plan
+    costliest = max(plan.carried, key=lambda item: costs[item.path])
     return dataclasses.replace(plan, spilled=(*plan.spilled, costliest))

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Runs the agent with the interpreter that cloud-init itself runs on, unpacking it the first time.
+# Runs the agent with the interpreter that cloud-init itself runs on. It is unpacked at each boot into memory, where no
+# power cut tears it, and where the interpreter keeps what it has compiled.
 p=
 c=$(command -v cloud-init) && read -r p <"$c"
 p=${p#\#!}
 p=${p:-python3}
-a=${0%/bin/agent}/lib/freepost/agent
-[ -e "$a" ] || $p -c 'import lzma,os,sys
-a=sys.argv[1]
-open(a+".new","wb").write(lzma.open(a+".xz").read())
-os.rename(a+".new",a)' "$a"
-exec $p "$a" "$@"
+a=/run/freepost-agent
+[ -e $a ] || {
+  $p -EsSWi -m tarfile -e "${0%/bin/agent}/lib/freepost/agent.tar.lzma" $a.$$
+  mv -T $a.$$ $a
+}
+exec $p -EsS $a/__main__.py "$@"

@@ -13,7 +13,7 @@ def test_templates_is_a_folder():
 
 
 def test_agent_sources_are_the_agent():
-    """Every source of the agent is there, sorted, under its name in the zip app, as it is on disk."""
+    """Every source of the agent is there, sorted, under its name in the archive, as it is on disk."""
     sources = resources.agent_sources()
     assert list(sources) == sorted(sources)
     assert {"agent/__init__.py", "agent/grant.py"} <= set(sources)

@@ -69,7 +69,7 @@ def test_the_same_plan_gives_the_same_bytes():
     """Nothing depends on time, order or chance."""
     spec = load(ROOT / "examples/hello/job.yaml")
     first = rendered(spec).data
-    agentapp.agent_zip.cache_clear()
+    agentapp.agent_tar.cache_clear()
     assert rendered(spec).data == first
 
 
