@@ -11,9 +11,10 @@ USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [
       agent check [--as NAME] [--base DIR] FILE…
       agent pull [--into DIR]
       agent run
-      all but run: [--grant FILE] [--json]; BYTES may end in K, M, G or T"""
+      all but run: [--grant FILE] [--json]; BYTES may end in K, M, G or T
+      push and check: [--broker URL --token-file FILE] in place of a grant"""
 FLAGS = ("bundle", "json", "help")
-VALUED = ("grant", "as", "base", "split-over", "limit-rate", "workers", "into")
+VALUED = ("grant", "as", "base", "split-over", "limit-rate", "workers", "into", "broker", "token-file")
 
 
 def parse(words):
@@ -118,13 +119,22 @@ def limit(pusher, rate):
         pusher.alone, pusher.pace = True, pace
 
 
+def source(options):
+    """Return the grant that the options name, or the one that a broker gives, and its path."""
+    if "broker" not in options:
+        return load(options.get("grant"))
+    from agent.broker import obtain
+
+    return obtain(options["broker"], options.get("token-file"), say)
+
+
 def push(options, paths):
     """Store files."""
     from agent.hurry import order
     from agent.post import Failed
     from agent.push import Pusher
 
-    grant, path = load(options.get("grant"))
+    grant, path = source(options)
     sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
     pusher = Pusher(grant, path + ".journal", *sizes, say=say)
     limit(pusher, number(options, "limit-rate", "0"))
@@ -140,7 +150,7 @@ def push(options, paths):
         with open(0, "rb", 0, closefd=False) as file:
             result = pour(pusher, file, options["as"])
     code, failed = result.exit_code, result.failed
-    if result.stored or code not in (2, 4):
+    if result.stored or code not in (2, 3, 4):
         try:
             pusher.manifest(not code)
         except Failed as error:
@@ -149,7 +159,7 @@ def push(options, paths):
         sys.stderr.write("\r\x1b[K")
     for pair in failed:
         say("%s: %s" % pair)
-    if code == 4:
+    if code in (3, 4):
         for name in result.stored:
             say("stored before: %s" % name)
     say("%d files with %d bytes are stored, %d of them sent now; %d failed" % (result[:3] + (len(failed),)))
@@ -160,6 +170,8 @@ def push(options, paths):
 
 def pull(options, _):
     """Fetch the inputs."""
+    if "broker" in options:
+        raise Bad("a broker's grant names no inputs", 2)
     from agent.pull import pull
 
     failed = pull(load(options.get("grant"))[0], options.get("into", "."), say)

@@ -15,7 +15,8 @@ r"""The grant: the JSON document a VM gets, and all that the VM may do.
 A group of VMs that share one user-data shares one grant: ``task`` lists their tasks by launch index
 ("0-49" or "3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`member` fills it in), and the
 policies admit the whole group. ``mailbox``, where there is one, is a presigned GET of where a renewed grant will be
-put, as long as ``until`` hasn't passed (agent/renew.py). Readers ignore fields they don't know and refuse a ``version`` they don't know.
+put, as long as ``until`` hasn't passed (agent/renew.py). Readers ignore fields they don't know and refuse a
+``version`` they don't know.
 Both sides import this module; it imports nothing of theirs.
 """
 
