@@ -6,8 +6,9 @@ Reads task.json, beside the grant::
      "outputs": [{"glob": "out/**", "bundle": false}, …], "checkpoint": {"globs": […], "every": s} or null}
 
 and ``files/`` beside it, which are copied into the work directory. The job's output goes to the file ``log``; how far
-it was uploaded, and that the job was started, stands in ``state``: after a reboot the job isn't run again, what it
-left is uploaded and `interrupted` is reported. Events (booted, started, heartbeat and one of interrupted, succeeded,
+it was uploaded, and how the job stands, is in ``state``, which also keeps room for what must be written when the job
+has filled the disk. After a reboot the job isn't run again: what it left is uploaded, and `interrupted` reported if
+it had not ended. Events (booted, started, heartbeat and one of interrupted, succeeded,
 failed) and log segments are posted below the status prefix; the last event follows the manifest, and the manifest
 every output. The job's environment has FREEPOST_JOB, _TASK and _ATTEMPT, and FREEPOST_GRANT where it may read it.
 
@@ -31,7 +32,9 @@ from agent.push import Pusher
 
 LOG_EVERY, HEARTBEAT = 10, 60  # seconds
 SEGMENT = 1 << 19  # bytes of log in one object
-IMDS = ("-4", "169.254.169.254"), ("-6", "fd00:ec2::254")  # where a cloud tells a VM's user-data to whoever asks
+ROOM = 1 << 24  # bytes of disk, for the journal of some 80,000 outputs
+# Where a cloud tells a VM's user-data to whoever asks; and what exists unless the VM has no such protocol.
+IMDS = ("-4", "169.254.169.254", "/"), ("-6", "fd00:ec2::254", "/proc/net/if_inet6")
 
 
 class Task:
@@ -40,22 +43,19 @@ class Task:
     def __init__(self, grant, path, task):
         self.grant, self.path, self.task, self.workdir = grant, path, task, task["workdir"]
         self.user = task["user"] and pwd.getpwnam(task["user"])
+        self.fd = os.open("state", os.O_RDWR | os.O_CREAT)
+        self.state = json.loads(os.read(self.fd, 511).decode() or '{"log": [0, 0], "started": null}')
+        self.save()
+        os.ftruncate(self.fd, 511)
         self.pusher = Pusher(grant, path + ".journal", say=say)
         self.reason = self.child = self.asked = None
         self.over = threading.Event()
-        self.state = {"log": [0, 0], "started": None}
-        if os.path.exists("state"):
-            with open("state") as file:
-                self.state = json.load(file)
 
     def save(self, **news):
-        """Remember across a reboot."""
+        """Remember across a reboot. In place, within one sector: that takes no room, and is written whole or not."""
         self.state.update(news)
-        with open("state.new", "w") as file:
-            file.write(json.dumps(self.state))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename("state.new", "state")
+        os.pwrite(self.fd, b"%-511s" % json.dumps(self.state).encode(), 0)
+        os.fsync(self.fd)
 
     def until(self):
         """While the job runs, insist for a minute; afterwards, for as long as the grant lives."""
@@ -79,6 +79,7 @@ class Task:
 
     def prepare(self):
         """Make the work directory, with the job's files and inputs."""
+        os.posix_fallocate(self.fd, 0, ROOM)
         shutil.rmtree(self.workdir, True)  # of a run that was cut off before the job began
         os.makedirs("files", exist_ok=True)
         shutil.copytree("files", self.workdir)
@@ -96,9 +97,10 @@ class Task:
         env = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
         if self.user:
             env.update(HOME=self.user.pw_dir, USER=self.user.pw_name)
-            for family, address in IMDS:
-                rule = "ip %s rule add uidrange %d-%d to %s prohibit"
-                subprocess.call((rule % (family, self.user.pw_uid, self.user.pw_uid, address)).split())
+            for family, address, there in IMDS:
+                if os.path.exists(there):
+                    rule = "ip %s rule add uidrange %d-%d to %s prohibit"
+                    subprocess.check_call((rule % (family, self.user.pw_uid, self.user.pw_uid, address)).split())
             command = ["systemd-run", "-q", "--scope", "--unit=freepost-job", "--uid=" + self.user.pw_name] + command
         else:
             env.update(HOME=self.workdir, FREEPOST_GRANT=self.path)
@@ -164,7 +166,7 @@ class Task:
                     saved = now
                     self.push(checkpoint["globs"])
                     self.pusher.manifest(False, self.until())
-            except Failed as error:
+            except (Failed, OSError) as error:
                 say(error)
             if self.over.wait(LOG_EVERY):
                 return
@@ -198,7 +200,7 @@ class Task:
         except Failed as error:
             code = code or error.exit
             failed.append(("manifest and log", str(error)))
-        status = self.child.returncode if self.child else None
+        status = self.state.get("status")
         good = status == 0 and not self.reason
         if good and failed:
             self.reason = "%d outputs failed; %s: %s" % ((len(failed),) + tuple(failed[0]))
@@ -215,7 +217,7 @@ class Task:
     def run(self):
         """Do it all. Return the exit code; raise Failed when the last event can't be told."""
         if self.state["started"]:
-            self.reason = "interrupted: the VM restarted"
+            self.reason = self.state["reason"]
         else:
             if self.tell("booted") in (4, 5):
                 return 5  # nothing that the job makes would be taken
@@ -225,7 +227,7 @@ class Task:
             except (OSError, subprocess.SubprocessError, Failed) as error:
                 self.reason = "it could not be started: %s" % error
             else:
-                self.save(started=timestamp(time.time()))
+                self.save(started=timestamp(time.time()), reason="interrupted: the VM restarted")
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
                     signal.signal(number, self.stop)
                 signal.alarm(self.task["timeout"])
@@ -236,7 +238,9 @@ class Task:
                 self.hit(signal.SIGKILL)
                 self.over.set()
                 attendant.join()
+                self.save(status=self.child.returncode, reason=self.reason)
         self.over.set()
+        os.ftruncate(self.fd, 511)
         return self.finish()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +51,10 @@ def render(  # noqa: PLR0913, PLR0917 - flags
     seed: Annotated[
         Path | None, typer.Option("--seed", metavar="DIR|ISO", help="Write NoCloud files to DIR, or to a file.iso.")
     ] = None,
+    stage: Annotated[
+        bool,
+        typer.Option("--stage", help="Upload its inputs and record, so that the job can be watched and collected."),
+    ] = False,
     form: Annotated[
         Format, typer.Option("--format", help="terraform: answer as a program of the external data source.")
     ] = Format.user_data,
@@ -65,7 +69,9 @@ def render(  # noqa: PLR0913, PLR0917 - flags
     if form is Format.terraform:
         task, more = _query(task)
         changes += more
-    plan, chosen, grant, made, platform = _rendered(output, job, changes, task, local=local, provider=provider)
+    plan, chosen, grant, made, platform = _rendered(
+        output, job, changes, task, local=local, provider=provider, stage=stage
+    )
     content = made.plain if raw else made.data
     if explain:
         from provisioner import userdata
@@ -88,9 +94,16 @@ def render(  # noqa: PLR0913, PLR0917 - flags
 
 
 def _rendered(  # noqa: PLR0913 - what the command line says
-    output: Output, job: Path, overrides: list[str], task: str | None, *, local: bool, provider: str | None
+    output: Output,
+    job: Path,
+    overrides: list[str],
+    task: str | None,
+    *,
+    local: bool,
+    provider: str | None,
+    stage: bool,
 ) -> tuple[Plan, TaskPlan, Grant, UserData, str]:
-    """Render, validate, and say what the VM would miss: nothing is uploaded here. The last is the platform's name."""
+    """Render, validate, and stage the job or say what the VM would miss. The last is the platform's name."""
     from provisioner import cloudschema, session
 
     spec = session.load_spec(job, overrides, provider)
@@ -98,14 +111,23 @@ def _rendered(  # noqa: PLR0913 - what the command line says
     platform = "local" if local else provider or spec.vm.provider or ""
     place, name = session.choose(spec, local=local, provider=platform or "local")
     opened = session.open_place(place)
-    launcher = session.launcher(opened, session.make_provider(name, opened, spec.vm.options), output.event)
+    using = session.make_provider(name if platform else "elsewhere", opened, spec.vm.options)
+    launcher = session.launcher(opened, using, output.event)
     plan = launcher.plan(spec)
     chosen = plan.task(task)
-    grant, made = launcher.render(plan, chosen)
+    if stage:  # a job of this task alone, tried once: nobody here can start another VM
+        array = (int(task or chosen.members[0]),) if spec.array else ()
+        plan = launcher.plan(replace(spec, array=array, retries=0))
+        chosen = plan.task(None)
+    grant, made = launcher.render(plan, chosen, use=stage)
     cloudschema.require(made.plain, output.event, quiet=platform == "local")
-    if plan.pulled:
+    if stage:
+        launcher.stage(plan)
+        session.index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)
+        output.event(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
+    elif plan.pulled:
         names = ", ".join(item.path for item in plan.pulled)
-        text = f"note: the VM will pull {names} from the bucket, and render uploads nothing: that is launch's work"
+        text = f"note: the VM will pull {names} from the bucket, and that render uploads with --stage only"
         output.event(Event("not staged", text, {"keys": [item.key for item in plan.pulled]}))
     return plan, chosen, grant, made, platform
 

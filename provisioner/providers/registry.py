@@ -18,6 +18,7 @@ from provisioner.providers.base import Provider
 
 GROUP = "freepost.providers"
 BUILT_IN = {
+    "elsewhere": "provisioner.providers.elsewhere:ElsewhereProvider",
     "ec2": "provisioner.providers.ec2:Ec2Provider",
     "openstack": "provisioner.providers.openstack:OpenstackProvider",
     "local": "provisioner.providers.local:LocalProvider",

@@ -3,12 +3,16 @@
 import base64
 import io
 import json
+import re
 import sys
+from datetime import datetime, timezone
 from types import SimpleNamespace
 
 import pytest
 
 from provisioner import cloudconfig
+from provisioner.providers.base import Order
+from provisioner.providers.local import LocalProvider
 
 HELLO = "examples/hello/job.yaml"
 
@@ -91,3 +95,39 @@ def test_what_render_leaves_out_is_told(provision, tmp_path):
     assert done.code == 0
     assert "data.txt" in done.err
     assert "presigned GET: data.txt" in provision("render", tmp_path / "job.yaml", "--local", "--audit").out
+
+
+def test_a_staged_job_is_watched_and_collected(provision, tmp_path, bucket):
+    """With --stage, whoever starts the VM, the job is found, waited for and collected, its inputs are there."""
+    (tmp_path / "data.txt").write_text("x")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "name: i\nrun: {command: cp data.txt out}\ninputs: [data.txt]\noutputs: [out]\narray: 3\nretries: 2\n"
+    )
+    words = ["--local", "--set", f"store=s3://{bucket}/p", "--task", "2", "--raw", "--stage"]
+    done = provision("render", job, *words)
+    assert done.code == 0, done.err
+    name = re.search("job (i-.*)", done.err)[1]
+    status = json.loads(provision("status", name, "--json").out)["tasks"]
+    assert [(each["task"], each["status"]) for each in status] == [("2", "launched")]
+    order = Order(name, ("2",), 1, "elsewhere", datetime.now(timezone.utc), done.out.encode(), {})
+    provider = LocalProvider(tmp_path / "vms")
+    provider.launch(order)
+    assert provision("wait", name).code == 0
+    assert provision("collect", name, tmp_path / "r").code == 0
+    assert (tmp_path / "r/2/out").read_text() == "x"
+
+
+def test_nobody_starts_the_vm_of_a_staged_job_again(provision, tmp_path):
+    """Where no provider is named, retry says that VMs are started elsewhere, and announces no attempt."""
+    (tmp_path / "job.yaml").write_text("name: i\nrun: {command: 'false'}\nretries: 2\n")
+    done = provision("render", tmp_path / "job.yaml", "--stage", "--raw")
+    name = re.search("job (i-.*)", done.err)[1]
+    LocalProvider(tmp_path / "vms").launch(
+        Order(name, ("0",), 1, "elsewhere", datetime.now(timezone.utc), done.out.encode(), {})
+    )
+    assert provision("wait", name).code == 1
+    done = provision("retry", name)
+    assert done.code == 2
+    assert "started elsewhere" in done.err
+    assert json.loads(provision("status", name, "--json").out)["tasks"][0]["attempt"] == 1

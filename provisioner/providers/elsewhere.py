@@ -1,0 +1,48 @@
+"""The ``elsewhere`` provider: VMs that something else starts, from what `provision render` printed.
+
+It starts nothing and knows of no VM, so a job of it is told by what it posts to the bucket alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from provisioner.errors import BadInput, NotFound
+from provisioner.providers.base import Choice, Instance, Order, State
+from provisioner.providers.registry import Context
+
+
+class ElsewhereProvider:
+    """Stands in the record of a job whose VM is not ours to start or to end."""
+
+    name: ClassVar[str] = "elsewhere"
+    user_data_limit: ClassVar[int] = 16_384  # the platform isn't known, so the tightest limit holds: EC2's
+    option_schema: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def create(cls, context: Context) -> ElsewhereProvider:  # noqa: ARG003 - every provider's signature
+        """Make it; there is nothing to configure."""
+        return cls()
+
+    def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:  # noqa: ARG002 - it has none
+        """Raise BadInput, before a launch or a retry announces anything."""
+        message = "VMs of this job are started elsewhere, by whoever has its user-data"
+        raise BadInput(message, hint="provision render JOB.yaml --stage makes a new job with user-data of its own")
+
+    def launch(self, order: Order) -> Sequence[Instance]:
+        """Raise BadInput."""
+        self.choices(order.options)
+        return []
+
+    def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:  # noqa: ARG002 - there are none
+        """Tell nothing."""
+        return {}
+
+    def console(self, instance: Instance) -> bytes:
+        """Raise NotFound."""
+        message = f"{instance.id} is not ours, nor is its console"
+        raise NotFound(message)
+
+    def terminate(self, instances: Sequence[Instance]) -> None:
+        """Do nothing: the dead-man timer ends a VM that was started elsewhere."""
