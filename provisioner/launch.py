@@ -64,6 +64,14 @@ class Launcher:
         self.store.delete([mark])
         return record
 
+    def stage(self, plan: Plan) -> JobRecord:
+        """Do all of a launch but ordering VMs, for a plan whose user-data something else gives to one."""
+        self._prove(plan)
+        self._stage(plan)
+        record = dataclasses.replace(self._recorded(plan), launched=True)
+        self.store.put(plan.keys.record, records.dump(record))
+        return record
+
     def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
         """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
         attempts = {task: record.attempts.get(task, 0) + 1 for task in tasks}

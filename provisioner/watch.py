@@ -105,10 +105,9 @@ class Watcher:
         found = status(self.store, record)
         open_tasks = {(item.task, item.attempt) for item in found if not item.over}
         instances = [item for item in record.instances if (item.task, item.attempt) in open_tasks]
-        if not instances:
-            return found
-        states = self.provider.state(instances)
-        lost = set()
+        states = self.provider.state(instances) if instances else {}
+        # A VM that nobody here started is known by its posts alone, and after the expiry none can come.
+        lost = open_tasks if self.clock() >= record.expires + LOST_AFTER else set()
         for item in instances:
             if states[item.id].phase is not Phase.GONE:
                 gone.pop(item.id, None)
