@@ -184,6 +184,12 @@ class Wire:
 class Sender(Wire):
     """Posts forms by one target's policy. `expires` is the grant's, in seconds since 1970."""
 
+    def __new__(cls, target, *_, **__):
+        """Make what suits the target: a store that takes no forms has slots."""
+        if "slots" in target.fields:
+            from agent.slots import Slots as cls  # noqa: N813 - it stands in this one's place
+        return object.__new__(cls)
+
     def __init__(self, target, expires=0, **more):
         Wire.__init__(self, target.url, **more)
         self.prefix, self.expires, self.sums = target.prefix, expires, target.covers("x-amz-checksum-sha256")

@@ -47,7 +47,7 @@ class Pusher:
     def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None):
         self.grant, self.workers, self.say = grant, workers, say
         self.low, self.high = grant.outputs.size_range()
-        self.split = min(split, self.high)
+        self.split = grant.outputs.fields.get("split") or min(split, self.high)
         self.journal = Journal(journal, grant.outputs.prefix)
         self.progress, self.total, self.order = lambda files, size: None, (0, 0), list
 

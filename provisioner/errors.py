@@ -53,6 +53,10 @@ class Refused(FreepostError):
     exit_code = 5
 
 
+class NoForms(Refused):
+    """The store takes no uploads by form; presigned PUTs may do."""
+
+
 class NoCapacity(Refused):
     """The provider has no room for this type, zone or market; another choice may have it."""
 

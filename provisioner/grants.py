@@ -1,22 +1,57 @@
-"""From a Plan and credentials to the grant of one task: two signed policies and the presigned GETs of its inputs."""
+"""From a Plan and credentials to the grant of one task: what it may upload and presigned GETs of its inputs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from datetime import datetime
 
-from agent.grant import Grant
-from provisioner.plan import Plan, TaskPlan
-from provisioner.policy import Bucket, Credentials, presign_url, sign_post
+from agent.grant import VERSION, Grant, Target, dump, timestamp
+from provisioner import slots
+from provisioner.plan import Plan, TaskPlan, iso
+from provisioner.policy import MAX_STATUS_BYTES, Bucket, Credentials, presign_url, sign_post
 
 
-def sign_grant(
-    plan: Plan, task: TaskPlan, *, credentials: Credentials, now: datetime, bucket: Bucket | None = None
+def sign_grant(  # noqa: PLR0913 - what a grant is made of
+    plan: Plan,
+    task: TaskPlan,
+    *,
+    credentials: Credentials,
+    now: datetime,
+    bucket: Bucket | None = None,
+    uploads: Mapping[str, str] | None = None,
+    letter: int = 1,
 ) -> Grant:
     """Sign everything that `task`, or each VM of a group, may do.
 
-    `bucket` is the bucket as the VM reaches it, the plan's own if None.
+    `bucket` is the bucket as the VM reaches it, the plan's own if None. `uploads` has the UploadId of each output that
+    may take several PUTs, by key; without it those PUTs are signed for an upload that isn't there. `letter` is the
+    number of the renewed grant that will follow this one, in a job that renews them.
     """
     seen = bucket or plan.bucket
+    reach = plan.reach(credentials.expires, now)
+    inputs = []
+    for item in plan.pulled:
+        url = presign_url("GET", seen, item.key, credentials=credentials, now=now, lifetime=reach)
+        entry = {"path": item.path, "url": url, "size": item.size, "mode": item.mode}
+        inputs.append({**entry, "sha256": item.sha256} if item.sha256 else entry)
+    if plan.by_put:
+        signing = slots.Signing(seen, credentials, now, plan.expires - now)
+        outputs, status = _slots(plan, task, signing, uploads or {})
+    else:
+        outputs, status = _policies(plan, task, seen, credentials, now)
+    mailbox = None
+    if plan.spec.renew:
+        key = plan.keys.letter(task.task, task.attempt, letter)
+        url = presign_url("GET", seen, key, credentials=credentials, now=now, lifetime=reach)
+        mailbox = {"url": url, "until": iso(plan.deadline)}
+    return Grant(plan.job, task.task, task.attempt, int(plan.expires.timestamp()), outputs, status, inputs, mailbox)
+
+
+def _policies(
+    plan: Plan, task: TaskPlan, seen: Bucket, credentials: Credentials, now: datetime
+) -> tuple[Target, Target]:
     documents = plan.policies(task)
     outputs = sign_post(
         seen, plan.keys.outputs(task.place, task.attempt), documents["outputs"], credentials=credentials, now=now
@@ -24,9 +59,31 @@ def sign_grant(
     status = sign_post(
         seen, plan.keys.status(task.place, task.attempt), documents["status"], credentials=credentials, now=now
     )
-    inputs = []
-    for item in plan.pulled:
-        url = presign_url("GET", seen, item.key, credentials=credentials, now=now, lifetime=plan.expires - now)
-        entry = {"path": item.path, "url": url, "size": item.size, "mode": item.mode}
-        inputs.append({**entry, "sha256": item.sha256} if item.sha256 else entry)
-    return Grant(plan.job, task.task, task.attempt, int(plan.expires.timestamp()), outputs, status, inputs)
+    return outputs, status
+
+
+def _slots(plan: Plan, task: TaskPlan, signing: slots.Signing, uploads: Mapping[str, str]) -> tuple[Target, Target]:
+    prefix = plan.keys.outputs(task.task, task.attempt)
+    begun = {key: uploads.get(key, slots.UNKNOWN) for key in large_keys(plan, task)}
+    large = {name: (size, begun[prefix + name]) for name, size in slots.large(plan.spec).items()}
+    outputs = signing.target(prefix, slots.names(plan.spec), most=plan.spec.max_bytes, large=large)
+    status = signing.target(plan.keys.status(task.task, task.attempt), slots.STATUS_NAMES, most=2 * MAX_STATUS_BYTES)
+    return outputs, status._replace(fields={**status.fields, "abort": signing.aborts(begun)})
+
+
+def large_keys(plan: Plan, task: TaskPlan) -> list[str]:
+    """The keys of the outputs that may take several PUTs, each of which wants an upload begun."""
+    prefix = plan.keys.outputs(task.task, task.attempt)
+    return [prefix + name for name in slots.large(plan.spec)] if plan.by_put else []
+
+
+def stub(  # noqa: PLR0913 - as for a grant
+    plan: Plan, task: TaskPlan, grant: Grant, *, credentials: Credentials, now: datetime, bucket: Bucket
+) -> bytes:
+    """What the user-data holds instead of a grant that lies apart: where it is, and its sha256 (`agent/apart.py`)."""
+    data = dump(grant).encode()
+    key = plan.keys.grant(task.task, task.attempt)
+    url = presign_url("GET", bucket, key, credentials=credentials, now=now, lifetime=plan.deadline - now)
+    source = {"url": url, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    document = {"version": VERSION, "expires": timestamp(int(plan.deadline.timestamp())), "from": source}
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()

@@ -5,6 +5,7 @@ The bucket is the only state; the index is a convenience, and losing it costs ty
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import record as records
+from provisioner import slots
 from provisioner.errors import BadInput, NotFound
 from provisioner.keys import JobKeys
 from provisioner.localfiles import split_url
@@ -87,9 +89,13 @@ def read(store: Store, job: str) -> JobRecord:
         raise NotFound(message, hint="`provision jobs` lists those there are") from None
 
 
-def remove(store: Store, job: str) -> int:
+def remove(store: Store, record: JobRecord) -> int:
     """Delete everything of a job from the bucket, its record last. Return how many objects there were."""
-    keys = JobKeys(store.prefix, job)
+    keys = JobKeys(store.prefix, record.job)
+    if any(slots.is_large(item) for item in record.spec.outputs) and record.spec.method == "put":
+        for key, upload in store.uploads(keys.root).items():
+            with contextlib.suppress(NotFound):
+                store.abort_upload(key, upload)
     found = [item.key for item in store.list(keys.root)]
     store.delete([key for key in found if key != keys.record])
     store.delete([key for key in found if key == keys.record])

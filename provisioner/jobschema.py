@@ -21,6 +21,8 @@ Options = Mapping[str, Mapping[str, Any]]  # a provider's name -> its option_sch
 DAY = 86_400
 WEEK = 7 * DAY  # the longest life of a SigV4 policy (AWS, sigv4-query-string-auth: X-Amz-Expires)
 OBJECT_LIMIT = 5 * 1024**3  # bytes in one POST or PUT (AWS, "Uploading objects")
+LONGEST = 90 * DAY  # a job whose policies are renewed
+LARGEST_FILE = 5 * 1024**4  # bytes of an object made of parts (AWS, "Multipart upload limits")
 TASK_LIMIT = 10_000
 
 # AWS, "General purpose bucket naming rules", loosely; then a prefix of characters that every store keeps as they are.
@@ -76,7 +78,13 @@ STORE: dict[str, Schema] = {
     "region": text("The bucket's region.", "a region such as eu-central-1", "^[a-z0-9-]{1,40}$"),
     "addressing": choice("How the bucket is named in URLs.", "auto", "path", "virtual", default="auto"),
     "profile": text("The AWS profile that signs.", "the name of a profile", r"^[^\x00-\x1f\x7f]+$", maxLength=200),
-    "method": choice("How VMs upload.", "auto", "post", "put", default="post"),
+    "method": choice(
+        "How VMs upload: by form, by presigned PUTs, or by PUT where the store takes no forms.",
+        "auto",
+        "post",
+        "put",
+        default="auto",
+    ),
 }
 
 SIGNER: dict[str, Schema] = {
@@ -141,13 +149,14 @@ RUN: dict[str, Schema] = {
         "x-allowed": "a user name such as job, or null for root",
         "default": "job",
     },
-    "timeout": duration("How long the job may run.", 1, WEEK, default="1h"),
+    "timeout": duration("How long the job may run; more than 7d with renew.", 1, LONGEST, default="1h"),
     "grace": duration("How long the job may take to end after SIGTERM.", 0, DAY, default="60s"),
 }
 OUTPUT: dict[str, Schema] = {
     "glob": GLOB,
     "bundle": flag("Pack small files into tar objects."),
     "checkpoint": flag("Also upload while the job runs."),
+    "max_size": size("How large this one file may become; over 5GiB matters where VMs upload by PUT.", 1, LARGEST_FILE),
 }
 
 
@@ -191,6 +200,11 @@ JOB: dict[str, Schema] = {
         "x-read": lambda value: units.indexes(value, TASK_LIMIT),
     },
     "expires": duration("How long the VM may upload.", 1, WEEK),
+    "renew": duration(
+        "How long each policy lives; `provision watch` or `extend` renews it. Without it one lasts for the whole job.",
+        5,
+        WEEK,
+    ),
     "signer": either(SIGNER["role_arn"], mapping("Who signs what the VMs may do.", SIGNER, "role_arn"), "role_arn"),
     "revoke": choice(
         "Whether what a VM was granted is forbidden once its task is over.", "on-finish", "never", default="on-finish"

@@ -4,6 +4,8 @@
 
     PREFIX/JOB/job.json                        the operator's record of the job
     PREFIX/JOB/inputs/…                        files the VMs pull
+    PREFIX/JOB/grants/TASK/ATTEMPT.json        a grant that is too large for the user-data
+    PREFIX/JOB/mail/TASK/ATTEMPT/000001        renewed grants, in order, of a job that renews them
     PREFIX/JOB/launch/TOKEN                    while it is launched: each order for VMs, written before it is sent
     PREFIX/JOB/status/TASK/ATTEMPT/EVENT       what became of each task; the event's name is in the key
     PREFIX/JOB/status/TASK/ATTEMPT/log/000001  log segments
@@ -45,9 +47,26 @@ class JobKeys(NamedTuple):
         """The orders of a launch that is not finished (`provisioner.orders`)."""
         return f"{self.root}launch/"
 
+    @property
+    def mail_root(self) -> str:
+        """Every renewed grant is below this."""
+        return f"{self.root}mail/"
+
+    def mail(self, task: str, attempt: int) -> str:
+        """The renewed grants of an attempt."""
+        return f"{self.mail_root}{task}/{attempt}/"
+
+    def letter(self, task: str, attempt: int, number: int) -> str:
+        """One of them, from 1: the grant before it names this key as its mailbox."""
+        return f"{self.mail(task, attempt)}{number:06d}"
+
     def input(self, path: str) -> str:
         """A file that the VMs pull."""
         return f"{self.root}inputs/{path}"
+
+    def grant(self, task: str, attempt: int) -> str:
+        """A grant that is too large for the user-data."""
+        return f"{self.root}grants/{task}/{attempt}.json"
 
     def status(self, task: str, attempt: int) -> str:
         """The prefix of the status policy."""

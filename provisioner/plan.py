@@ -13,10 +13,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from agent.grant import members
-from provisioner import units
+from provisioner import slots, units
 from provisioner.errors import BadInput
 from provisioner.keys import JobKeys
-from provisioner.policy import MAX_STATUS_BYTES, Bucket, policy_document
+from provisioner.policy import MAX_LIFETIME, MAX_STATUS_BYTES, Bucket, policy_document
 from provisioner.spec import FileSpec, JobSpec
 
 # A policy outlives the job's deadline by this, so that the last upload isn't cut off by its own signature.
@@ -67,7 +67,10 @@ class StagedInput:
 
 @dataclass(frozen=True)
 class Plan:
-    """A launch. Times are UTC; prefixes come from `keys`."""
+    """A launch. Times are UTC; prefixes come from `keys`.
+
+    `apart` says that the grants lie in the bucket, and the user-data only tells where.
+    """
 
     job: str
     spec: JobSpec
@@ -82,6 +85,26 @@ class Plan:
     group_size: int = 1
     inputs: tuple[StagedInput, ...] = ()
     spilled: tuple[FileSpec, ...] = ()
+    apart: bool = False
+
+    @property
+    def needed(self) -> datetime:
+        """Until when what is signed now has to work."""
+        return min(self.deadline, self.expires) if self.spec.renew else self.deadline
+
+    @property
+    def ends(self) -> datetime:
+        """When the last grant that the VMs may ever have will have ended."""
+        return self.deadline + UPLOAD_MARGIN if self.spec.renew else self.expires
+
+    def reach(self, session_ends: datetime | None, now: datetime) -> timedelta:
+        """How long a presigned GET lives: as long as the policies or, where these are renewed, as long as can be."""
+        return min(self.ends, now + MAX_LIFETIME, session_ends or self.ends) - now
+
+    @property
+    def by_put(self) -> bool:
+        """Whether the VMs upload by presigned PUTs."""
+        return self.spec.method == "put"
 
     @property
     def carried(self) -> tuple[FileSpec, ...]:
@@ -122,6 +145,17 @@ class Plan:
             "status": policy_document(bucket, status, expires=expires, max_bytes=MAX_STATUS_BYTES),
         }
 
+    def may(self, task: TaskPlan) -> dict[str, dict[str, Any]]:
+        """What the VM of a task may write: ``policies``, or ``slots`` for PUTs (each a list of keys)."""
+        if not self.by_put:
+            return {"policies": self.policies(task)}
+        outputs, status = (each(task.task, task.attempt) for each in (self.keys.outputs, self.keys.status))
+        found = {
+            "outputs": [outputs + name for name in slots.names(self.spec)],
+            "status": [status + name for name in slots.STATUS_NAMES],
+        }
+        return {"slots": found}
+
     def describe(self) -> dict[str, Any]:
         """The plan as a JSON document, for people and for `--json`."""
         return {
@@ -133,11 +167,12 @@ class Plan:
             "created": iso(self.created),
             "deadline": iso(self.deadline),
             "expires": iso(self.expires),
+            **({"renewed_until": iso(self.deadline)} if self.spec.renew else {}),
             "inputs": [
                 {"path": item.path, "key": item.key, "size": item.size, "sha256": item.sha256} for item in self.pulled
             ],
             "tasks": [
-                {"task": task.task, "attempt": task.attempt, "token": task.token, "policies": self.policies(task)}
+                {"task": task.task, "attempt": task.attempt, "token": task.token, **self.may(task)}
                 for task in self.tasks
             ],
         }
@@ -157,17 +192,21 @@ def show(plan: Plan) -> str:
             f"boot {units.show_seconds(spec.vm.boot_budget)}, timeout {units.show_seconds(spec.run.timeout)}, "
             f"grace {units.show_seconds(spec.run.grace)})"
         ),
-        f"policies  until {iso(plan.expires)}",
+        f"policies  until {iso(plan.expires)}"
+        + f", renewed until {iso(plan.deadline)} while `provision watch` or `extend` does so" * bool(spec.renew),
         f"runs      {' '.join(spec.run.command)}",
         *(f"carries   {item.path} ({len(item.content)} bytes)" for item in plan.carried),
         *(f"pulls     {item.path} ({item.size} bytes) from {item.key}" for item in plan.pulled),
         *(f"pushes    {item.glob}{' in bundles' * item.bundle}" for item in spec.outputs),
+        *["uploads   by presigned PUTs, for the store takes no forms or the job says so"] * plan.by_put,
     ]
     if not spec.outputs:
         lines.append("pushes    nothing but its log: the job names no outputs")
     for task in plan.tasks[:SHOWN_TASKS]:
-        lines.append(f"task {task.task}, attempt {task.attempt}: each VM may write what these two policies allow")
-        lines += [f"  {name:8}{json.dumps(document)}" for name, document in plan.policies(task).items()]
+        what = "these objects" if plan.by_put else "what these two policies allow"
+        lines.append(f"task {task.task}, attempt {task.attempt}: each VM may write {what}")
+        (found,) = plan.may(task).values()
+        lines += [f"  {name:8}{json.dumps(document)}" for name, document in found.items()]
     if len(plan.tasks) > SHOWN_TASKS:
         lines.append(
             f"… and {len(plan.tasks) - SHOWN_TASKS} more tasks, alike but for their prefixes (--json shows them)"
@@ -234,14 +273,22 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
     The policies expire at what the spec asks for or `UPLOAD_MARGIN` after the deadline, and never later than the
     session that signs them, since they would be dead anyway.
     """
+    if spec.method == "put":
+        slots.require(spec)
     deadline = now + timedelta(seconds=spec.deadline)
-    expires = now + timedelta(seconds=spec.expires) if spec.expires else deadline + UPLOAD_MARGIN
+    lives = spec.renew or spec.expires
+    expires = now + timedelta(seconds=lives) if lives else deadline + UPLOAD_MARGIN
     if credentials_expire is not None:
         expires = min(expires, credentials_expire)
+    expires = min(expires, now + MAX_LIFETIME)
     chosen = attempts if attempts is not None else dict.fromkeys(spec.tasks, 1)
     if spec.isolation == "group" and not groups:
         message = f"the provider {provider} gives each task a VM's own user-data here; it can't do isolation: group"
         raise BadInput(message, hint="use isolation: task, and on EC2 leave out vm.fleet")
+    if spec.renew and (spec.isolation == "group" or spec.method == "put"):
+        what = "PUTs" if spec.method == "put" else "the grants of groups"
+        raise BadInput(f"{what} are not renewed", hint="leave out renew, or shorten run.timeout to less than 7d")
+    groups = groups and spec.method != "put" and not spec.renew
     grouped = groups and (spec.isolation or ("group" if len(spec.tasks) >= GROUP_FROM else "task")) == "group"
     return Plan(
         job=job,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from provisioner.errors import BadInput, FreepostError, Refused
 from provisioner.plan import UPLOAD_MARGIN, Plan, TaskPlan
 from provisioner.policy import Bucket, Credentials, check_lifetime
+from provisioner.slots import large
 from provisioner.spec import JobSpec, SignerSpec, StoreSpec
 
 if TYPE_CHECKING:
@@ -24,7 +26,26 @@ if TYPE_CHECKING:
 
 LEAST, MOST = timedelta(minutes=15), timedelta(hours=12)  # a session (STS, "AssumeRole": DurationSeconds)
 POLICY_LIMIT = 2048  # characters of an inline session policy (the same page)
+RENEW_BEFORE = timedelta(minutes=10)
 NAME_LIMIT = 64  # characters of a RoleSessionName
+
+
+@dataclass
+class Renewed:
+    """Credentials that are found again, by `find`, shortly before their session ends."""
+
+    find: Callable[[], Credentials]
+    clock: Callable[[], datetime]
+    _now: Credentials | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __call__(self) -> Credentials:
+        """Return what signs now."""
+        with self._lock:
+            ends = self._now.expires if self._now else None
+            if self._now is None or (ends is not None and ends - self.clock() < RENEW_BEFORE):
+                self._now = self.find()
+            return self._now
 
 
 @dataclass(frozen=True)
@@ -47,12 +68,12 @@ class Signer:
         """What signs this task's grant. Raise Refused for a role that can't be assumed, Expiry for a short session."""
         if plan.spec.signer is None:
             return self.own
-        policy = session_policy(plan.bucket, prefixes(plan, task), reads(plan))
+        policy = session_policy(plan.bucket, prefixes(plan, task), reads(plan, task), parts=bool(large(plan.spec)))
         name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are spilled
         found = self._sessions.get(name)
-        if found is None or (found.expires is not None and found.expires < plan.deadline):
+        if found is None or (found.expires is not None and found.expires < plan.needed):
             found = self._sessions[name] = self._assume(plan, task, policy)
-        check_lifetime(found, now=self.clock(), needed_until=plan.deadline, what=f"job {plan.spec.name}")
+        check_lifetime(found, now=self.clock(), needed_until=plan.needed, what=f"job {plan.spec.name}")
         return found
 
     def _assume(self, plan: Plan, task: TaskPlan, policy: str) -> Credentials:
@@ -84,18 +105,28 @@ def prefixes(plan: Plan, task: TaskPlan) -> list[str]:
     return [item[2] for item in conditions if isinstance(item, list) and item[:2] == ["starts-with", "$key"]]
 
 
-def reads(plan: Plan) -> list[str]:
+def reads(plan: Plan, task: TaskPlan) -> list[str]:
     """What the VM pulls, as resources below the bucket: the job's own inputs in one, others key by key."""
+    apart = [literal(plan.keys.grant(task.task, task.attempt))] if plan.apart else []
     own = plan.keys.input("")
     keys = [literal(item.key) for item in plan.pulled if not item.key.startswith(own)]
-    return [*([f"{literal(own)}*"] if len(keys) < len(plan.pulled) else []), *dict.fromkeys(keys)]
+    mail = [f"{literal(plan.keys.mail(task.task, task.attempt))}*"] if plan.spec.renew else []
+    return [*apart, *mail, *([f"{literal(own)}*"] if len(keys) < len(plan.pulled) else []), *dict.fromkeys(keys)]
 
 
-def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[str]) -> str:
-    """Return the inline policy: PutObject below `writes`, GetObject on `resources`. BadInput if it is too long."""
+def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[str], *, parts: bool = False) -> str:
+    """Return the inline policy: PutObject below `writes`, GetObject on `resources`. BadInput if it is too long.
+
+    `parts`: what is written may be put together of parts, which can be listed and given up.
+    """
+    more = ["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"] if parts else []
     base = arn(bucket)
     statements: list[dict[str, Any]] = [
-        {"Effect": "Allow", "Action": "s3:PutObject", "Resource": [f"{base}/{literal(prefix)}*" for prefix in writes]}
+        {
+            "Effect": "Allow",
+            "Action": ["s3:PutObject", *more] if more else "s3:PutObject",
+            "Resource": [f"{base}/{literal(prefix)}*" for prefix in writes],
+        }
     ]
     if resources:
         where = [f"{base}/{each}" for each in resources]

@@ -41,7 +41,7 @@ class StoreSpec:
     region: str | None = None
     addressing: str = "auto"  # auto, path or virtual
     profile: str | None = None
-    method: str = "post"  # auto, post or put
+    method: str = "auto"  # auto (post, or put where the store takes no forms), post or put
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Files of the job's directory to upload."""
+    """Files of the job's directory to upload. `max_size` (bytes) is for one file that a PUT may have to bring."""
 
     glob: str
     bundle: bool = False
     checkpoint: bool = False
+    max_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class VmSpec:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A whole job.yaml. `expires` and `checkpoint` are seconds, `max_bytes` bounds one object."""
+    """A whole job.yaml. `expires`, `renew` and `checkpoint` are seconds, `max_bytes` bounds one object."""
 
     name: str
     run: RunSpec
@@ -114,6 +115,7 @@ class JobSpec:
     outputs: tuple[OutputSpec, ...] = ()
     array: tuple[int, ...] = ()
     expires: int | None = None
+    renew: int | None = None
     retries: int = 0
     max_bytes: int = jobschema.OBJECT_LIMIT
     checkpoint: int | None = None
@@ -127,9 +129,19 @@ class JobSpec:
         return tuple(str(index) for index in self.array) or ("0",)
 
     @property
+    def method(self) -> str:
+        """How its VMs upload: auto, post or put."""
+        return self.store.method if self.store else "auto"
+
+    @property
     def deadline(self) -> int:
         """Seconds from launch until the job is over, one way or the other."""
         return self.vm.boot_budget + self.run.timeout + self.run.grace
+
+    @property
+    def signed(self) -> int:
+        """Seconds for which what a launch signs has to work: all of the job, or until it can have been renewed."""
+        return self.deadline if self.renew is None else min(self.renew, self.vm.boot_budget)
 
 
 def load(path: Path, overrides: Sequence[str] = (), providers: Options | None = None) -> JobSpec:

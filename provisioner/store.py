@@ -101,6 +101,30 @@ class Store:
         with self._errors(f"write {key}"):
             self._client.upload_fileobj(source, self.bucket.name, key)
 
+    def uploads(self, prefix: str) -> dict[str, str]:
+        """The uploads in parts that were begun below `prefix` and not completed: the latest UploadId of each key."""
+        with self._errors("list uploads"):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket.name, Prefix=prefix
+            )
+            try:
+                found = [item for page in pages for item in page.get("Uploads", ())]
+            except boto_errors.ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "NoSuchUpload":  # rclone's word for none at all
+                    raise
+                found = []
+            return {item["Key"]: item["UploadId"] for item in sorted(found, key=lambda item: str(item["Initiated"]))}
+
+    def begin_upload(self, key: str) -> str:
+        """Begin an upload in parts. Return its UploadId."""
+        with self._errors(f"begin an upload of {key}"):
+            return str(self._client.create_multipart_upload(Bucket=self.bucket.name, Key=key)["UploadId"])
+
+    def abort_upload(self, key: str, upload: str) -> None:
+        """Give up an upload in parts, and what was stored of it. Raise NotFound when there is none."""
+        with self._errors(f"give up the upload of {key}"):
+            self._client.abort_multipart_upload(Bucket=self.bucket.name, Key=key, UploadId=upload)
+
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, 1,000 a request; keys that aren't there are ignored."""
         with self._errors("delete objects"):
@@ -131,7 +155,10 @@ class Store:
         """Return the bucket policy, JSON; None when there is none. Raise Refused when the store has no such thing."""
         with self._errors("read the bucket policy"):
             try:
-                return str(self._client.get_bucket_policy(Bucket=self.bucket.name)["Policy"])
+                text = str(self._client.get_bucket_policy(Bucket=self.bucket.name)["Policy"])
+                if not text.lstrip().startswith("{"):  # rclone answers with a listing
+                    raise Refused("the store has no bucket policies", hint="what was signed lives until it expires")
+                return text
             except boto_errors.ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchBucketPolicy":
                     return None

@@ -1,0 +1,151 @@
+"""Presigned PUTs for a store that takes no forms: which objects a task may store, and the signature of each.
+
+Pure. A presigned PUT is for one key, and can't bound a size; so a grant of PUTs names every object that the VM may
+store. `agent/slots.py` documents the fields, and builds each URL from the part of the query that all have in common.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import quote, urlsplit
+
+from agent.grant import Target, encode_name, timestamp
+from provisioner.errors import BadInput
+from provisioner.keys import EVENTS
+from provisioner.policy import MAX_OBJECT_BYTES, Bucket, Credentials, presign_url
+from provisioner.spec import JobSpec, OutputSpec
+
+LOG_SLOTS = 16  # of 1 MiB each, and the last keeps the log's end: some 40 bytes of user-data a slot
+STATUS_NAMES = (*EVENTS, "manifest.json", *(f"log/{number:06}" for number in range(1, LOG_SLOTS + 1)))
+LEAST_PART = 64 << 20  # bytes: a file of one part needs no multipart upload
+PARTS = 256  # of a file, unless 5 GiB each don't do: each takes some 35 bytes of the grant
+UNKNOWN = "0" * 64  # stands in for an UploadId where nothing is begun
+_PATTERN = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Signing:
+    """What signs slots: for a bucket as the VM reaches it, from `now` for `lifetime`."""
+
+    bucket: Bucket
+    credentials: Credentials
+    now: datetime
+    lifetime: timedelta
+
+    def sign(self, method: str, key: str, query: Mapping[str, str] | None = None) -> tuple[str, str]:
+        """Return what the query of every URL begins with, and this one's signature."""
+        made = presign_url(
+            method,
+            self.bucket,
+            key,
+            credentials=self.credentials,
+            now=self.now,
+            lifetime=self.lifetime,
+            query=query,
+        )
+        words = dict(word.split("=", 1) for word in urlsplit(made).query.split("&"))
+        signature = words.pop("X-Amz-Signature")
+        return "&".join(f"{name}={value}" for name, value in words.items() if name not in (query or {})), signature
+
+    def target(
+        self,
+        prefix: str,
+        names: Iterable[str],
+        *,
+        most: int = MAX_OBJECT_BYTES,
+        large: Mapping[str, tuple[int, str]] | None = None,
+    ) -> Target:
+        """Sign a PUT of each name below `prefix`; those in `large` (largest size, UploadId) also in parts.
+
+        `most` is the largest file, in bytes, that the agent sends by one PUT.
+        """
+        signed = {name: self.sign("PUT", prefix + name) for name in names}
+        common = next((query for query, _ in signed.values()), "")
+        policy = {
+            "expiration": timestamp(int((self.now + self.lifetime).timestamp())),
+            "conditions": [["content-length-range", 0, most]],
+        }
+        # `split` keeps the agent from storing a large file as several objects: there would be no slots for them.
+        fields: dict[str, object] = {
+            "query": common,
+            "slots": {name: found for name, (_, found) in signed.items()},
+            "split": 1 << 63,
+        }
+        if large:
+            fields["large"] = {name: self._parts(prefix + name, *about) for name, about in large.items()}
+        return Target(self.bucket.url, prefix, json.dumps(policy, separators=(",", ":")), fields)
+
+    def _parts(self, key: str, size: int, upload: str) -> dict[str, object]:
+        step, count = cut(size)
+        named = {"uploadId": upload}
+        return {
+            "upload": upload,
+            "part": step,
+            "parts": [self.sign("PUT", key, {"partNumber": str(number), **named})[1] for number in range(1, count + 1)],
+            "list": self.sign("GET", key, named)[1],
+            "complete": self.sign("POST", key, named)[1],
+            "head": self.sign("HEAD", key)[1],
+        }
+
+    def aborts(self, uploads: Mapping[str, str]) -> dict[str, list[str]]:
+        """Sign the end of uploads, by key: what the last event of an attempt does with those not completed."""
+        return {key: [upload, self.sign("DELETE", key, {"uploadId": upload})[1]] for key, upload in uploads.items()}
+
+
+def cut(size: int) -> tuple[int, int]:
+    """How a file of at most `size` bytes is cut: the bytes of a part, and the number of parts."""
+    step = min(max(LEAST_PART, -(-size // PARTS >> 20) << 20), MAX_OBJECT_BYTES)
+    return step, -(-size // step)
+
+
+def is_large(item: OutputSpec) -> bool:
+    """Whether an output may take several parts."""
+    return item.max_size is not None and item.max_size > LEAST_PART
+
+
+def names(spec: JobSpec) -> list[str]:
+    """The outputs' names below their prefix."""
+    return [encode_name(item.glob) for item in spec.outputs]
+
+
+def large(spec: JobSpec) -> dict[str, int]:
+    """The names of the outputs that may take several parts, and how many bytes each may have."""
+    return {encode_name(item.glob): item.max_size or 0 for item in spec.outputs if is_large(item)}
+
+
+def require(spec: JobSpec) -> None:
+    """Raise BadInput for what can't be presigned, each with what to do instead."""
+    faults = []
+    for item in spec.outputs:
+        if _PATTERN & set(item.glob):
+            faults.append(
+                f"{item.glob}: a pattern; write each file's exact name, or let the job pack them: tar -czf out.tar.gz …"
+            )
+        elif item.bundle:
+            faults.append(f"{item.glob}: bundle; the name of a bundle isn't known before. Leave it out")
+        elif item.checkpoint and is_large(item):
+            faults.append(f"{item.glob}: checkpoint with a max_size over 64MiB; parts are put together once only")
+    if faults:
+        raise BadInput(
+            "VMs upload by presigned PUT here, which is for one object of a name known now; these outputs are not",
+            hint="change them, or use a store that takes POST",
+            faults=faults,
+        )
+    if spec.isolation == "group":
+        raise BadInput(
+            "VMs of a group share one grant, and a presigned PUT is for one task's object", hint="use isolation: task"
+        )
+
+
+def url(target: Target, name: str) -> str:
+    """The presigned PUT of one name, whole. Raise KeyError for one without a slot."""
+    key = quote(target.prefix + name, safe="/~")
+    return f"{target.url}{key}?{target.fields['query']}&X-Amz-Signature={target.fields['slots'][name]}"
+
+
+def by_put(target: Target) -> bool:
+    """Whether a target is one of PUTs."""
+    return "slots" in target.fields
