@@ -85,7 +85,7 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     session.index().remember(record.job, opened.place.store, embedded=opened.place.embedded)
     output.event(Event("job", f"job {record.job}", {"job": record.job, "store": repr(opened.store)}))
     if wait or collect is not None:
-        found = session.watcher(opened, using, output.event).wait(record)
+        found = session.watcher(opened, using, output.event).wait(record, launched=True)
         if collect is not None:
             _collect(output, opened, record, collect)
         watch.require_success(record, found)
@@ -195,7 +195,7 @@ def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) 
     output = _output()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
-    count = jobs.remove(opened.store, record.job)
+    count = jobs.remove(opened.store, record)
     session.index().forget(record.job)
     output.event(Event("removed", f"{record.job}: {count} objects deleted", {"job": record.job, "objects": count}))
 

@@ -19,21 +19,22 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from agent.grant import Grant, member
-from provisioner import cloudschema, preflight, userdata
+from provisioner import cloudschema, preflight, watch
 from provisioner import record as records
-from provisioner.errors import BadInput, Conflict, FreepostError, Incomplete, NotFound
-from provisioner.grants import sign_grant
+from provisioner.errors import Conflict, FreepostError, NoForms, NotFound
+from provisioner.granting import Granter
 from provisioner.keys import JobKeys, parse_status
 from provisioner.orders import ATTEMPTS, Desk, Journal, Started
 from provisioner.output import Event, Report
-from provisioner.plan import Plan, StagedInput, TaskPlan, iso, launch_token, make_plan, new_job_id, task_plans
-from provisioner.providers.base import Choice, Instance, Phase, Provider, guest_url
+from provisioner.plan import Plan, StagedInput, TaskPlan, launch_token, make_plan, new_job_id, task_plans
+from provisioner.providers.base import Choice, Instance, Phase, Provider
 from provisioner.record import JobRecord
+from provisioner.retry import retried
 from provisioner.signer import Signer
 from provisioner.spec import InputSpec, JobSpec
 from provisioner.store import Store
@@ -51,13 +52,15 @@ class Launcher:
     clock: Callable[[], datetime]
     report: Report
     signer: Signer
+    # Each task is announced by a form: one of thousands may meet a store that has no time.
+    forms: preflight.Poster = field(default_factory=lambda: retried(preflight.Poster()))
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
         mark = JobKeys(self.store.prefix, ".launching").root + records.digest(spec, self.provider.name)
         plan = self.plan(spec, job=self._unfinished(mark))
         choices = self._choices(spec)
-        self._prove(plan)
+        plan = self._proven(plan)
         self.store.put(mark, json.dumps({"job": plan.job}).encode())
         self._stage(plan)
         record = self._start(plan, self._recorded(plan), choices)
@@ -76,9 +79,15 @@ class Launcher:
         """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
         attempts = {task: record.attempts.get(task, 0) + 1 for task in tasks}
         plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
-        choices = self._choices(record.spec)
+        choices, left = self._choices(record.spec), self._left(record, tasks)
         self._prove(plan)
-        return self._start(plan, record, choices)
+        return self._start(plan, record, choices, left)
+
+    def _left(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
+        """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
+        taken = {item.task for item in watch.status(self.store, record) if item.event != "failed"} & set(tasks)
+        latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
+        return {task: latest[task].place for task in taken & set(latest)}
 
     def plan(
         self,
@@ -103,22 +112,16 @@ class Launcher:
             provider=self.provider.name,
             user_data_limit=self.provider.user_data_limit,
             now=now,
-            credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.deadline)),
+            credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.signed)),
             attempts=attempts,
             inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
             groups=getattr(self.provider, "groups", False),
         )
-        return self._made_to_fit(plan)
+        return self._granter.made_to_fit(plan)
 
-    def render(self, plan: Plan, task: TaskPlan) -> tuple[Grant, UserData]:
-        """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large."""
-        grant = self._sign(plan, task, self.clock())
-        user_data = userdata.render(plan, task, grant)
-        if len(user_data.data) > plan.user_data_limit:
-            message = f"the user-data has {len(user_data.data)} bytes; {plan.provider} takes {plan.user_data_limit}"
-            ledger = [f"{line.section}: {line.size} bytes, {line.cost} compressed" for line in user_data.ledger()]
-            raise BadInput(message, hint="shorten run.command or run.env, or move them to an input", faults=ledger)
-        return grant, user_data
+    def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
+        """Sign the grant of a task and render its user-data, as `Granter.render` does."""
+        return self._granter.render(plan, task, use=use)
 
     def _unfinished(self, mark: str) -> str | None:
         """The id of the job whose launch was cut off after its mark was set."""
@@ -146,20 +149,22 @@ class Launcher:
         choices = getattr(self.provider, "choices", None)
         return choices(spec.vm.options) if choices else [Choice("", spec.vm.options)]
 
-    def _sign(self, plan: Plan, task: TaskPlan, now: datetime) -> Grant:
-        """Sign the grant of a task, for the bucket's address as the VM will see it."""
-        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
-        return sign_grant(plan, task, credentials=self.signer.credentials(plan, task), now=now, bucket=seen)
+    @property
+    def _granter(self) -> Granter:
+        return Granter(self.store, self.provider, self.clock, self.signer, self.forms)
 
-    def _made_to_fit(self, plan: Plan) -> Plan:
-        """Move the job's costliest files from the user-data to the bucket until it fits, or nothing is left to move."""
-        task = plan.tasks[-1]
-        while True:
-            grant = self._sign(plan, task, plan.created)
-            fitted = userdata.fit(plan, task, grant)
-            if fitted == plan:
-                return plan
-            plan = fitted
+    def _proven(self, plan: Plan) -> Plan:
+        """Prove a plan; where the store takes no forms and the job leaves it to us, one of PUTs instead."""
+        try:
+            self._prove(plan)
+        except NoForms as error:
+            if plan.spec.method != "auto" or plan.spec.store is None:
+                raise
+            self.report(Event("put", f"{error.message}: VMs are to upload by presigned PUTs", {"method": "put"}))
+            spec = dataclasses.replace(plan.spec, store=dataclasses.replace(plan.spec.store, method="put"))
+            plan = self.plan(spec, job=plan.job, inputs=plan.inputs)
+            self._prove(plan)
+        return plan
 
     def _prove(self, plan: Plan) -> None:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
@@ -167,19 +172,8 @@ class Launcher:
         # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
         cloudschema.require(user_data.plain, self.report, quiet=self.provider.name == "local")
         first = member(grant, 0)
-        self._announce(first)
+        self._granter.announce(plan, first)
         preflight.kept(self.store, first.status.prefix + "launched")
-
-    def _announce(self, grant: Grant) -> None:
-        event = {
-            "event": "launched",
-            "time": iso(self.clock()),
-            "job": grant.job,
-            "task": grant.task,
-            "attempt": grant.attempt,
-        }
-        status = grant.status._replace(url=self.store.bucket.url)  # the VM's may be an address that only it can reach
-        preflight.post(status, "launched", json.dumps({**event, "provider": self.provider.name}).encode())
 
     def _stage(self, plan: Plan) -> None:
         """Upload what the VMs will pull."""
@@ -206,14 +200,16 @@ class Launcher:
             # What this machine's own configuration decided (a region, say) is written down for the next machine.
             options = {**plan.spec.vm.options, **getattr(self.provider, "pinned", {})}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
-            record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.expires, plan.inputs)
+            record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.ends, plan.inputs)
             self.store.put(plan.keys.record, records.dump(record))
             return record
 
-    def _start(self, plan: Plan, record: JobRecord, choices: Sequence[Choice]) -> JobRecord:
+    def _start(
+        self, plan: Plan, record: JobRecord, choices: Sequence[Choice], left: Mapping[str, str] | None = None
+    ) -> JobRecord:
         """Order VMs for every task that has none yet. What was started is recorded, whatever else happens."""
         journal = Journal(self.store, plan.keys)
-        desk = Desk(self.provider, journal, choices, self.clock)
+        desk = Desk(self.provider, journal, choices, self.clock, left or {})
         wanted = {name: task.attempt for task in plan.tasks for name in task.members}
         started = Started(plan.job, plan.provider, len(wanted), self.report)
         try:
@@ -226,13 +222,10 @@ class Launcher:
             self._order_all(plan, task_plans(plan.job, missing, plan.group_size), desk, started)
             record = dataclasses.replace(record, launched=True)
         except FreepostError as error:
-            message = f"{plan.job}: started {len(started.instances)} of {started.total} tasks, then: {error.message}"
-            raise Incomplete(
-                message, hint=f"{error.hint or 'see the message'}; the same command goes on from here"
-            ) from error
+            raise started.ended(error) from error
         finally:
             record = dataclasses.replace(
-                record.with_instances(started.instances), deadline=plan.deadline, expires=plan.expires
+                record.with_instances(started.instances), deadline=plan.deadline, expires=plan.ends
             )
             self.store.put(plan.keys.record, records.dump(record))
             journal.drop(started.tokens)
@@ -271,12 +264,12 @@ class Launcher:
         """Sign, announce and order one task or group; at its next attempt if its token was spent on something else."""
         for attempt in range(task.attempt, task.attempt + ATTEMPTS):
             now = TaskPlan(task.task, attempt, launch_token(plan.job, task.task, attempt))
-            grant, user_data = self.render(plan, now)
+            grant, user_data = self.render(plan, now, use=True)
             for index, name in enumerate(now.members):
                 if (name, attempt) != (plan.tasks[0].members[0], plan.tasks[0].attempt):  # that one proved the policy
-                    self._announce(member(grant, index))
+                    self._granter.announce(plan, member(grant, index))
             try:
-                return started.add(desk.serve(plan.job, now, plan.expires, user_data.data))
+                return started.add(desk.serve(plan.job, now, plan.ends, user_data.data))
             except Conflict as error:
                 conflict = error
         raise conflict

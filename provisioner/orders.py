@@ -16,14 +16,24 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from agent.grant import instant
-from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, OverQuota, Unreachable
+from provisioner.errors import (
+    BadInput,
+    Conflict,
+    FreepostError,
+    Incomplete,
+    NoCapacity,
+    NotFound,
+    OverQuota,
+    Throttled,
+    Unreachable,
+)
 from provisioner.keys import JobKeys
 from provisioner.output import Event, Report
 from provisioner.plan import TaskPlan, from_seconds, iso
@@ -122,6 +132,7 @@ class Desk:
     journal: Journal
     choices: Sequence[Choice]
     clock: Callable[[], datetime]
+    left: Mapping[str, str] = field(default_factory=dict)  # by task, the choice that took the VM of its last attempt
     full: dict[str, FreepostError] = field(default_factory=dict)
 
     def serve(self, job: str, task: TaskPlan, expires: datetime, user_data: bytes) -> Served:
@@ -130,14 +141,15 @@ class Desk:
         Raise Conflict when only another attempt can help, and Unreachable, with the order left in the journal, when
         nobody knows what became of it.
         """
-        for choice in self.choices:
+        left = {self.left.get(member) for member in task.members}
+        for choice in sorted(self.choices, key=lambda choice: choice.name in left):
             if choice.name in self.full:
                 continue
             token = _token(task.token, choice)
             order = Order(job, task.members, task.attempt, token, expires, user_data, choice.options, fresh=True)
             self.journal.note(order, choice.name, self.clock())
             try:
-                found = self.provider.launch(order)
+                found = [dataclasses.replace(item, place=choice.name) for item in self.provider.launch(order)]
             except NoCapacity as error:
                 self.full[choice.name] = error
                 self.journal.drop([token])
@@ -150,7 +162,9 @@ class Desk:
                 self.journal.settle(order, found, self.clock())
                 return Served(tuple(found), token)
         errors = [self.full[choice.name] for choice in self.choices]
-        named = "; ".join(f"{choice.name}: {self.full[choice.name].message}" for choice in self.choices)
+        named = "; ".join(
+            ": ".join(filter(None, (choice.name, str(self.full[choice.name])))) for choice in self.choices
+        )
         kind = OverQuota if all(isinstance(error, OverQuota) for error in errors) else NoCapacity
         raise kind(f"no choice has room: {named}", hint=errors[-1].hint)
 
@@ -207,6 +221,19 @@ class Started:
                 text = f"launched {len(found)} tasks of {self.job} on {self.provider}, {found[0].task} to {last.task}"
                 data.update(instances={item.task: item.id for item in found}, attempt=last.attempt)
             self.report(Event("launched", text + f" ({done} of {self.total})" * (self.total > 1), data))
+
+    def ended(self, error: FreepostError) -> FreepostError:
+        """What to raise when `error` ended the launch: Incomplete after a part of it, an error of its kind before."""
+        hint = f"{error.hint or 'see the message'}; the same command goes on from here"
+        if isinstance(error, Unreachable) and not isinstance(error, Throttled):
+            hint += ", with whatever VM was started without an answer"
+        if self.instances:
+            done = f"{self.job}: started {len(self.instances)} of {self.total} tasks, then: "
+            return Incomplete(done + error.message, hint=hint)
+        message = f"{self.job}: started none of {self.total} tasks: {error.message}"
+        if isinstance(error, BadInput):
+            return BadInput(message, hint=error.hint, faults=error.faults)
+        return type(error)(message, hint=hint)
 
 
 def _token(token: str, choice: Choice) -> str:

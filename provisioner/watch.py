@@ -21,6 +21,7 @@ POLL_SECONDS = (0.5, 10.0)  # between two looks: at first, and at most
 NAMED = 10  # tasks in one message
 LOST = "lost"
 WAITING = "waiting"
+LAUNCHED = "launched"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def final_event(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, 
 class Watcher:
     """Follows a job. `retry` launches the next attempt of tasks (`Launcher.retry`).
 
-    `finished` is told the task and attempt of each that is over (`provisioner.revoke.on_finish`).
+    `finished` is told the task and attempt of each that is over (`provisioner.revoke.on_finish`). `renew` renews the
+    grants of those that run, and says in how many seconds it wants to be called again (`provisioner.renew`).
     """
 
     store: Store
@@ -96,6 +98,7 @@ class Watcher:
     report: Report
     retry: Callable[[JobRecord, Sequence[str]], JobRecord]
     finished: Callable[[JobRecord, str, int], None] | None = None
+    renew: Callable[[JobRecord, Sequence[TaskStatus]], float | None] | None = None
 
     def look(self, record: JobRecord, gone: dict[str, datetime]) -> list[TaskStatus]:
         """Tell where every task stands, counting as lost what has no VM any more and will post nothing.
@@ -120,8 +123,12 @@ class Watcher:
             for item in found
         ]
 
-    def wait(self, record: JobRecord) -> list[TaskStatus]:
-        """Report each change until every task is over, launching retries where the spec has some left."""
+    def wait(self, record: JobRecord, *, launched: bool = False) -> list[TaskStatus]:
+        """Report each change until every task is over, launching retries where the spec has some left.
+
+        `launched`: whoever launched these attempts has told so.
+        """
+        told = _attempts(record) if launched else set()
         before: dict[str, TaskStatus] = {}
         gone: dict[str, datetime] = {}
         pause, longest = POLL_SECONDS
@@ -129,7 +136,8 @@ class Watcher:
             found = self.look(record, gone)
             changed = [item for item in found if before.get(item.task) != item]
             for item in changed:
-                self.report(self._event(record, item))
+                if item.event != LAUNCHED or (item.task, item.attempt) not in told:
+                    self.report(self._event(record, item))
                 if item.over and self.finished is not None:
                     self.finished(record, item.task, item.attempt)
             before = {item.task: item for item in found}
@@ -137,11 +145,14 @@ class Watcher:
                 item.task for item in found if item.over and not item.succeeded and item.attempt <= record.spec.retries
             ]
             if again:
+                older = _attempts(record)
                 record = self.retry(record, again)
-            elif all(item.over for item in found):
+                told |= _attempts(record) - older
+            soon = self.renew(record, found) if self.renew is not None else None
+            if not again and all(item.over for item in found):
                 return found
             pause = POLL_SECONDS[0] if changed else min(pause * 1.5, longest)
-            self.sleep(pause)
+            self.sleep(pause if soon is None else min(pause, soon))
 
     def _event(self, record: JobRecord, item: TaskStatus) -> Event:
         data: dict[str, Any] = {"job": record.job, "task": item.task, "attempt": item.attempt, "status": item.event}
@@ -151,6 +162,10 @@ class Watcher:
             data.update({name: last[name] for name in ("exit_code", "reason", "upload") if name in last})
             text += _because(last)
         return Event("task", text, data)
+
+
+def _attempts(record: JobRecord) -> set[tuple[str, int]]:
+    return {(item.task, item.attempt) for item in record.instances}
 
 
 def _because(last: Mapping[str, Any]) -> str:

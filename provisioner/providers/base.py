@@ -69,11 +69,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Instance:
-    """A VM as the provider names it, and the task it was launched for."""
+    """A VM as the provider names it, and the task it was launched for. `place` is the name of its Choice, if known."""
 
     id: str
     task: str
     attempt: int
+    place: str = field(default="", compare=False)
 
 
 class Phase(Enum):

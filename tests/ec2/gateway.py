@@ -7,6 +7,7 @@ requests"): the same token and parameters answer as before, and with others it i
 from __future__ import annotations
 
 import http.client
+import json
 import threading
 from collections import Counter, deque
 from contextlib import nullcontext
@@ -19,6 +20,11 @@ ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message>'
     "</Error></Errors><RequestID>ea966190-f9aa-478e-9ede-example</RequestID></Response>"
 )
+# The same of AWS's query protocol, which STS speaks.
+QUERY_ERROR = (
+    "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+)
+STS_VERSION = "2011-06-15"
 
 
 @dataclass
@@ -41,6 +47,7 @@ class Gateway:
     calls: Counter = field(default_factory=Counter)
     bodies: list = field(default_factory=list)
     faults: dict = field(default_factory=dict)
+    pages: list = field(default_factory=list)  # what a proxy answers in EC2's stead
     answers: dict = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -82,7 +89,7 @@ class Gateway:
     def handle(self, request, body):
         """Note a call, and let it fail, be answered from memory, or reach moto."""
         form = {key: values[0] for key, values in parse_qs(body.decode("latin-1")).items()}
-        action = form.get("Action") or request.headers.get("X-Amz-Target", "?")
+        action = form.get("Action") or request.headers.get("X-Amz-Target", "?").rpartition(".")[2]
         if action in self.eager:
             body = body.replace(b"DryRun=true", b"DryRun=false")
         token = form.get("ClientToken") if self.tokens and action == "RunInstances" else None
@@ -91,9 +98,10 @@ class Gateway:
             self.calls[action] += 1
             self.bodies.append(form)
             fault = self.faults[action].popleft() if self.faults.get(action) else None
+        if self.pages:
+            return self.answer(request, 200, "text/html", self.pages.pop())
         if fault and not fault.lost:
-            text = ERROR.format(code=fault.code, message=fault.message)
-            return self.answer(request, fault.status, "text/xml;charset=UTF-8", text.encode())
+            return self.answer(request, fault.status, *self.error(request, form, fault))
         with self.lock if token else nullcontext():  # a token's second request waits for the first
             status, kind, data = self.remembered(token, same) or self.forward(request, body)
             if token and status == 200:
@@ -102,6 +110,14 @@ class Gateway:
             request.close_connection = True
             return request.connection.close()
         return self.answer(request, status, kind, data)
+
+    def error(self, request, form, fault):
+        """A fault in the shape of the service that is asked: its content type and its text."""
+        if "X-Amz-Target" in request.headers:  # SSM and Service Quotas
+            text = json.dumps({"__type": fault.code, "message": fault.message})
+            return "application/x-amz-json-1.1", text.encode()
+        shape = QUERY_ERROR if form.get("Version") == STS_VERSION else ERROR
+        return "text/xml;charset=UTF-8", shape.format(code=fault.code, message=fault.message).encode()
 
     def remembered(self, token, same):
         """The answer to a token that was seen before; None for a new one."""

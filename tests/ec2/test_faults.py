@@ -3,59 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from provisioner import errors
+from provisioner import record as records
+from provisioner.keys import JobKeys
 from provisioner.policy import Credentials
 from provisioner.providers.ec2 import requests
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
 
-# Code, HTTP status, and the class it must become: one of each kind, as AWS sends them.
-KINDS = [
-    ("InsufficientInstanceCapacity", 500, errors.NoCapacity),
-    ("Unsupported", 400, errors.NoCapacity),
-    ("VcpuLimitExceeded", 400, errors.OverQuota),
-    ("MaxSpotInstanceCountExceeded", 400, errors.OverQuota),
-    ("RequestLimitExceeded", 503, errors.Throttled),
-    ("InternalError", 500, errors.Unreachable),
-    ("Unavailable", 503, errors.Unreachable),
-    ("UnauthorizedOperation", 403, errors.Refused),
-    ("AuthFailure", 401, errors.NoCredentials),
-    ("ExpiredToken", 400, errors.Expiry),
-    ("RequestExpired", 400, errors.Expiry),
-    ("InvalidAMIID.NotFound", 400, errors.BadInput),
-    ("InvalidParameterValue", 400, errors.BadInput),
-    ("IdempotentParameterMismatch", 400, errors.Conflict),
-    ("IdempotentInstanceTerminated", 400, errors.Conflict),
+# One of each kind, and the exit code of REFERENCE that a launch ends with when it is all there is.
+EXITS = [
+    ("InsufficientInstanceCapacity", 5),
+    ("VcpuLimitExceeded", 5),
+    ("UnauthorizedOperation", 5),
+    ("IdempotentParameterMismatch", 5),
+    ("RequestLimitExceeded", 7),
+    ("InternalError", 7),
+    ("AuthFailure", 3),
+    ("ExpiredToken", 4),
+    ("InvalidParameterValue", 2),
 ]
 SECRET = "Encoded authorization failure message: " + "x" * 600
 
 
-def cause(caught):
-    """The error that a launch was ended by."""
-    return caught.value.__cause__
-
-
-@pytest.mark.parametrize(("code", "status", "kind"), KINDS)
-def test_each_error_of_run_instances_has_its_class(bench, document, parse, cloud, ec2, code, status, kind):
-    """An error that stays ends the launch with its own class, a sentence, a hint, and no VM."""
-    cloud.inject("RunInstances", *[Fault(code, f"no. {SECRET}", status)] * 5)
-    with pytest.raises(errors.Incomplete) as caught:
+@pytest.mark.parametrize(("code", "exit_code"), EXITS)
+def test_a_launch_that_starts_nothing_exits_as_its_error(bench, document, parse, cloud, ec2, code, exit_code):
+    """An error that stays before any VM has started has its own exit code, a sentence, a hint, and no VM."""
+    cloud.inject("RunInstances", *[Fault(code, f"no. {SECRET}")] * 5)
+    with pytest.raises(errors.FreepostError) as caught:
         bench(document).launcher.launch(parse(document))
-    assert isinstance(cause(caught), kind)
+    assert caught.value.exit_code == exit_code
+    assert "started none of 1 tasks" in str(caught.value)
     assert code in str(caught.value)
     assert "xxxxx" not in str(caught.value)
     assert caught.value.hint
     assert instances(ec2) == []
 
 
+def test_a_launch_that_starts_some_is_incomplete(bench, document, parse, cloud, ec2):
+    """After a part of the tasks was started an error ends the launch with exit code 6, and that part is recorded."""
+    document.update(array=2, isolation="task")
+    one = bench(document)
+    one.plain.concurrency = 1
+    cloud.faults["RunInstances"] = deque([None, Fault("VcpuLimitExceeded")])
+    with pytest.raises(errors.Incomplete, match=r"started 1 of 2 tasks, then: .*VcpuLimitExceeded"):
+        one.launcher.launch(parse(document))
+    assert len(instances(ec2)) == 1
+
+
 def test_the_same_command_goes_on_after_an_error(bench, document, parse, cloud, ec2):
     """What failed is launched exactly once by the next launch, under the same job."""
     cloud.inject("RunInstances", Fault("VcpuLimitExceeded"))
-    with pytest.raises(errors.Incomplete) as caught:
+    with pytest.raises(errors.OverQuota) as caught:
         bench(document).launcher.launch(parse(document))
     record = bench(document).launcher.launch(parse(document))
     assert str(caught.value).startswith(record.job)
@@ -127,7 +131,7 @@ def test_when_no_choice_is_left_each_is_named(bench, document, parse, cloud):
     document["vm"].update(type=["t3.micro", "t3.small"], market=["spot", "on-demand"])
     codes = ["InsufficientInstanceCapacity", "SpotMaxPriceTooLow", "VcpuLimitExceeded", "InstanceLimitExceeded"]
     cloud.inject("RunInstances", *[Fault(code) for code in codes])
-    with pytest.raises(errors.Incomplete) as caught:
+    with pytest.raises(errors.NoCapacity) as caught:
         bench(document).launcher.launch(parse(document))
     pairs = zip(["t3.micro, spot", "t3.small, spot", "t3.micro, on-demand", "t3.small, on-demand"], codes, strict=True)
     for choice, code in pairs:
@@ -138,7 +142,7 @@ def test_a_choice_that_can_not_help_is_not_tried(bench, document, parse, cloud):
     """A missing permission ends the launch at the first call."""
     document["vm"].update(type=["t3.micro", "t3.small"])
     cloud.inject("RunInstances", Fault("UnauthorizedOperation", status=403))
-    with pytest.raises(errors.Incomplete, match="UnauthorizedOperation"):
+    with pytest.raises(errors.Refused, match="UnauthorizedOperation"):
         bench(document).launcher.launch(parse(document))
     assert cloud.calls["RunInstances"] == 1
 
@@ -147,7 +151,7 @@ def test_a_dead_vm_of_a_cut_off_launch_takes_its_next_attempt(bench, document, p
     """The answer was lost for good and the VM died without a sign of life: the next attempt, with its own token."""
     cloud.inject("RunInstances", Fault(lost=True), *[Fault("InternalError", status=500)] * 4)
     cloud.inject("DescribeInstances", *[Fault("InternalError", status=500)] * 10)
-    with pytest.raises(errors.Incomplete):
+    with pytest.raises(errors.Unreachable, match="started none"):
         bench(document).launcher.launch(parse(document))
     (dead,) = instances(ec2)
     ec2.terminate_instances(InstanceIds=[dead["InstanceId"]])
@@ -166,20 +170,40 @@ def test_a_token_spent_on_another_request_leads_to_the_next_attempt(bench, docum
     assert [tags(found)[requests.ATTEMPT] for found in instances(ec2)] == ["2"]
 
 
-@pytest.mark.parametrize("action", ["DescribeInstances", "TerminateInstances", "GetConsoleOutput"])
-def test_errors_of_the_other_calls_have_their_classes(bench, document, parse, cloud, action):
-    """Looking and ending raise what the operator can act on."""
+def test_a_session_that_ends_after_the_vms_started_loses_none(bench, document, parse, cloud, ec2, caplog):
+    """Tags that can't be set any more are said; the VMs are in the record, by their launch index."""
+    document.update(array=2, isolation="group")
+    cloud.inject("CreateTags", *[Fault("ExpiredToken")] * 2)
+    record = bench(document).launcher.launch(parse(document))
+    assert {item.id for item in record.instances} == {found["InstanceId"] for found in instances(ec2)}
+    assert "ExpiredToken" in caplog.text
+
+
+def test_a_vm_that_can_not_be_looked_for_stays_in_the_journal(bench, document, parse, cloud, ec2):
+    """The answer was lost and DescribeInstances is forbidden: told so, and found by the next launch."""
+    cloud.inject("RunInstances", Fault(lost=True))
+    cloud.inject("DescribeInstances", *[Fault("UnauthorizedOperation", status=403)] * 9)
+    with pytest.raises(errors.Unreachable, match="can't be looked for") as caught:
+        bench(document).launcher.launch(parse(document))
+    assert "ec2:DescribeInstances" in caught.value.hint
+    cloud.faults.clear()
+    cloud.tokens = False
+    record = bench(document).launcher.launch(parse(document))
+    (found,) = instances(ec2)
+    assert [item.id for item in record.instances] == [found["InstanceId"]]
+
+
+@pytest.mark.parametrize(("event", "zones"), [("interrupted", "ab"), ("failed", "aa"), ("started", "ab")])
+def test_a_retry_goes_elsewhere_when_the_vm_was_taken(bench, document, parse, cloud, event, zones):
+    """After an interruption or a lost VM the next attempt is ordered in another zone; after a failure in the best."""
+    document["vm"].update(zones=["eu-west-1a", "eu-west-1b"], market="spot")
     one = bench(document)
     record = one.launcher.launch(parse(document))
-    do = {
-        "DescribeInstances": lambda: one.plain.state(record.instances),
-        "TerminateInstances": lambda: one.plain.terminate(record.instances),
-        "GetConsoleOutput": lambda: one.plain.console(record.instances[0]),
-    }[action]
-    for code, status, kind in KINDS:
-        cloud.inject(action, Fault(code, status=status))
-        with pytest.raises(kind):
-            do()
+    one.store.put(JobKeys("p", record.job).event("0", 1, event), b"{}")
+    again = one.launcher.retry(records.parse(one.store.get(f"p/{record.job}/job.json"), "job.json"), ["0"])
+    asked = [form["Placement.AvailabilityZone"] for form in cloud.bodies if form["Action"] == "RunInstances"]
+    assert asked == [f"eu-west-1{zone}" for zone in zones]
+    assert [item.attempt for item in again.instances] == [1, 2]
 
 
 def test_credentials_that_expire_first_are_refused_before_any_call(bench, document, parse, cloud):

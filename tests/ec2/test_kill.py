@@ -75,10 +75,10 @@ def check(ec2, s3, bucket, document):
 
 @pytest.mark.timeout(300)
 def test_killed_and_run_again(document, cloud, ec2, s3, store, bucket, tmp_path):
-    """Sixty tasks, killed at three random points: sixty VMs, even where client tokens are not honoured."""
+    """Sixteen tasks, killed at two random points: sixteen VMs, even where client tokens are not honoured."""
     cloud.tokens = False
-    document["array"] = 60
-    log = killed_and_run_again(document, cloud, store, tmp_path, 3)
+    document["array"] = 16
+    log = killed_and_run_again(document, cloud, store, tmp_path, 2)
     check(ec2, s3, bucket, document)
     assert "Traceback" not in log
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in log

@@ -6,22 +6,7 @@ import pytest
 
 from provisioner.errors import Unreachable
 from provisioner.providers.ec2.rate import Bucket, Limits
-
-
-class Clock:
-    """Time that passes when somebody waits."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        """The time."""
-        return self.now
-
-    def wait(self, seconds):
-        """Let time pass; nobody told us to give up."""
-        self.now += seconds
-        return False
+from tests.ec2.conftest import Time
 
 
 def bucket(clock, capacity=5.0, refill=2.0, **more):
@@ -31,7 +16,7 @@ def bucket(clock, capacity=5.0, refill=2.0, **more):
 
 def test_a_burst_passes_and_then_the_rate_holds():
     """Five requests at once, then two a second: EC2's own RunInstances bucket is never overdrawn."""
-    clock = Clock()
+    clock = Time()
     full = bucket(clock)
     for _ in range(5):
         full.take()
@@ -43,7 +28,7 @@ def test_a_burst_passes_and_then_the_rate_holds():
 
 def test_more_than_the_capacity_is_owed():
     """A group larger than what is left waits for exactly its size."""
-    clock = Clock()
+    clock = Time()
     full = bucket(clock, 1000, 2)
     for _ in range(21):
         full.take(50)
@@ -52,7 +37,7 @@ def test_more_than_the_capacity_is_owed():
 
 def test_throttling_halves_the_rate_and_it_grows_back():
     """Each throttled answer halves the rate down to a sixteenth; twenty good ones restore half of the nominal rate."""
-    clock = Clock()
+    clock = Time()
     full = bucket(clock)
     for _ in range(9):
         full.slower()
@@ -64,7 +49,7 @@ def test_throttling_halves_the_rate_and_it_grows_back():
 
 def test_an_unknown_cloud_is_not_held_back_until_it_throttles():
     """With an endpoint of its own nothing waits; after the first throttled answer everything does."""
-    clock = Clock()
+    clock = Time()
     free = bucket(clock, bounded=False)
     for _ in range(1000):
         free.take()

@@ -67,12 +67,15 @@ CREDENTIALS = frozenset({
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 CONFLICT = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
 _SHOWN = 300  # characters of EC2's own sentence
+SERVICES = {"ec2": "EC2", "ssm": "SSM", "sts": "STS", "service-quotas": "Service Quotas"}
 
 
-def classify(code: str, said: str, doing: str, status: int = 0) -> FreepostError:
-    """Return the error that EC2's `code`, sentence and HTTP status mean. `doing` names the call."""
+def classify(code: str, said: str, doing: str, status: int = 0, service: str = "ec2") -> FreepostError:
+    """Return the error that EC2's `code`, sentence and HTTP status mean. `doing` names the call, of `service`."""
+    # A call may need the permission of another, as RunInstances does to tag.
+    missing = re.search(r"to perform:? ([a-z0-9-]+:[A-Za-z]+)", said)
     said = re.sub(r"\s*Encoded authorization failure message:.*", "", said, flags=re.DOTALL)[:_SHOWN].strip()
-    text = f"EC2 answered {doing} with {code or status}" + f": {said}" * bool(said)
+    text = f"{SERVICES.get(service, service)} answered {doing} with {code or status}" + f": {said}" * bool(said)
     if code in CAPACITY:
         return NoCapacity(text, hint="name more types, zones or markets, or try again later")
     if code in QUOTA:
@@ -88,7 +91,8 @@ def classify(code: str, said: str, doing: str, status: int = 0) -> FreepostError
     if code in CREDENTIALS:
         return NoCredentials(text, hint="check the keys, the session and the region (vm.profile, vm.region)")
     if code in PERMISSION:
-        return Refused(text, hint=f"the credentials need the permission ec2:{doing}")
+        needed = missing[1] if missing else f"{service.replace('-', '')}:{doing}"
+        return Refused(text, hint=f"the credentials need the permission {needed}")
     if code in TRANSIENT or status >= 500:  # noqa: PLR2004 - HTTP's own classes
         return Unreachable(text, hint="try again later")
     if code.startswith(("InvalidInstanceID.", "InvalidLaunchTemplateId.", "InvalidLaunchTemplateName.NotFound")):
@@ -96,12 +100,13 @@ def classify(code: str, said: str, doing: str, status: int = 0) -> FreepostError
     return BadInput(text, hint="correct what it names under vm in job.yaml")
 
 
-def translate(error: Exception, doing: str) -> FreepostError:
+def translate(error: Exception, doing: str, service: str = "ec2") -> FreepostError:
     """Turn an error of botocore into one of ours; never quotes a parameter's value, which may be the user-data."""
+    name = SERVICES.get(service, service)
     if isinstance(error, boto_errors.ClientError):
         found = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return classify(str(found.get("Code", "")), str(found.get("Message", "")), doing, status)
+        return classify(str(found.get("Code", "")), str(found.get("Message", "")), doing, status, service)
     if isinstance(error, boto_errors.ParamValidationError):
         names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9_.\[\]]*)", str(error))))
         return BadInput(f"{doing} can't be asked: {', '.join(names) or 'a parameter'} is not what EC2 takes")
@@ -114,7 +119,7 @@ def translate(error: Exception, doing: str) -> FreepostError:
     if isinstance(error, (boto_errors.ProfileNotFound, boto_errors.NoRegionError, boto_errors.InvalidRegionError)):
         return BadInput(str(error), hint="set vm.region, and vm.profile to a profile of ~/.aws/config")
     if isinstance(error, ResponseParserError):
-        return Unreachable(f"what answered {doing} is not EC2's XML", hint="check vm.endpoint_url, and the proxy if any")
+        return Unreachable(f"what answered {doing} is not {name}", hint="check vm.endpoint_url, and the proxy if any")
     return Unreachable(
-        f"EC2 can't be reached for {doing}: {type(error).__name__}", hint="check vm.endpoint_url and the network"
+        f"{name} can't be reached for {doing}: {type(error).__name__}", hint="check vm.endpoint_url and the network"
     )

@@ -23,13 +23,13 @@ CONNECTIONS = 32
 class Api:
     """EC2, and the services beside it, in the region and with the profile that a job names."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
         self._options = options
         self._clients: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._session: boto3.session.Session | None = None
         self.endpoint_url: str | None = options.get("endpoint_url")
-        self.limits = Limits(bounded=self.endpoint_url is None)
+        self.limits = limits or Limits(bounded=self.endpoint_url is None)
 
     @property
     def session(self) -> boto3.session.Session:
@@ -70,7 +70,7 @@ class Api:
                         config=config,
                     )
                 except (boto_errors.BotoCoreError, ValueError) as error:
-                    raise translate(error, f"find {service}") from None
+                    raise translate(error, f"find {service}", service) from None
             return self._clients[service]
 
     def call(
@@ -85,7 +85,7 @@ class Api:
         try:
             answer = getattr(client, action)(**(parameters or {}))
         except (boto_errors.BotoCoreError, boto_errors.ClientError, ResponseParserError) as error:
-            found = translate(error, doing)
+            found = translate(error, doing, service)
             if isinstance(found, Throttled):
                 for bucket in buckets:
                     bucket.slower()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from agent.grant import instant
-from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Refused
+from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Unreachable
 from provisioner.plan import from_seconds
 from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
 from provisioner.providers.ec2 import checks, choices, requests
 from provisioner.providers.ec2.answers import classify
 from provisioner.providers.ec2.api import PAGE, Api, named_ids
 from provisioner.providers.ec2.options import SCHEMA
+from provisioner.providers.ec2.rate import Limits
 from provisioner.providers.registry import Context
 
 LIVE = ("pending", "running", "stopping", "stopped")
@@ -31,9 +33,9 @@ class Ec2Provider:
     option_schema: ClassVar[Mapping[str, Any]] = SCHEMA
     concurrency: ClassVar[int] = 16
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
         self._options = options
-        self._api = Api(options)
+        self._api = Api(options, limits)
         self._sent: set[str] = set()
 
     @classmethod
@@ -72,7 +74,7 @@ class Ec2Provider:
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start an order's VMs, all or none, or find those that it started before."""
         if not order.fresh or order.token in self._sent:
-            known = self.find(order)
+            known = self._sought(order)
             if known:
                 return known
         self._sent.add(order.token)
@@ -80,10 +82,18 @@ class Ec2Provider:
             return self._run_fleet(order) if order.options.get("fleet") else self._run(order)
         except Conflict:
             # The token is spent. On VMs of this order, then they are what was wanted; if they are dead, on nothing.
-            known = self.find(order)
+            known = self._sought(order)
             if not known or all(state.phase is Phase.GONE for state in self.state(known).values()):
                 raise
             return known
+
+    def _sought(self, order: Order) -> Sequence[Instance]:
+        """The VMs of an order that was sent. While they can't be looked for, nobody knows what became of it."""
+        try:
+            return self.find(order)
+        except FreepostError as error:
+            message = f"an order was sent and its VMs can't be looked for: {error.message}"
+            raise Unreachable(message, hint=error.hint) from error
 
     def find(self, order: Order) -> Sequence[Instance]:
         """The VMs of an order by its tag, dead ones too; what launching them left undone is done."""
@@ -138,7 +148,8 @@ class Ec2Provider:
         self.terminate([Instance(each.id, "", 0) for each in leftovers if each.kind == "vm"])
         for each in leftovers:
             if each.kind == "template":
-                self._delete_template({"LaunchTemplateId": each.id})
+                with contextlib.suppress(NotFound):
+                    self._api.call("delete_launch_template", {"LaunchTemplateId": each.id})
 
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
         """What `provision doctor` says of EC2."""
@@ -159,7 +170,7 @@ class Ec2Provider:
         try:
             answer = self._api.call("create_fleet", requests.create_fleet(order), instances=1)
         finally:
-            self._delete_template({"LaunchTemplateName": template["LaunchTemplateName"]})
+            self._delete_template(template["LaunchTemplateName"])
         ids = [each for found in answer.get("Instances", ()) for each in found["InstanceIds"]]
         if ids:
             return [Instance(each, task, order.attempt) for each, task in zip(ids, order.tasks, strict=False)]
@@ -173,9 +184,9 @@ class Ec2Provider:
         messages = dict.fromkeys(each.message for each in errors)
         raise NoCapacity("; ".join(messages) or "EC2 answered CreateFleet with no instance and no error")
 
-    def _delete_template(self, named: Mapping[str, str]) -> None:
+    def _delete_template(self, name: str) -> None:
         try:
-            self._api.call("delete_launch_template", named)
+            self._api.call("delete_launch_template", {"LaunchTemplateName": name})
         except NotFound:
             return
         except FreepostError as error:
@@ -199,8 +210,11 @@ class Ec2Provider:
             self._api.call("create_tags", {"Resources": [instance.id], "Tags": own})
         except NotFound:
             return  # too young to be known everywhere, or gone already; the order's own tags are on it
-        except Refused as error:
-            # A policy may allow tags at launch alone. The VM has the order's tags, and its launch index says the rest.
+        except Unreachable:
+            raise  # tried again, and then found by the order's tag
+        except FreepostError as error:
+            # A policy may allow tags at launch alone, or a session ends just now. The VM runs and has the order's tags;
+            # its launch index says the rest.
             _log.warning("%s has the tags of its group, not its task's own: %s", instance.id, error.message)
 
     def _described(self, wanted: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

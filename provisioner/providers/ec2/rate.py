@@ -82,10 +82,17 @@ class Bucket:
 class Limits:
     """The buckets of one account and region. `bounded` is False for a cloud whose limits aren't known."""
 
-    def __init__(self, *, bounded: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        bounded: bool,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
         self._bounded = bounded
         self._clock = clock
         self._stop = threading.Event()
+        self._wait = wait or self._stop.wait
         self._buckets: dict[str, Bucket] = {}
         self._lock = threading.Lock()
 
@@ -99,7 +106,7 @@ class Limits:
         figures = {**REQUESTS, "instances": RUN_INSTANCES, "mutating": MUTATING, "reading": READING}[kind]
         with self._lock:
             if kind not in self._buckets:
-                self._buckets[kind] = Bucket(*figures, bounded=self._bounded, clock=self._clock, wait=self._stop.wait)
+                self._buckets[kind] = Bucket(*figures, bounded=self._bounded, clock=self._clock, wait=self._wait)
             return self._buckets[kind]
 
     @staticmethod
