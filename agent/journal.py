@@ -142,6 +142,6 @@ class Journal:
 
 
 def between(line, start, end):
-    """Return what stands between two marks, with a quote in each, so that no path has them; nothing without the first."""
+    """Return what stands between two marks; nothing without the first. A mark with a quote in it is in no path."""
     at = line.find(start) + len(start)
     return line[at : line.find(end, at)] if at >= len(start) else b""

@@ -97,7 +97,7 @@ class Pusher:
         """Tell whether this very file, or a part of it, is stored."""
         entry = self.journal.files.get(item.name, b"")
         if isinstance(entry, bytes):
-            return not number and entry.startswith(head(*item[1:4])) or item.size < 0 < len(entry)
+            return item.size < 0 < len(entry) or (not number and entry.startswith(head(*item[1:4])))
         if (entry["size"], entry["mtime"]) != item[2:4]:
             return False
         if number:
@@ -206,9 +206,9 @@ class Pusher:
                         os.kill(child, signal.SIGKILL)
 
     def crew(self, take, limit):
-        """Work with one thread, and with twice as many, up to `limit`, whenever the machine had time to spare.
+        """Work with one thread, and with twice as many, up to `limit`, whenever half a core was idle.
 
-        Where it has none, as when the store is on it, threads would only take it from each other.
+        Where none is, as when the store is on the same machine, threads only take time from each other.
         """
         others = []
 
@@ -221,17 +221,17 @@ class Pusher:
                     for item in job.items:
                         self.fail(item.name, failure)
                 if time.time() > self.due:
+                    before, self.up = self.up, uptime()
                     self.due = time.time() + 0.05
-                    ticks = idle()
-                    spare, passed = (now - before for now, before in zip(ticks, self.ticks))
-                    self.ticks = ticks
-                    for _ in range(min(limit - 1, 2 * len(others) + 1) - len(others) if spare * 4 > passed else 0):
-                        others.append(threading.Thread(target=work, daemon=True))
-                        others[-1].start()
+                    if self.up[1] - before[1] > (self.up[0] - before[0]) / 2:
+                        for _ in range(min(limit - 1 - len(others), len(others) + 1)):
+                            others.append(threading.Thread(target=work, daemon=True))
+                            others[-1].start()
             sender.close()
 
         self.packing, self.lock = threading.Semaphore(2), threading.Lock()
-        self.due, self.ticks, self.news, self.rung = time.time() + 0.05, idle(), [0, 0], time.time()
+        self.up, self.news, self.rung = uptime(), [0, 0], time.time()
+        self.due = self.rung + 0.05
         work()
         for thread in others:
             thread.join()
@@ -286,7 +286,8 @@ class Pusher:
             if job.number:
                 if item.size >= 0 and (size, mtime) != (item.size, item.mtime):
                     raise Changed
-                entry = dict(path=name, of=item.size, part=job.number, step=job.step, mtime=item.mtime, mode=entry["mode"])
+                del entry["size"]
+                entry.update(of=item.size, part=job.number, step=job.step, mtime=item.mtime)
                 name, size = "%s.parts/%05d" % (name, job.number), job.size
             elif size > self.split:
                 raise Changed
@@ -320,8 +321,7 @@ class Pusher:
         return Result(len(stored), sum(items[name].size for name in stored), self.sent, failed, code, stored)
 
 
-def idle():
-    """Return the ticks in which the machine had nothing to do, and all, since it booted (proc_stat(5))."""
-    with open("/proc/stat", "rb", 0) as file:
-        ticks = list(map(int, file.read(300).split(b"\n")[0].split()[1:9]))
-    return ticks[3], sum(ticks)
+def uptime():
+    """Return how long the machine has been up, and how long its cores have been idle, in seconds (proc(5))."""
+    with open("/proc/uptime") as file:
+        return tuple(map(float, file.read().split()))

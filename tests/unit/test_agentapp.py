@@ -4,6 +4,7 @@ import ast
 import io
 import itertools
 import lzma
+import os
 import subprocess
 import sys
 import tarfile
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from provisioner import agentapp
-from provisioner.agentapp import agent_tar, minify
+from provisioner.agentapp import agent_tar
 from provisioner.resources import agent_sources
+from provisioner.shrink import minify, shake, shrink
+from tests.faults.kit import gather, reader, real_grant, write_grant
 from tests.interpreters import AGENT_PYTHONS
 
 ROOT = Path(__file__).parents[2]
@@ -72,10 +75,60 @@ def test_shake_drops_only_what_nobody_names():
         "def unnamed(): return helper()\ndef helper(): pass\n",
         "agent/b.py": "from agent import a\na.used()\n",
     }
-    kept = agentapp.shake(sources)
+    kept = shake(sources)
     functions = [node.name for node in ast.walk(ast.parse(kept["agent/a.py"])) if isinstance(node, ast.FunctionDef)]
     assert functions == ["used", "alone", "only_by_alone"]  # a ring names itself: kept, to be on the safe side
     assert kept["agent/b.py"] == sources["agent/b.py"]
+
+
+def test_only_parameters_that_no_call_names_lose_their_names():
+    """What a call passes by name keeps it, for functions of that name, for classes, and for what isn't known."""
+    sources = {
+        "agent/a.py": "def made(where, count, until=0): return where, count, until\n"
+        "class Thing:\n  def __init__(self, place, size=0): self.both = place, size\n"
+        "def known(first): return first\n",
+        "agent/b.py": "import os\nfrom agent.a import Thing, known, made\n"
+        "def main(call=known):\n  os.stat('/', dir_fd=None)\n"
+        "  return made(1, 2, until=3), Thing(4, size=5).both, call(first=6)\n",
+    }
+    small = shrink(sources)
+    arguments = {
+        node.name: [argument.arg for argument in node.args.args]
+        for node in ast.walk(ast.parse(small["agent/a.py"]))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert arguments["made"][2] == "until"
+    assert not {"where", "count"} & set(arguments["made"])
+    assert arguments["__init__"][2] == "size"
+    assert arguments["known"] == ["first"]
+    compiled: dict[str, object] = {}
+    exec(small["agent/a.py"], compiled)
+    exec(small["agent/b.py"].replace("from agent.a import Thing,known,made", ""), compiled)
+    assert compiled["main"]()[:3] == ((1, 2, 3), (4, 5), 6)
+
+
+def test_what_travels_pushes(tmp_path, s3, bucket):
+    """The small form does what the sources do: it stores files, bundled, split and streamed."""
+    app, tree = pack(tmp_path), tmp_path / "tree"
+    tree.mkdir()
+    for number in range(5):
+        (tree / f"small {number}").write_bytes(os.urandom(1000))
+    (tree / "large").write_bytes(os.urandom(3 << 20))
+    grant = real_grant(s3, bucket)
+    path = write_grant(tmp_path, grant)
+    for words in (["--bundle", "tree"], ["--split-over", "1M", "--as", "parts", "tree/large"], ["--as", "stream", "-"]):
+        process = subprocess.run(
+            [sys.executable, "-EsS", app / "__main__.py", "push", "--grant", path, *words],
+            cwd=tmp_path,
+            input=b"streamed",
+            capture_output=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+    found, _ = gather(reader(s3, bucket), grant)
+    assert found[b"stream"] == b"streamed"
+    assert found[b"parts"] == found[b"tree/large"] == (tree / "large").read_bytes()
+    assert len(found) == 8
 
 
 @pytest.mark.parametrize("python", AGENT_PYTHONS)
