@@ -71,6 +71,10 @@ def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[
                 f"presigned GET: {item['path']}", "read this one object", f"until {_url_ends(item['url'])}", in_grant
             )
         )
+    if grant.mailbox:
+        allows = "read the renewed grant of this task that will be put there, which allows what the two policies do"
+        ends = f"until {_url_ends(grant.mailbox['url'])}; none is put there after {grant.mailbox['until']}"
+        found.append(Secret("mailbox: presigned GET", allows, ends, in_grant))
     run = plan.spec.run
     what = ["run.command", *(f"run.env.{name}" for name in run.env), *(f"file {item.path}" for item in plan.carried)]
     found.append(

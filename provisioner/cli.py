@@ -5,16 +5,20 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioner import cli_fleet, cli_image, cli_links, cli_render, cli_service, jobs, session, watch
-from provisioner import collect as collecting
-from provisioner import plan as planning
+from provisioner import cli_extend, cli_fleet, cli_image, cli_links, cli_render, cli_service
 from provisioner.errors import BadInput, FreepostError, Incomplete, Integrity
-from provisioner.output import Event, Output
-from provisioner.record import JobRecord
+from provisioner.options import Endpoint, JobFile, JobName, Json, Overrides, ProviderName, StoreUrl, Task, streams
+from provisioner.output import Event
+
+if TYPE_CHECKING:
+    from provisioner.collect import Collected
+    from provisioner.output import Output
+    from provisioner.record import JobRecord
+    from provisioner.session import Opened
 
 app = typer.Typer(
     help="Launch batch VMs that hold no credentials, and bring their results home.",
@@ -26,34 +30,9 @@ app = typer.Typer(
 store_app = typer.Typer(help="The embedded store: an S3 server of your own, on this machine.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to run.", show_default=False)]
-JobName = Annotated[
-    str, typer.Argument(metavar="JOB", help="A job's id, or s3://BUCKET/PREFIX/ID.", show_default=False)
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON (lines for events), and nothing else, on standard output.")
-]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option("--store", metavar="s3://BUCKET/PREFIX", envvar="FREEPOST_STORE", help="The store the job is in."),
-]
-Endpoint = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", envvar="FREEPOST_ENDPOINT_URL", help="The store's endpoint, if it isn't AWS."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h."),
-]
 Local = Annotated[
     bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated.")
 ]
-ProviderName = Annotated[str | None, typer.Option("--provider", help="Where VMs run, instead of vm.provider.")]
-Task = Annotated[str | None, typer.Option("--task", help="Only this task.")]
-
-
-def _output(*, as_json: bool = False) -> Output:
-    return Output(sys.stdout, sys.stderr, as_json=as_json)
 
 
 @app.command()
@@ -70,7 +49,10 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     as_json: Json = False,
 ) -> None:
     """Sign, render and start a job. Run again after a failure, it goes on where it stopped."""
-    output = _output(as_json=as_json)
+    from provisioner import plan as planning
+    from provisioner import renew, session, watch
+
+    output = streams(as_json=as_json)
     spec = session.load_spec(job, overrides or [], provider)
     place, name = session.choose(spec, local=local, provider=provider)
     opened = session.open_place(place)
@@ -84,6 +66,9 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     record = launcher.launch(spec)
     session.index().remember(record.job, opened.place.store, embedded=opened.place.embedded)
     output.event(Event("job", f"job {record.job}", {"job": record.job, "store": repr(opened.store)}))
+    duty = renew.duty(record)
+    if duty is not None and not wait and collect is None:
+        output.event(duty)
     if wait or collect is not None:
         found = session.watcher(opened, using, output.event).wait(record, launched=True)
         if collect is not None:
@@ -94,7 +79,9 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
 @app.command()
 def status(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
     """Tell where every task stands."""
-    output = _output(as_json=as_json)
+    from provisioner import session, watch
+
+    output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     following = session.watcher(
         opened, session.make_provider(record.provider, opened, record.spec.vm.options), output.event
@@ -106,16 +93,18 @@ def status(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, 
 @app.command("watch")
 def watch_job(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
     """Report every change until all tasks are over, launching retries the job has left. Interrupt freely."""
-    _follow(_output(as_json=as_json), job, store, endpoint_url)
+    _follow(streams(as_json=as_json), job, store, endpoint_url)
 
 
 @app.command()
 def wait(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """Wait quietly until all tasks are over; exit with 1 if one didn't succeed."""
-    _follow(_output(), job, store, endpoint_url, quiet=True)
+    _follow(streams(), job, store, endpoint_url, quiet=True)
 
 
 def _follow(output: Output, job: str, store: str | None, endpoint_url: str | None, *, quiet: bool = False) -> None:
+    from provisioner import session, watch
+
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     report = (lambda _: None) if quiet else output.event
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
@@ -125,7 +114,9 @@ def _follow(output: Output, job: str, store: str | None, endpoint_url: str | Non
 @app.command()
 def logs(job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """Print what the tasks printed, as far as it was uploaded; what the VM's console said where there is none."""
-    output = _output()
+    from provisioner import session, watch
+
+    output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     for piece in watch.logs(opened.store, using, record, task):
@@ -141,7 +132,9 @@ def collect_job(
     as_json: Json = False,
 ) -> None:
     """Bring results home, each verified. Safe to run again."""
-    output = _output(as_json=as_json)
+    from provisioner import session
+
+    output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     done = _collect(output, opened, record, folder or Path(record.job))
     if done.missing:
@@ -150,7 +143,9 @@ def collect_job(
         raise Incomplete(message, hint="collect again when they have")
 
 
-def _collect(output: Output, opened: session.Opened, record: JobRecord, folder: Path) -> collecting.Collected:
+def _collect(output: Output, opened: Opened, record: JobRecord, folder: Path) -> Collected:
+    from provisioner import collect as collecting
+
     done = collecting.collect(opened.store, record, folder, output.event)
     data = {
         "event": "collect",
@@ -173,7 +168,9 @@ def retry(
     job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False
 ) -> None:
     """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
-    output = _output(as_json=as_json)
+    from provisioner import session, watch
+
+    output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     again = watch.to_retry(session.watcher(opened, using, output.event), record, task)
@@ -183,16 +180,21 @@ def retry(
 @app.command()
 def terminate(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """End every VM of a job. What they uploaded stays."""
-    output = _output()
+    from provisioner import renew, session, watch
+
+    output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     count = watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
+    renew.drop(opened.store, record)
     output.event(Event("terminated", f"{record.job}: its {count} VMs are ended", {"job": record.job, "vms": count}))
 
 
 @app.command("rm")
 def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """End a job's VMs and delete everything of it from the bucket."""
-    output = _output()
+    from provisioner import jobs, session, watch
+
+    output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     count = jobs.remove(opened.store, record)
@@ -203,7 +205,9 @@ def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) 
 @app.command("jobs")
 def list_jobs(store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
     """List the jobs of a store, the embedded one if none is named."""
-    output = _output(as_json=as_json)
+    from provisioner import jobs, session
+
+    output = streams(as_json=as_json)
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
     found = jobs.listing(session.open_place(place).store)
     output.result("\n".join(found), {"jobs": found})
@@ -215,8 +219,10 @@ def store_start(
     as_json: Json = False,
 ) -> None:
     """Start the store, or find the running one."""
+    from provisioner import session
+
     running = session.embedded_store().start(buckets or [])
-    _output(as_json=as_json).result(
+    streams(as_json=as_json).result(
         f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
     )
 
@@ -224,8 +230,10 @@ def store_start(
 @store_app.command("stop")
 def store_stop() -> None:
     """Stop the store. Its data stays."""
+    from provisioner import session
+
     stopped = session.embedded_store().stop()
-    _output().event(
+    streams().event(
         Event(
             "stopped" if stopped else "not running", "the store is stopped" if stopped else "the store was not running"
         )
@@ -235,13 +243,16 @@ def store_stop() -> None:
 @store_app.command("status")
 def store_status(as_json: Json = False) -> None:
     """Tell whether the store runs, and where; exit with 7 if it doesn't. With --json, its keys too."""
-    output = _output(as_json=as_json)
+    from provisioner import session
+
+    output = streams(as_json=as_json)
     running = session.running_store()
     output.result(
         f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
     )
 
 
+cli_extend.register(app)
 cli_fleet.register(app)
 cli_image.register(app)
 cli_links.register(app)
@@ -255,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app(words, prog_name="provision")
     except FreepostError as error:
-        _output(as_json="--json" in words).error(error)
+        streams(as_json="--json" in words).error(error)
         return error.exit_code
     except SystemExit as end:  # how typer ends: 0, 2 for usage, 130 for an interrupt
         return end.code if isinstance(end.code, int) else BadInput.exit_code

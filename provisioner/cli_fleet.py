@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from provisioner.errors import BadInput, FreepostError, Incomplete
-from provisioner.output import Event, Output
+from provisioner.options import Endpoint, Json, Overrides, ProviderName, StoreUrl, streams
+from provisioner.output import Event
 
 if TYPE_CHECKING:
     from provisioner.providers.base import Check, Cloud
@@ -18,20 +18,6 @@ if TYPE_CHECKING:
     from provisioner.session import Opened
     from provisioner.spec import JobSpec
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option("--store", metavar="s3://BUCKET/PREFIX", envvar="FREEPOST_STORE", help="The store to look at."),
-]
-Endpoint = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", envvar="FREEPOST_ENDPOINT_URL", help="The store's endpoint, if it isn't AWS."),
-]
-ProviderName = Annotated[str | None, typer.Option("--provider", help="Where VMs run, instead of vm.provider.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. vm.region=eu-west-1."),
-]
 # What tells two accounts, regions or clouds of one provider apart; the rest of a job's options doesn't.
 CONNECTION = ("region", "profile", "endpoint_url", "cloud")
 
@@ -55,7 +41,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - flags
     from provisioner import doctor as examining
     from provisioner import session
 
-    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    output = streams(as_json=as_json)
     spec = _spec(job, provider, overrides or [], store, endpoint_url)
     found: list[Check] = []
     try:
@@ -113,7 +99,7 @@ def gc(
     from provisioner import gc as finding
     from provisioner import session
 
-    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    output = streams(as_json=as_json)
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
     opened = session.open_place(place)
     records, faults = finding.read_records(opened.store)

@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from provisioner import images
+from provisioner.options import Json, streams
 from provisioner.output import Event, Output
 
 image_app = typer.Typer(help="Images that the machine and qemu providers boot.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +28,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a Debian image with mmdebstrap, or find the one that was built. Needs root; takes a minute or two."""
-    output = _output(as_json=as_json)
+    output = streams(as_json=as_json)
     output.event(Event("building", f"building {suite}, unless it is there", {"image": suite}))
     _tell(output, images.build(suite, fresh=fresh, log=sys.stderr.buffer if verbose else None))
 
@@ -41,7 +40,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Copy a cloud image (Ubuntu, Debian, Rocky, ...) into the cache, for the qemu provider."""
-    _tell(_output(as_json=as_json), images.import_qcow2(file, name or file.stem))
+    _tell(streams(as_json=as_json), images.import_qcow2(file, name or file.stem))
 
 
 @image_app.command("list")
@@ -49,7 +48,7 @@ def list_(as_json: Json = False) -> None:
     """List the images that there are."""
     found = images.listing()
     text = "\n".join(f"{image.name}  {image.disk}" for image in found) or "there are no images"
-    _output(as_json=as_json).result(text, {"images": [_described(image) for image in found]})
+    streams(as_json=as_json).result(text, {"images": [_described(image) for image in found]})
 
 
 def _tell(output: Output, image: images.Image) -> None:
@@ -59,7 +58,3 @@ def _tell(output: Output, image: images.Image) -> None:
 def _described(image: images.Image) -> dict[str, object]:
     providers = ["machine", "qemu"] if image.root else ["qemu"]
     return {"image": image.name, "disk": str(image.disk), "providers": providers}
-
-
-def _output(*, as_json: bool) -> Output:
-    return Output(sys.stdout, sys.stderr, as_json=as_json)

@@ -6,7 +6,6 @@ What they make goes to standard output or to the file that is named, and nowhere
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 
 from provisioner import units
 from provisioner.errors import BadInput, NotFound
+from provisioner.options import Endpoint, Json, streams
 from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
@@ -34,14 +34,9 @@ class Format(str, Enum):
 
 
 Prefix = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where uploads go.", show_default=False)]
-Endpoint = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", envvar="FREEPOST_ENDPOINT_URL", help="The store's endpoint, if it isn't AWS."),
-]
 Local = Annotated[bool, typer.Option("--local", help="The bucket is one of the embedded store.")]
 Expires = Annotated[str, typer.Option("--expires", help="How long it works, e.g. 90s, 1h30m; at most 7d.")]
 MaxBytes = Annotated[str, typer.Option("--max-bytes", help="The largest file, e.g. 100MB, 5GiB.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 Curl = Annotated[bool, typer.Option("--curl", help="Print curl commands instead of URLs.")]
 Qr = Annotated[bool, typer.Option("--qr", help="Print a QR code below each URL, or into the page of --html.")]
 Header = Annotated[
@@ -103,7 +98,7 @@ def get(  # noqa: PLR0913, PLR0917 - flags
         else:
             size = _size_of(store, key) if check else None
             found.append(signer.get(key, overrides=overrides, file=filename, size=size))
-    output = _output(as_json=as_json)
+    output = streams(as_json=as_json)
     if html is not None:
         from provisioner import form as forms
 
@@ -140,7 +135,7 @@ def put(  # noqa: PLR0913, PLR0917 - flags
         overwrite=not no_overwrite,
         file=file,
     )
-    output = _output(as_json=as_json)
+    output = streams(as_json=as_json)
     if link.headers and not (as_json or curl):
         needed = ", ".join(f"{header}: {value}" for header, value in link.headers.items())
         output.event(Event("headers", f"send it with exactly these headers: {needed}"))
@@ -174,7 +169,7 @@ def sign(  # noqa: PLR0913, PLR0917 - flags
             text = json.dumps({"url": target.url, "fields": links.post_fields(target)})
         else:
             text = links.curl_form(target, file)
-    _output().raw(f"{text}\n".encode())
+    streams().raw(f"{text}\n".encode())
 
 
 def form(  # noqa: PLR0913, PLR0917 - flags
@@ -201,7 +196,7 @@ def form(  # noqa: PLR0913, PLR0917 - flags
     options = forms.FormOptions(title, _bytes("--max-bytes", max_bytes), success_url)
     store, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
     page = forms.upload_form(signer, folder, options)
-    output = _output()
+    output = streams()
     origins = origin or ["*"]
     if cors:
         done = rules.ensure(store, origins)
@@ -280,7 +275,3 @@ def _bytes(flag: str, text: str) -> int:
         return units.size(int(text) if text.isascii() and text.isdecimal() else text)
     except ValueError:
         raise BadInput(f"{flag} {text!r} is no size", hint="bytes, or such as 10MB, 64MiB or 5GiB") from None
-
-
-def _output(*, as_json: bool = False) -> Output:
-    return Output(sys.stdout, sys.stderr, as_json=as_json)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provisioner.errors import BadInput
+from provisioner.options import JobFile, Overrides, streams
 from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
@@ -28,22 +29,16 @@ class Format(str, Enum):
     terraform = "terraform"
 
 
-Json = Annotated[bool, typer.Option("--json", help="With --explain or --audit: print JSON.")]
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to `provision`."""
     app.command()(render)
 
 
 def render(  # noqa: PLR0913, PLR0917 - flags
-    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to run.", show_default=False)],
+    job: JobFile,
     local: Annotated[bool, typer.Option("--local", help="For the embedded store and the local provider.")] = False,
     provider: Annotated[str | None, typer.Option("--provider", help="Whose limits to keep to.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h."),
-    ] = None,
+    overrides: Overrides = None,
     task: Annotated[str | None, typer.Option("--task", help="This task, not the first.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say what is in it and what each part costs.")] = False,
     audit: Annotated[bool, typer.Option("--audit", help="Say who can read each secret, where, until when.")] = False,
@@ -58,13 +53,13 @@ def render(  # noqa: PLR0913, PLR0917 - flags
     form: Annotated[
         Format, typer.Option("--format", help="terraform: answer as a program of the external data source.")
     ] = Format.user_data,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --explain or --audit: print JSON.")] = False,
 ) -> None:
     """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
     wanted = [explain, audit, seed is not None, form is Format.terraform]
     if sum(wanted) > 1:
         raise BadInput("--explain, --audit, --seed and --format terraform each want the output", hint="give one")
-    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    output = streams(as_json=as_json)
     changes = list(overrides or [])
     if form is Format.terraform:
         task, more = _query(task)

@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioner.errors import BadInput, MissingDependency, NotFound
-from provisioner.output import Event, Output
+from provisioner.options import Endpoint, JobName, Json, StoreUrl, streams
+from provisioner.output import Event
 
 if TYPE_CHECKING:
     from provisioner.token import Allowance, Limits
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON (lines for events) on standard output.")]
-StoreUrl = Annotated[
-    str | None, typer.Option("--store", metavar="s3://BUCKET/PREFIX", envvar="FREEPOST_STORE", help="The store.")
-]
-Endpoint = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", envvar="FREEPOST_ENDPOINT_URL", help="The store's endpoint, if it isn't AWS."),
-]
 KeyFile = Annotated[
     Path | None, typer.Option("--key-file", envvar="FREEPOST_TOKEN_KEY", help="The key that tokens are made with.")
 ]
@@ -52,7 +45,7 @@ def serve(  # noqa: PLR0913, PLR0917 - flags
     as_json: Json = False,
 ) -> None:
     """Sign for whoever shows a token, holding the credentials. Every grant is logged, without its signature."""
-    from provisioner import session
+    from provisioner import session, signer
 
     try:
         from provisioner.serve import app as application
@@ -62,7 +55,7 @@ def serve(  # noqa: PLR0913, PLR0917 - flags
         raise MissingDependency(f"the service needs {error.name}", hint="pip install 'freepost[serve]'") from None
     import time
 
-    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    output = streams(as_json=as_json)
     address = listen.Address(host, port, unix, tls_cert, tls_key)
     listen.check(address)
     path = key_file or _own("token.key")
@@ -72,7 +65,7 @@ def serve(  # noqa: PLR0913, PLR0917 - flags
     desk = signing.Desk(
         opened.bucket,
         f"{opened.prefix}/" if opened.prefix else "",
-        listen.Renewed(lambda: session.open_place(place).store.credentials, session.clock),
+        signer.Renewed(lambda: session.open_place(place).store.credentials, session.clock),
         session.clock,
         timedelta(seconds=_seconds(longest, "--longest")),
     )
@@ -110,7 +103,7 @@ def token(  # noqa: PLR0913, PLR0917 - flags
     from provisioner import token as tokens
     from provisioner.serve import keyfiles
 
-    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    output = streams(as_json=as_json)
     if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
         raise BadInput("one thing at a time", hint="name s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
     if revoke_id is not None:
@@ -140,9 +133,7 @@ def token(  # noqa: PLR0913, PLR0917 - flags
 
 
 def revoke(
-    job: Annotated[
-        str, typer.Argument(metavar="JOB", help="A job's id, or s3://BUCKET/PREFIX/ID.", show_default=False)
-    ],
+    job: JobName,
     undo: Annotated[bool, typer.Option("--undo", help="Let its grants be used again, as far as they live.")] = False,
     store: StoreUrl = None,
     endpoint_url: Endpoint = None,
@@ -152,7 +143,7 @@ def revoke(
     from provisioner import revoke as revoking
     from provisioner import session
 
-    output = Output(sys.stdout, sys.stderr, as_json=as_json)
+    output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     if undo:
         output.event(revoking.undo(opened.store, record, session.clock()))

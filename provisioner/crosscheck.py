@@ -21,6 +21,25 @@ def check(document: Mapping[str, Any], whole: schema.Schema, faults: Faults) -> 
     if "store" in document and not faults.below("store"):
         _check_buckets(places, document["store"], whole)
     _check_checkpoint(document, faults)
+    _check_renewal(document, faults)
+
+
+def _check_renewal(document: Mapping[str, Any], faults: Faults) -> None:
+    """Fault what doesn't go with renewed policies."""
+    if "renew" not in document:
+        return
+    whole = At(faults)
+    if "expires" in document:
+        whole.child(document, "expires").fault("expires beside renew", "one of them: renewal goes on until the deadline")
+    if document.get("isolation") == "group":
+        whole.child(document, "isolation").fault(
+            "a group, whose VMs share one grant, beside renew", "isolation: task, or no renew"
+        )
+    store = document.get("store")
+    if isinstance(store, Mapping) and store.get("method") == "put":
+        whole.child(document, "store").child(store, "method").fault(
+            "put beside renew: presigned PUTs are not renewed", "post, or no renew"
+        )
 
 
 def _check_checkpoint(document: Mapping[str, Any], faults: Faults) -> None:
@@ -42,9 +61,11 @@ def _check_times(document: Mapping[str, Any], whole: schema.Schema, faults: Faul
     ]
     terms = " + ".join(map(units.show_seconds, values))
     needed = f"{units.show_seconds(sum(values))} (vm.boot_budget + run.timeout + run.grace: {terms})"
-    if sum(values) > jobschema.WEEK:
+    renewed = "renew" in document
+    if sum(values) > (jobschema.LONGEST if renewed else jobschema.WEEK):
         at = At(faults).child(document, "run").child(document["run"], "timeout")
-        at.fault(f"a job of {needed}", "at most 7d, the longest life of a policy")
+        most = "at most 90d" if renewed else "at most 7d, the longest life of a policy, unless renew is set"
+        at.fault(f"a job of {needed}", most)
     elif "expires" in document and not faults.below("expires"):
         expires = units.seconds(document["expires"])
         if expires < sum(values):

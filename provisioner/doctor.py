@@ -47,7 +47,7 @@ def _lifetime(store: Store, spec: JobSpec, now: datetime) -> Check:
     ends = store.credentials.expires
     if ends is None:
         return Check("signing credentials", good=True, text="long-lived: they end when somebody ends them")
-    needed = now + timedelta(seconds=spec.deadline)
+    needed = now + timedelta(seconds=spec.signed)
     text = f"they end at {iso(ends)}; a job launched now needs them until {iso(needed)}"
     hint = "" if ends >= needed else "sign in again for a longer session, or shorten run.timeout"
     return Check("signing credentials", good=ends >= needed, text=text, hint=hint)

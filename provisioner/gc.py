@@ -51,7 +51,7 @@ class Finder:
             for item in cloud.leftovers()
             if (why := over.get(item.job) or self._expired(item.expires))
         ]
-        return [*found, *self._marks(records, over), *self._orders(over)]
+        return [*found, *self._marks(records, over), *self._orders(over), *self._mail(over)]
 
     def over(self, record: JobRecord) -> str:
         """Why a job is over; empty while it isn't."""
@@ -89,6 +89,14 @@ class Finder:
             Rubbish("store", "order", entry.key, job, why)
             for job, why in over.items()
             for entry in self.store.list(JobKeys(self.store.prefix, job).launch_root)
+        ]
+
+    def _mail(self, over: Mapping[str, str]) -> list[Rubbish]:
+        """The renewed grants of jobs that are over."""
+        return [
+            Rubbish("store", "grant", entry.key, job, why)
+            for job, why in over.items()
+            for entry in self.store.list(JobKeys(self.store.prefix, job).mail_root)
         ]
 
     def remove(self, found: Sequence[Rubbish]) -> None:

@@ -1,7 +1,7 @@
 """Ends a job's grants before they expire: a Deny on the job's prefix in the bucket policy, and a proof that it holds.
 
 A signed form or URL can't be taken back. What can be done is to forbid what it does to everybody: the VM's writes below
-``out/`` and ``status/``, and its reads below ``inputs/``. Reading results stays allowed.
+``out/`` and ``status/``, and its reads below ``inputs/`` and ``mail/``. Reading results stays allowed.
 
 The statements are merged with what stands in the policy. Their Sid says until when they matter, and those that
 outlived their grants are swept with the next change, so that jobs don't fill the policy (AWS, "Bucket policies":
@@ -48,7 +48,7 @@ def revoke(store: Store, record: JobRecord, now: datetime, sleep: Callable[[floa
     if record.expires <= now:
         text = f"{record.job}: nothing to revoke, its grants lived {until}"
         return Event("revoked", text, {"job": record.job, "changed": False})
-    writes, reads = [f"{keys.root}out/", keys.status_root], [f"{keys.root}inputs/"]
+    writes, reads = [f"{keys.root}out/", keys.status_root], [f"{keys.root}inputs/", keys.mail_root]
     changed = _change(store, record, now, writes, reads)
     _prove(store, keys.status_root, record, now, sleep)
     text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. {CANNOT.capitalize()}."

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provisioner import jobs, revoke
+from provisioner import jobs, revoke, signer
 from provisioner.errors import BadInput, Unreachable
 from provisioner.jobs import JobIndex, Place
 from provisioner.launch import Launcher
@@ -17,6 +17,7 @@ from provisioner.localfiles import split_url
 from provisioner.output import Event, Report
 from provisioner.paths import state_dir
 from provisioner.providers import registry
+from provisioner.renew import Renewer
 from provisioner.retry import retried
 from provisioner.signer import open_signer
 from provisioner.spec import JobSpec, StoreSpec, load
@@ -141,7 +142,15 @@ def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
     again = launcher(opened, provider, report).retry
     # The embedded store takes a Deny but applies it to no form (measured), so there is nothing to do there.
     finished = None if opened.place.embedded else revoke.on_finish(opened.store, report, clock)
-    return Watcher(opened.store, provider, clock, time.sleep, report, again, finished)
+    tend = renewer(opened, provider, report).tend
+    return Watcher(opened.store, provider, clock, time.sleep, report, again, finished, tend)
+
+
+def renewer(opened: Opened, provider: Provider, report: Report) -> Renewer:
+    """Everything that renewing grants works with. Credentials that are about to end are looked up anew."""
+    found = signer.Renewed(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
+    first = open_signer(opened.store, opened.place.store, clock)
+    return Renewer(opened.store, provider, clock, report, lambda: replace(first, own=found()))
 
 
 def notice(provider: Provider, report: Report) -> None:

@@ -8,10 +8,8 @@ import signal
 import socket
 import ssl
 import stat
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -20,9 +18,7 @@ from fastapi import FastAPI
 
 from provisioner.errors import BadInput
 from provisioner.output import Event, Report
-from provisioner.policy import Credentials
 
-_RENEW_BEFORE = timedelta(minutes=10)
 _BACKLOG = 128
 _CONCURRENT = 200
 
@@ -36,24 +32,6 @@ class Address:
     unix: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
-
-
-@dataclass
-class Renewed:
-    """Credentials that are found again, by `find`, shortly before their session ends."""
-
-    find: Callable[[], Credentials]
-    clock: Callable[[], datetime]
-    _now: Credentials | None = field(default=None, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def __call__(self) -> Credentials:
-        """Return what signs now."""
-        with self._lock:
-            ends = self._now.expires if self._now else None
-            if self._now is None or (ends is not None and ends - self.clock() < _RENEW_BEFORE):
-                self._now = self.find()
-            return self._now
 
 
 def check(address: Address) -> None:

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from agent import grant as grants
-from provisioner import cli
+from provisioner import cli, signer
 from provisioner.errors import BadInput, Expiry, NotFound, Refused
 from provisioner.policy import Bucket, Credentials
 from provisioner.serve import keyfiles, listen
@@ -362,7 +362,7 @@ def test_credentials_are_found_again_before_they_end():
     """A service outlives its sessions: it asks for new ones ten minutes before."""
     ends = iter([NOW + timedelta(minutes=30), NOW + timedelta(hours=2)])
     now = [NOW]
-    renewed = listen.Renewed(lambda: Credentials("AK", "s", "t", next(ends)), lambda: now[0])
+    renewed = signer.Renewed(lambda: Credentials("AK", "s", "t", next(ends)), lambda: now[0])
     assert renewed() is renewed()
     now[0] = NOW + timedelta(minutes=21)
     assert renewed().expires == NOW + timedelta(hours=2)
