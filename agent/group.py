@@ -2,49 +2,43 @@
 
 Packed for groups only, and called before `agent run`: the grant with ``{task}`` in its prefixes is replaced by the
 member's own, so that a reboot and the job's own pushes find that. A VM that can't learn its index posts nothing: any
-guess would write into another task's prefix.
+guess would write into another task's prefix. It says why, and ends with exit code 3: it has no grant.
 """
 
-import os
 import time
-from http.client import HTTPConnection, HTTPException
 
-from agent.grant import member, parse, rewrite
+from agent.command import Bad, load, say
+from agent.grant import member, rewrite
+from agent.imds import told
 
 TRIES = 30  # a second apart: the metadata service may come up after us
 
 
-def ask(host, method, path, **headers):
-    """One request to the metadata service (AWS, "Use the Instance Metadata Service": IMDSv2). Raise OSError."""
-    link = HTTPConnection(host, timeout=5)
+def join(path=None, host=None):
+    """Rewrite the grant at `path` as this VM's own. End the process when the cloud doesn't say which one it is."""
     try:
-        named = {"X-aws-ec2-metadata-token" + name: value for name, value in headers.items()}
-        link.request(method, "/latest/" + path, headers=named)
-        reply = link.getresponse()
-        body = reply.read().decode()
-    except HTTPException as error:
-        raise OSError("no HTTP") from error
-    finally:
-        link.close()
-    if reply.status != 200:
-        raise OSError("the metadata service answered %d" % reply.status)
-    return body
-
-
-def join(path=None, host="169.254.169.254"):
-    """Rewrite the grant at `path` as this VM's own. Raise OSError when the metadata service doesn't say which it is."""
-    path = path or os.environ.get("FREEPOST_GRANT") or "/run/freepost/grant.json"
-    with open(path, "rb") as file:
-        grant = parse(file.read())
+        grant, path = load(path)
+    except Bad:
+        return  # `agent run` says why
     if "{task}" not in grant.outputs.prefix:
         return  # an earlier boot did it
     for left in reversed(range(TRIES)):
         try:
-            token = ask(host, "PUT", "api/token", **{"-ttl-seconds": "60"})
-            index = int(ask(host, "GET", "meta-data/ami-launch-index", **{"": token}))
+            index = told("ami-launch-index", host) or ""
             break
-        except OSError:
+        except OSError as error:
             if not left:
-                raise
+                refuse("the metadata service can't be reached: %s" % (error.strerror or error))
         time.sleep(1)  # the network may still be coming up, and says so to nobody here
-    rewrite(member(grant, index), path)
+    try:
+        if not index.isdecimal():
+            raise IndexError
+        rewrite(member(grant, int(index)), path)
+    except IndexError:
+        refuse("its launch index is %.20r, and the tasks are %.99s" % (index, grant.task))
+
+
+def refuse(why):
+    """Say it, and end."""
+    say("agent: which task is this VM's? %s" % why)
+    raise SystemExit(3)

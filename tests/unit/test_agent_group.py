@@ -1,45 +1,25 @@
 """A member of a group learns from the metadata service which one it is, or posts nothing."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from agent import grant as grants
 from agent import group
 from agent.grant import Grant, Target
+from tests.metadata import metadata
 
 POLICY = '{"expiration": "2026-11-23T21:00:00Z", "conditions": [["starts-with", "$key", "p/j/out/"]]}'
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def metadata():
-    """A server that answers as IMDSv2 does: a token first, then the index, of `server.index`, to whoever shows it."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, status, text):
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def do_PUT(self):
-            good = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
-            self.answer(200 if good else 400, "the-token" if good else "")
-
-        def do_GET(self):
-            good = self.path == "/latest/meta-data/ami-launch-index"
-            good = good and self.headers["X-aws-ec2-metadata-token"] == "the-token"
-            self.answer(200 if good else 401, self.server.index if good else "")
-
-        def log_message(self, *_):
-            """Print nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.index = "2"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+def cloud():
+    """A metadata service that says index 2."""
+    with metadata(**{"ami-launch-index": "2"}) as server:
         yield server
-        server.shutdown()
 
 
 def shared(tmp_path):
@@ -51,32 +31,51 @@ def shared(tmp_path):
     return path
 
 
-def host(server):
-    """Where it listens."""
-    return f"127.0.0.1:{server.server_address[1]}"
-
-
-def test_the_grant_becomes_the_members_own(metadata, tmp_path):
+def test_the_grant_becomes_the_members_own(cloud, tmp_path):
     """The third VM of tasks 8 to 11 is task 10; its grant says so from then on, and is closed to others."""
     path = shared(tmp_path)
-    group.join(str(path), host(metadata))
+    group.join(str(path), cloud.host)
     mine = grants.parse(path.read_text())
     assert (mine.task, mine.outputs.prefix, mine.status.prefix) == ("10", "p/j/out/10/1/", "p/j/status/10/1/")
     assert path.stat().st_mode & 0o777 == 0o400
-    metadata.index = "3"
-    group.join(str(path), host(metadata))
+    cloud.said["ami-launch-index"] = "3"
+    group.join(str(path), cloud.host)
     assert grants.parse(path.read_text()).task == "10"
 
 
-def test_without_an_index_nothing_is_guessed(metadata, tmp_path, monkeypatch):
-    """A metadata service that refuses, and an index that the group doesn't have, leave the grant as it was."""
-    monkeypatch.setattr(group, "TRIES", 1)
+@pytest.mark.parametrize("index", ["4", "-1", "nonsense", "", "²", None])
+def test_without_an_index_nothing_is_guessed(cloud, tmp_path, capsys, index):
+    """An index that the group doesn't have, or none, leaves the grant as it was: one sentence, and exit code 3."""
     path = shared(tmp_path)
     before = path.read_bytes()
-    metadata.index = "4"
-    with pytest.raises((OSError, ValueError, IndexError)):
-        group.join(str(path), host(metadata))
-    metadata.index = "nonsense"
-    with pytest.raises((OSError, ValueError)):
-        group.join(str(path), host(metadata))
+    cloud.said["ami-launch-index"] = index
+    with pytest.raises(SystemExit) as end:
+        group.join(str(path), cloud.host)
+    assert end.value.code == 3
     assert path.read_bytes() == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("agent: which task is this VM's? its launch index is ")
+    assert line.endswith("the tasks are 8-11")
+
+
+@pytest.mark.parametrize("kind", ["broken", "absent"])
+def test_without_a_metadata_service_it_ends_with_a_sentence(cloud, tmp_path, kind):
+    """As the VM runs it: a service that fails, or none at all, is one line on the journal, and exit code 3."""
+    cloud.broken = True
+    host = cloud.host if kind == "broken" else "127.0.0.1:1"
+    path = shared(tmp_path)
+    before = path.read_bytes()
+    program = f"from agent import group; group.TRIES = 2; group.join({str(path)!r}, {host!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("agent: which task is this VM's? the metadata service can't be reached: ")
+    assert path.read_bytes() == before
+
+
+def test_a_grant_that_can_not_be_read_is_left_to_run(tmp_path):
+    """What is wrong with the grant is told once, by `agent run` itself."""
+    path = tmp_path / "grant.json"
+    path.write_text("{}")
+    group.join(str(path), "127.0.0.1:1")
+    assert path.read_text() == "{}"
