@@ -1,11 +1,13 @@
 """A spot VM whose end is near: what it has is stored in time, and its job is told to be interrupted."""
 
 import http.client
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from contextlib import contextmanager
@@ -16,7 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from agent.grant import timestamp
+from provisioner.agentapp import FOR_SPOT, agent_tar
 from tests.faults.kit import reader, real_grant, write_grant
+from tests.interpreters import AGENT_PYTHONS
 from tests.metadata import metadata
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +44,10 @@ class Vm:
         self.read, self.folder = reader(s3, bucket), folder
         self.grant = real_grant(s3, bucket)
         self.s3, self.bucket = s3, bucket
-        self.process = None
+        self.process, self.source = None, ROOT
 
-    def run(self, host, script, every=0.2, reserve=2, **more):
-        """Start it."""
+    def run(self, host, script, every=0.2, reserve=2, python=sys.executable, **more):
+        """Start it: this checkout, or what is packed into a VM."""
         task = {
             "command": ["sh", "-c", script],
             "env": {},
@@ -58,9 +62,9 @@ class Vm:
         path = write_grant(self.folder, self.grant)
         (self.folder / "task.json").write_text(json.dumps(task))
         program = RUN.format(host=host, every=every, reserve=reserve)
-        environment = {**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(self.source)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True, cwd=self.folder
+            [python, "-c", program], env=environment, stderr=subprocess.PIPE, text=True, cwd=self.folder
         )
 
     def told(self):
@@ -160,6 +164,22 @@ def test_what_there_is_is_stored_in_time(cloud, vm):
     assert vm.read(vm.grant.outputs.prefix + "out2") == b"2\n"
     assert f"spot capacity is taken back at {when}" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("python", AGENT_PYTHONS)
+def test_the_packed_agent_heeds_the_notice(cloud, vm, tmp_path, python):
+    """What travels in the user-data does the same, on each Python that a VM may have."""
+    assert python, "this Python was asked for and is not here"
+    with tarfile.open(fileobj=io.BytesIO(agent_tar(frozenset(FOR_SPOT)))) as archive:
+        archive.extractall(tmp_path / "app")
+    vm.source = tmp_path / "app"
+    assert "from agent.spot import attach" in (vm.source / "__main__.py").read_text()
+    vm.run(cloud.host, "echo 1 > out1; exec sleep 60", python=python)
+    vm.until("started")
+    notice(cloud, 30)
+    code, said = vm.end()
+    assert (code, "Traceback" in said) == (130, False)
+    assert vm.told()["interrupted"]["upload"]["files"] == 1
 
 
 def test_a_job_that_does_not_listen_is_ended_at_half_the_time(cloud, vm):
