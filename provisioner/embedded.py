@@ -34,9 +34,8 @@ from provisioner.process import Process, identify
 __all__ = ["DEFAULT_BUCKET", "EmbeddedStore", "Running", "connect"]
 
 DEFAULT_BUCKET = "freepost"
-START_SECONDS = 60.0  # a start takes 1 to 4 s on an idle machine; a busy one gets this long
+START_SECONDS = 60.0  # a start takes 2 to 3 s on an idle machine; a busy one gets this long
 STOP_SECONDS = 10.0
-_PRIME_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _LOG_LINES = 8
 _RESET = "provision store stop, then move the folder away: without its keys nobody can be let in"
@@ -52,7 +51,6 @@ class _Server:
     process: Process
     ports: seaweedfs.Ports
     bucket: str
-    primer: bool = False  # it only elects itself, see _launch
 
 
 class EmbeddedStore:
@@ -108,54 +106,38 @@ class EmbeddedStore:
 
     def _start(self, buckets: Sequence[str]) -> Running:
         last = self._recorded()
-        bucket = buckets[0] if buckets else last.bucket if last else DEFAULT_BUCKET
-        found = self._find(last, bucket) if last is not None else None
-        server, running = found or self._launch(last, bucket)
-        with connect(running) as client:
-            for name in dict.fromkeys((bucket, *buckets)):
-                make_bucket(client, name)
+        names = list(dict.fromkeys(buckets)) or [last.bucket if last else DEFAULT_BUCKET]
+        found = self._find(last, names) if last is not None else None
+        server = replace(found or self._launch(last, names), bucket=names[0])
         self._record(server)
-        return running
+        return self._running(server)
 
-    def _find(self, last: _Server, bucket: str) -> tuple[_Server, Running] | None:
+    def _find(self, last: _Server, buckets: Sequence[str]) -> _Server | None:
         """Return the last server if it lives, once it serves; None when it is dead or dies meanwhile."""
-        if last.primer:  # of a launcher that was killed
-            self._end(last)
         if not last.process.alive():
             return None
-        server = replace(last, bucket=bucket)
-        running = self._running(server)
         try:
-            with connect(running) as client:
-                self._await_ready(server, client)
+            self._make_ready(last, buckets)
         except Unreachable:
-            if server.process.alive():
+            if last.process.alive():
                 raise
             return None
-        return server, running
+        return last
 
-    def _launch(self, last: _Server | None, bucket: str) -> tuple[_Server, Running]:
-        """Spawn a server and wait until it serves; again, on other ports, when a stranger took one in between.
-
-        On ports it hasn't had before, a master alone is run until it has elected itself, which it then remembers. A
-        whole server often sends the volumes' first heartbeat before its election; the second follows 5 s later, and
-        until then it answers every write with InternalError.
-        """
+    def _launch(self, last: _Server | None, buckets: Sequence[str]) -> _Server:
+        """Spawn a server and wait until it serves; again, on other ports, when a stranger took one in between."""
         program = seaweedfs.find_program()
         self._configure()
         if last is not None:
             seaweedfs.sweep(last.ports)
+        bucket = last.bucket if last else DEFAULT_BUCKET  # what was asked for may be no bucket's name
         ports = last.ports if last is not None and seaweedfs.free(last.ports) else seaweedfs.free_ports()
         tries = 3
         while True:
             tries -= 1
-            if not (self._home / "data" / f"m{ports.master}").exists():
-                self._prime(program, ports, bucket)
             server = self._spawn([str(program), *seaweedfs.arguments(ports)], ports, bucket)
-            running = self._running(server)
             try:
-                with connect(running) as client:
-                    self._await_ready(server, client)
+                self._make_ready(server, buckets)
             except Unreachable:
                 if server.process.alive():
                     raise
@@ -164,18 +146,15 @@ class EmbeddedStore:
                     raise
                 ports = seaweedfs.free_ports()
             else:
-                return server, running
+                return server
 
-    def _prime(self, program: Path, ports: seaweedfs.Ports, bucket: str) -> None:
-        command = [str(program), *seaweedfs.primer_arguments(ports)]
-        primer = self._spawn(command, ports, bucket, primer=True)
-        deadline = time.monotonic() + _PRIME_SECONDS  # one that takes longer costs the server's start its 5 s, no more
-        while time.monotonic() < deadline and not seaweedfs.elected(ports):
-            if primer.process.ended(within=_POLL_SECONDS):
-                break  # the server's own start finds the same fault, and tells it
-        self._end(primer)
+    def _make_ready(self, server: _Server, buckets: Sequence[str]) -> None:
+        with connect(self._running(server)) as client:
+            self._await_ready(server, client)
+            for name in buckets:
+                make_bucket(client, name)
 
-    def _spawn(self, command: Sequence[str], ports: seaweedfs.Ports, bucket: str, *, primer: bool = False) -> _Server:
+    def _spawn(self, command: Sequence[str], ports: seaweedfs.Ports, bucket: str) -> _Server:
         if self.log.exists():
             self.log.replace(self.log.with_name("store.log.1"))
         _write(self.log, "")
@@ -193,7 +172,7 @@ class EmbeddedStore:
             process = identify(int(answer.stdout))
             if process is None:
                 raise Unreachable("the embedded store was killed before it began", hint="start it again")
-            server = _Server(process, ports, bucket, primer)
+            server = _Server(process, ports, bucket)
             self._record(server)
             with contextlib.suppress(BrokenPipeError):  # killed this moment: _await_ready says so
                 os.write(gate, b"\n")
@@ -245,9 +224,7 @@ class EmbeddedStore:
         try:
             raw = json.loads((self._home / "server.json").read_bytes())
             process = Process(int(raw["process"]["pid"]), str(raw["process"]["started"]))
-            return _Server(
-                process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]), bool(raw.get("primer"))
-            )
+            return _Server(process, seaweedfs.Ports(*map(int, raw["ports"])), str(raw["bucket"]))
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
 

@@ -1,6 +1,8 @@
 """The ``local`` provider: no VM. Takes the user-data apart and runs the agent from it, as a process on this machine.
 
 For trying a job out. It isolates nothing: the job runs as you, with your files and your network.
+As a VM takes its processes with it, so does the agent, even one that was killed: what the job left running is killed as
+soon as the agent's end is noticed (`_processes` says how it is found).
 
 Each launch has a folder below the state folder, named by the order's token::
 
@@ -15,23 +17,27 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from provisioner.cloudconfig import unpack
-from provisioner.errors import BadInput
+from provisioner.errors import BadInput, FreepostError
+from provisioner.process import Process, identify
 from provisioner.providers.base import Instance, Order, Phase, State
 from provisioner.providers.registry import Context
 from provisioner.userdata import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
-STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before its session is killed
+STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before all of it is killed
+KILL_SECONDS = 10  # what the kernel gets to end what was killed
 _POLL_SECONDS = 0.05
 
 
@@ -44,7 +50,8 @@ class LocalProvider:
     notice: ClassVar[str] = "the local provider isolates nothing: the job runs as you, on this machine"
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()  # the agent runs elsewhere
+        self._ended: set[Path] = set()  # launches of which nothing runs any more
 
     @classmethod
     def create(cls, context: Context) -> LocalProvider:
@@ -64,8 +71,12 @@ class LocalProvider:
         return [Instance(order.token, order.tasks[0], order.attempt)]
 
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
-        """RUNNING while the agent holds its lock."""
-        return {item.id: self._state(item.id) for item in instances}
+        """RUNNING while the agent holds its lock. What one that is gone left running is killed: it is GONE, too."""
+        states = {item.id: self._state(item.id) for item in instances}
+        gone = [self._home(name) for name, state in states.items() if state.phase is Phase.GONE]
+        _end([home for home in gone if home not in self._ended and home.exists()])
+        self._ended.update(gone)
+        return states
 
     def console(self, instance: Instance) -> bytes:
         """What the agent printed."""
@@ -75,19 +86,20 @@ class LocalProvider:
             return b""
 
     def terminate(self, instances: Sequence[Instance]) -> None:
-        """Ask each agent to stop, kill what is left of its session after a while, and delete its files."""
+        """Ask each agent to stop, kill what there is left of its launch after a while, and delete its files."""
         homes = [self._home(item.id) for item in instances]
-        running = [home for home in homes if self._state(home.name).phase is Phase.RUNNING]
-        for home in running:
-            _signal(home, signal.SIGTERM)
+        homes = [home for home in homes if home.exists()]
+        running, asked = homes, set[Path]()
         deadline = time.monotonic() + STOP_SECONDS
-        for home in running:
-            while time.monotonic() < deadline and self._state(home.name).phase is Phase.RUNNING:
-                time.sleep(_POLL_SECONDS)  # flock has no wait with a timeout
-            _kill_session(home)
+        while True:
+            running = [home for home in running if self._state(home.name).phase is Phase.RUNNING]
+            asked.update(home for home in running if home not in asked and _ask(home))
+            if not running or time.monotonic() >= deadline:
+                break
+            time.sleep(_POLL_SECONDS)  # flock has no wait with a timeout
+        _end(homes)
         for home in homes:
-            if home.exists():
-                shutil.rmtree(home)
+            shutil.rmtree(home)
 
     def _home(self, token: str) -> Path:
         if not token.isalnum():
@@ -109,7 +121,8 @@ class LocalProvider:
             path = root / item.path.lstrip("/")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(item.mode)
-            path.write_bytes(item.content if item.path != TASK_PATH else _here(item.content, root))
+            fitted = {TASK_PATH: _here, LAUNCHER_PATH: _apart}.get(item.path)
+            path.write_bytes(fitted(item.content, root) if fitted else item.content)
         launcher = root / LAUNCHER_PATH.lstrip("/")
         search = os.pathsep.join(
             [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
@@ -129,6 +142,12 @@ class LocalProvider:
                 pass_fds=[lock],
             )  # fmt: skip
         agent.returncode = 0  # nobody waits for it: it outlives us, and its lock says how it is
+
+
+def _apart(launcher: bytes, root: Path) -> bytes:
+    """The launcher as it can run here: it unpacks the agent below the scratch root, where no other launch's is."""
+    own = b"a=" + os.fsencode(shlex.quote(str(root / "run/freepost-agent")))
+    return re.sub(rb"\$a\b", b'"$a"', launcher.replace(b"a=/run/freepost-agent", own))
 
 
 def _here(task: bytes, root: Path) -> bytes:
@@ -157,23 +176,70 @@ def _locked(home: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _signal(home: Path, number: signal.Signals) -> None:
-    """Signal the agent; the caller has just seen it hold its lock, so the pid is its own."""
-    try:
-        os.kill(int((home / "pid").read_text()), number)
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        return
+def _ask(home: Path) -> bool:
+    """Send SIGTERM to the agent; the caller has just seen it hold its lock. False when it hasn't told its pid yet."""
+    pid = _pid(home)
+    if pid is not None:
+        with suppress(ProcessLookupError):  # it ended this moment
+            os.kill(pid, signal.SIGTERM)
+    return pid is not None
 
 
-def _kill_session(home: Path) -> None:
-    """Kill every process of the agent's session: the job, too, when the agent could not end it."""
-    try:
-        session = int((home / "pid").read_text())
-    except (FileNotFoundError, ValueError):
-        return
-    for process in Path("/proc").glob("[0-9]*"):
+def _end(homes: Sequence[Path]) -> None:
+    """Kill every process of these launches; those that they start meanwhile, too."""
+    deadline = time.monotonic() + KILL_SECONDS
+    while homes and (left := _processes(homes)):
+        if time.monotonic() >= deadline:
+            raise FreepostError(
+                f"processes of the job don't end: pid {', '.join(str(process.pid) for process in left)}",
+                hint="they wait for a device or a network file system; run the same command again",
+            )
+        for process in left:
+            process.kill()
+        for process in left:
+            process.ended(within=1)
+
+
+def _processes(homes: Sequence[Path]) -> list[Process]:
+    """Every process of these launches.
+
+    They are known by their environment, in which the agent has its grant, and the job its grant and its home, below the
+    launch's folder; and by the agent's session, if one of those is in it. No pid is trusted: who has it may be anyone,
+    by now. A daemon with a new session and an emptied environment is not found, nor is anything without Linux's /proc.
+    """
+    known = {home.name: home for home in homes}
+    found, others, sessions = [], [], set[int]()
+    for entry in Path("/proc").glob("[0-9]*"):
+        process = identify(int(entry.name))
         try:
-            if os.getsid(int(process.name)) == session:
-                os.kill(int(process.name), signal.SIGKILL)
-        except ProcessLookupError:
+            session = os.getsid(int(entry.name))
+            environment = (entry / "environ").read_bytes()
+        except OSError:  # gone, or someone else's
             continue
+        if process is None:
+            continue
+        token = _token(environment, homes[0].parent)
+        if token not in known:
+            others.append((process, session))
+            continue
+        found.append(process)
+        if session == _pid(known[token]):
+            sessions.add(session)
+    return found + [process for process, session in others if session in sessions]
+
+
+def _token(environment: bytes, folder: Path) -> str | None:
+    """The launch in `folder` that a process with this environment belongs to."""
+    for variable in environment.split(b"\0"):
+        name, _, value = variable.partition(b"=")
+        if name in (b"FREEPOST_GRANT", b"HOME") and value.startswith(os.fsencode(folder) + b"/"):
+            return Path(os.fsdecode(value)).relative_to(folder).parts[0]
+    return None
+
+
+def _pid(home: Path) -> int | None:
+    """The agent's pid, which is its session's number as well."""
+    try:
+        return int((home / "pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
