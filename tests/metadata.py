@@ -37,11 +37,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def metadata(**said):
+def metadata(said, address=("127.0.0.1", 0)):
     """A server: `said` by path, `asked` the paths so far, `host` where it listens; `broken` makes it answer 500."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(address, Handler) as server:
         server.said, server.asked, server.broken = said, [], False
-        server.host = f"127.0.0.1:{server.server_address[1]}"
+        server.host = f"{address[0]}:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def cloud():
     """A metadata service that says index 2."""
-    with metadata(**{"ami-launch-index": "2"}) as server:
+    with metadata({"ami-launch-index": "2"}) as server:
         yield server
 
 

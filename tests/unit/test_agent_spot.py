@@ -33,7 +33,7 @@ RUN = (
 @pytest.fixture
 def cloud():
     """A metadata service without a notice."""
-    with metadata() as server:
+    with metadata({}) as server:
         yield server
 
 
