@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from provisioner import errors
+from provisioner import errors, preflight
 from provisioner import record as records
 from provisioner.keys import JobKeys
 from provisioner.policy import Credentials
@@ -43,6 +43,22 @@ def test_a_launch_that_starts_nothing_exits_as_its_error(bench, document, parse,
     assert "xxxxx" not in str(caught.value)
     assert caught.value.hint
     assert instances(ec2) == []
+
+
+def test_one_announcement_that_fails_ends_no_launch(bench, document, parse, monkeypatch):
+    """Each task is announced by a form; a store that has no time for one of them is asked again, for each."""
+    document.update(array=4, isolation="group")
+    seen, post = set(), preflight.post
+
+    def busy(target, name, data, session=None):
+        if target.prefix not in seen:
+            seen.add(target.prefix)
+            raise errors.Unreachable("the store answered SlowDown", hint="try again later")
+        post(target, name, data, session)
+
+    monkeypatch.setattr(preflight, "post", busy)
+    assert len(bench(document).launcher.launch(parse(document)).instances) == 4
+    assert len(seen) == 4
 
 
 def test_a_launch_that_starts_some_is_incomplete(bench, document, parse, cloud, ec2):

@@ -129,6 +129,22 @@ def test_doctor_needs_no_job(provision, bucket, store):
     assert [each["good"] for each in json.loads(out)] == [True, True, True, True, None]
 
 
+def test_a_launch_that_finds_no_room_says_so_once(provision, job, document, cloud, ec2):
+    """Exit code 5, and one sentence that lists every choice with its own error; nothing is launched."""
+    document["vm"].update(type=["t3.micro", "t3.small"])
+    cloud.inject("RunInstances", Fault("InsufficientInstanceCapacity", "none", 500), Fault("VcpuLimitExceeded", "no"))
+    code, _, err = provision("launch", job())
+    assert code == 5
+    (sentence,) = [line for line in err.splitlines() if line.startswith("provision: ")]
+    assert sentence.endswith(
+        "started none of 1 tasks: no choice has room: "
+        "t3.micro, on-demand: EC2 answered RunInstances with InsufficientInstanceCapacity: none; "
+        "t3.small, on-demand: EC2 answered RunInstances with VcpuLimitExceeded: no"
+    )
+    assert "the same command goes on from here" in err
+    assert instances(ec2) == []
+
+
 def gc(provision, bucket, store, *words):
     """Run gc on the test's store; give what it found."""
     where = ["--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url]

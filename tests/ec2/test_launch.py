@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 from collections import Counter
 
+import pytest
+
 from provisioner import record as records
+from provisioner import userdata
 from provisioner.providers.ec2 import requests
 from tests.ec2.conftest import KEYS, instances, tags
 
@@ -29,6 +32,14 @@ def test_a_task_gets_one_vm_that_ends_itself(bench, document, parse, cloud, ec2)
         assert marked[requests.TASK] == "0"
         assert marked[requests.ATTEMPT] == "1"
         assert marked[requests.EXPIRES].endswith("Z")
+
+
+@pytest.mark.parametrize(("market", "packed"), [("on-demand", False), ("spot", True), (["on-demand", "spot"], True)])
+def test_what_heeds_a_notice_travels_with_spot_vms_alone(document, parse, bench, market, packed):
+    """The agent's spot module is packed where a VM may be a spot one, and costs no other VM a byte."""
+    document["vm"]["market"] = market
+    plan = bench(document).launcher.plan(parse(document))
+    assert ("spot" in userdata.modules(plan, plan.tasks[0])) is packed
 
 
 def test_many_tasks_go_in_groups(bench, document, parse, cloud, ec2):

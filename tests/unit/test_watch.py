@@ -1,14 +1,17 @@
 """Reading a job's standing from a listing alone."""
 
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from provisioner.errors import JobFailed, Unreachable
 from provisioner.keys import JobKeys, parse_status
+from provisioner.providers.base import Instance, Phase, State
 from provisioner.retry import retried
 from provisioner.store import Entry
-from provisioner.watch import TaskStatus, require_success, standing
+from provisioner.watch import TaskStatus, Watcher, require_success, standing
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
 ROOT = JobKeys("p", "j").status_root
@@ -77,3 +80,45 @@ def test_only_what_may_pass_is_tried_again():
     with pytest.raises(Unreachable):
         retried(never, attempts=4, sleep=pauses.append).call()
     assert never.calls == -96
+
+
+def test_a_launch_is_told_once(provision):
+    """Whoever waits after launching reads of each task's launch once; whoever watches from elsewhere reads it too."""
+    here = provision.launch(Path(__file__).parents[2] / "examples/hello/job.yaml", "--wait")
+    assert here.code == 0, here.err
+    assert here.err.count("launched") == 1
+    assert "succeeded" in here.err
+
+
+class Cloud:
+    """What a Watcher needs of a provider whose VMs have all gone."""
+
+    def state(self, instances):
+        """Tell so."""
+        return {item.id: State(Phase.GONE) for item in instances}
+
+
+def test_the_attempts_that_a_watcher_launches_are_told_by_the_launcher(opened):
+    """A first attempt that somebody else launched is told of; the retry that the watcher itself launched is not."""
+    clock = [NOW]
+    spec = SimpleNamespace(tasks=("0",), retries=1)
+    first = Instance("a", "0", 1)
+    keys = JobKeys("p", "j")
+    opened.put(keys.event("0", 1, "launched"), b"{}")
+
+    def retry(record, tasks):
+        assert tasks == ["0"]
+        opened.put(keys.event("0", 2, "launched"), b"{}")
+        return SimpleNamespace(**{**vars(record), "instances": (first, Instance("b", "0", 2))})
+
+    def sleep(seconds):
+        clock[0] += timedelta(seconds=30 + seconds)
+
+    told = []
+    watcher = Watcher(opened, Cloud(), lambda: clock[0], sleep, told.append, retry)
+    watcher.wait(SimpleNamespace(job="j", spec=spec, instances=(first,), expires=NOW + timedelta(days=1)))
+    assert [(event.data["attempt"], event.data["status"]) for event in told] == [
+        (1, "launched"),
+        (1, "lost"),
+        (2, "lost"),
+    ]
