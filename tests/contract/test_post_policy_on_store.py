@@ -9,7 +9,6 @@ import io
 from datetime import datetime, timedelta, timezone
 
 import pytest
-import requests
 
 from agent.check import violations
 from provisioner import embedded
@@ -51,14 +50,6 @@ def target(sign):
 def forged(each_store):
     """What the store says of a signature that isn't one; RGW 16.2 says no more than that access is denied."""
     return ("AccessDenied",) if isinstance(each_store, Rgw) else ("SignatureDoesNotMatch",)
-
-
-@pytest.fixture
-def http():
-    """A session that ignores proxies of the environment: the store is on loopback."""
-    with requests.Session() as session:
-        session.trust_env = False
-        yield session
 
 
 @pytest.fixture
