@@ -21,6 +21,7 @@ import time
 from agent.grant import GrantError, instant, parse, rewrite, timestamp
 from agent.post import PATIENCE, Failed, Sender, Wire, refusal
 
+TRIES = 3  # at an object during which the grant expires
 SOONEST, LATEST = 0.2, 15  # seconds between two looks, a tenth of the third that is left in between
 
 
@@ -48,13 +49,19 @@ class Renewal:
         once = Sender.post
 
         def post(sender, name, data):
+            tries = 0
             while True:
                 self.refresh(sender)
+                began = time.time()
                 try:
                     return once(sender, name, data)
                 except Failed as failure:
                     if failure.exit != 4:
                         raise
+                    tries += began < sender.expires  # by our clock it was good when we began
+                    if tries == TRIES:
+                        text = "in %d s of sending it the grant has expired, %d times: grants are too short for it"
+                        raise Failed(text % (time.time() - began, tries), 4) from None
                     self.park(sender, failure)
 
         Sender.post = post

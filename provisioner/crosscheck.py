@@ -30,7 +30,7 @@ def _check_renewal(document: Mapping[str, Any], faults: Faults) -> None:
         return
     whole = At(faults)
     if "expires" in document:
-        whole.child(document, "expires").fault("expires beside renew", "one of them: renewal goes on until the deadline")
+        whole.child(document, "expires").fault("expires beside renew", "one of them: renew lasts until the deadline")
     if document.get("isolation") == "group":
         whole.child(document, "isolation").fault(
             "a group, whose VMs share one grant, beside renew", "isolation: task, or no renew"
