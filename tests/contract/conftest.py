@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from provisioner import seaweedfs
+from tests import rclone as rclones
 from tests import rgw as gateways
 
 _used: dict[str, str] = {}
@@ -19,6 +20,14 @@ def rgw():
         pytest.skip(gateways.missing())
     with gateways.running() as running:
         _used["Ceph RGW"] = running.version
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rclone():
+    """A server that takes no forms (`tests.rclone.Rclone`)."""
+    with rclones.running() as running:
+        _used["rclone serve s3"] = running.version
         yield running
 
 
