@@ -97,15 +97,15 @@ outputs: [out/**]
     assert status["tasks"][0]["status"] == "succeeded"
 
 
-def guest_leader(folder):
-    """The pid of the guest's systemd, once its job has its files."""
+def guest_leader(folder, sign="srv/job/intruder.py"):
+    """The pid of the guest's systemd, once it has the file `sign`."""
     while True:
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 words = (path / "cmdline").read_bytes()
                 if words.startswith(b"systemd-nspawn") and str(folder).encode() in words:
                     pid = (path / "task" / path.name / "children").read_text().split()[0]
-                    if Path(f"/proc/{pid}/root/srv/job/intruder.py").exists():
+                    if Path(f"/proc/{pid}/root/{sign}").exists():
                         return pid
             except (OSError, IndexError):
                 continue

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from provisioner.providers._guest.cgroup import MOST_PROCESSES
 from provisioner.providers._guest.home import Home
 from provisioner.providers._guest.tools import run, slirp, wait_for
 
@@ -51,6 +52,8 @@ def start(home: Home, record: dict[str, Any]) -> Guest:
                 "--timezone=off",
                 "--link-journal=no",
                 "--oom-score-adjust=500",  # when memory runs out, the guest's processes go before ours
+                # What systemd's TasksMax gives a unit of a VM, and can't give here, where controllers aren't delegated.
+                f"--rlimit=RLIMIT_NPROC={MOST_PROCESSES * 15 // 100}",
                 "--console=read-only",  # a terminal in the guest, of which we see the output
             ],
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,45 @@
+"""A machine whose user-data is rendered as for one that something else starts: it can be cut off and given a fault."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from provisioner.errors import MissingDependency
+from provisioner.spec import StoreSpec
+from provisioner.store import open_store
+from tests import guests
+
+
+@pytest.fixture
+def machine(provision, store, tmp_path):
+    """Boot a rendered job: a function of (job.yaml, first line of runcmd, options). Ended after the test."""
+    folder = tmp_path / "machines"
+    provider = guests.KINDS["machine"].make(folder, store.endpoint_url)
+    spec = StoreSpec("freepost", "", store.endpoint_url, store.region, "path")
+    where = open_store(spec, access_key=store.access_key, secret_key=store.secret_key)
+    booted = []
+
+    def boot(text, first="", *, runs=True, **options):
+        try:
+            provider._check(guests.built(options.get("image", "bookworm")))
+        except MissingDependency as missing:
+            pytest.skip(f"{missing.message} {missing.hint}")
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        done = provision("render", path, "--provider", "machine", "--stage", "--raw")
+        assert done.code == 0, done.err
+        head, tail = done.out.split("runcmd:\n")
+        lines = [first] * bool(first) + ([tail.strip().removeprefix("- ")] if runs else [])
+        document = head + "runcmd: " + json.dumps(lines or ["true"]) + "\n"
+        job = re.search("job (.*)", done.err)[1]
+        (instance,) = provider.launch(guests.order(document.encode(), job, **options))
+        booted.append(instance)
+        return SimpleNamespace(job=job, provider=provider, instance=instance, folder=folder, store=where)
+
+    yield boot
+    provider.terminate(booted)
+    assert guests.left_behind(folder, [instance.id for instance in booted]) == []
