@@ -1,10 +1,9 @@
 """One form, or one ranged read, at a time over one kept-alive connection.
 
 The form's fields go first and the file last, with an exact Content-Length and no copy of a large file in memory.
-`http.client` makes the connections that need TLS (with the system's CAs; HTTPS_PROXY and NO_PROXY hold); a plain one
-is a socket, and replies are read here: http.client's imports and its e-mail parser cost more than all else that a
-small file costs. Every failure is a `Failed`, told apart by the Code and Message of S3's XML, and no text of this
-module holds a policy, signature, key, token or query.
+TLS is by the system's CAs; HTTPS_PROXY and NO_PROXY hold. Requests are written and replies read here: http.client's
+imports and its e-mail parser cost more than all else that a small file costs. Every failure is a `Failed`, told apart
+by the Code and Message of S3's XML, and no text of this module holds a policy, signature, key, token or query.
 """
 
 import os
@@ -16,7 +15,7 @@ from hashlib import sha256
 
 CONNECT, STALL = 10, 30  # seconds: to connect; without a byte of progress, which ends an attempt
 TRIES, WAIT, PATIENCE = 10, 0.5, 300  # attempts; the first pause, and all of them, in seconds
-BLOCK, STEP = 1 << 16, 16  # bytes read and sent at once, and so in the memory of each worker; blocks told of at once
+BLOCK = 1 << 16  # bytes read and sent at once, and so in the memory of each worker
 BOUNDARY = hexlify(os.urandom(16)).decode()
 FIELD = "--" + BOUNDARY + '\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 FILE = (FIELD % ('file"; filename="f', ""))[:-2].encode()
@@ -75,6 +74,8 @@ class Wire:
     `pace(n)` is called before each n bytes of a file; it may sleep, or raise Failed.
     """
 
+    tls = None
+
     def __init__(self, url, pace=lambda count: None):
         self.pace, self.sock, self.where = pace, None, None
         self.aim(url)
@@ -98,19 +99,18 @@ class Wire:
     def connect(self):
         """Connect, through a proxy where the environment names one for TLS."""
         host = self.host.strip("[]")
-        if self.secure:
-            from http.client import HTTPSConnection
+        if self.secure and (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
+            from agent.proxy import tunnel
 
-            if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-                from agent.proxy import tunnel
-
-                link = tunnel(host, self.port, CONNECT)
-            else:
-                link = HTTPSConnection(host, self.port, timeout=CONNECT)
-            link.connect()
-            self.sock = link.sock
+            self.sock = tunnel(host, self.port, CONNECT)
         else:
             self.sock = socket.create_connection((host, self.port), CONNECT)
+        self.replies = self.sock  # to be closed, should there be no TLS
+        if self.secure:
+            import ssl
+
+            Wire.tls = self.tls or ssl.create_default_context()  # one for all: it reads every CA there is
+            self.sock = self.tls.wrap_socket(self.sock, server_hostname=host)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.settimeout(STALL)
         self.replies = self.sock.makefile("rb")
@@ -150,9 +150,9 @@ class Wire:
         By sendfile the file's pages would have left the processor's cache by the time they are copied.
         """
         for piece in pieces:
-            for number, block in enumerate(blocks(*piece) if isinstance(piece, tuple) else [piece]):
-                if isinstance(piece, tuple) and number % STEP == 0:
-                    self.pace(min(BLOCK * STEP, piece[2] - BLOCK * number))
+            for block in blocks(*piece) if isinstance(piece, tuple) else [piece]:
+                if isinstance(piece, tuple):
+                    self.pace(len(block))
                 left = memoryview(block)
                 while left:
                     left = left[self.sock.send(left[:BLOCK]) :]

@@ -46,7 +46,7 @@ class Pusher:
 
     def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None):
         self.grant, self.workers, self.say = grant, workers, say
-        self.low, self.high = grant.outputs.size_range()
+        _, self.high = grant.outputs.size_range()
         self.split = grant.outputs.fields.get("split") or min(split, self.high)
         self.journal = Journal(journal, grant.outputs.prefix)
         self.progress, self.total, self.order = lambda files, size: None, (0, 0), list
@@ -110,8 +110,6 @@ class Pusher:
         for item in items:
             if item.size < 0:
                 self.journal.add({"path": item.name, "type": "dir", "mode": mode(item.mode)})
-            elif item.size < self.low:
-                self.failed[item.name] = Failed("the policy wants %d bytes or more" % self.low, 5)
             elif item.size > self.split:
                 large.append(item)
             elif bundle and item.size < SMALL:

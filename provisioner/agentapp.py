@@ -24,7 +24,7 @@ FIRST = {
     "spot": BEFORE.format("spot", "attach"),
     "renew": "from agent.renew import start\nstart()\n",  # whatever the command
 }
-ALWAYS = ("__init__", "command", "files", "grant", "journal", "post", "push", "task")
+ALWAYS = ("__init__", "post", "grant", "journal", "command", "task", "push", "files")  # in this order 30 bytes less
 # What else rides along, and when.
 FOR_BUNDLES = ("bundle",)
 FOR_GROUPS = ("group", "imds")
@@ -44,11 +44,11 @@ def agent_tar(extra: frozenset[str] = frozenset()) -> bytes:
     The same bytes for the same sources, whatever Python packs it.
     """
     sources = agent_sources()
-    chosen = {f"agent/{name}.py": sources[f"agent/{name}.py"].decode() for name in (*ALWAYS, *extra)}
+    chosen = {f"agent/{name}.py": sources[f"agent/{name}.py"].decode() for name in (*ALWAYS, *sorted(extra))}
     main = "".join(line for name, line in FIRST.items() if name in extra) + MAIN
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, source in sorted(shrink({**chosen, "__main__.py": main}).items()):
+        for name, source in shrink({**chosen, "__main__.py": main}).items():
             data = source.encode()
             entry = tarfile.TarInfo(name)  # of nobody, of 1970
             entry.size = len(data)

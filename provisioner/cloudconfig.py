@@ -59,8 +59,13 @@ def unpack(user_data: bytes) -> CloudConfig:
 
 
 def _written(item: dict[str, str]) -> WrittenFile:
-    if item["encoding"] != "gz+b64":
-        message = f"{item['path']}: encoding is not gz+b64"
+    content = item["content"].encode()
+    encoding = item.get("encoding")
+    if encoding not in {None, "b64", "gz+b64"}:
+        message = f"{item['path']}: encoding is neither b64 nor gz+b64"
         raise BadInput(message)
-    content = gzip.decompress(base64.b64decode(item["content"], validate=True))
+    if encoding:
+        content = base64.b64decode(content, validate=True)
+    if encoding == "gz+b64":
+        content = gzip.decompress(content)
     return WrittenFile(item["path"], int(item["permissions"], 8), content)

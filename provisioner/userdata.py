@@ -1,7 +1,7 @@
 """User-data: one ``#cloud-config`` that carries everything a VM needs, and a ledger of what each part costs.
 
 Pure and deterministic: the same plan and grant give the same bytes. Values reach YAML through a filter (JSON is
-YAML), files as gzip and base64, so nothing an operator writes can change the document's structure.
+YAML), files that are no plain text as gzip and base64, so nothing an operator writes can change the document's structure.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,9 +65,9 @@ class UserData:
         whole = len(self.data)
         lines = []
         for file in self.files:
-            without = self.plain.replace(gz_b64(file.content).encode(), b"")
+            without = self.plain.replace(written(file.content).encode(), b"")
             lines.append(LedgerLine(file.section, len(file.content), whole - len(gzipped(without))))
-        rest = sum(len(gz_b64(file.content)) for file in self.files)
+        rest = sum(len(written(file.content)) for file in self.files)
         return [*lines, LedgerLine("cloud-config", len(self.plain) - rest, whole - sum(line.cost for line in lines))]
 
 
@@ -110,7 +111,8 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes) -> tuple[BootFile, ...]
         .get_template("freepost.service.j2")
         .render(
             stop_seconds=run.grace + 60,
-            max_seconds=run.timeout + 2 * run.grace + 60,
+            # Uploads that wait for a renewed grant may take all the time there is.
+            max_seconds=plan.spec.deadline if plan.spec.renew else run.timeout + 2 * run.grace + 60,
         )
     )
     return (
@@ -141,13 +143,19 @@ def modules(plan: Plan, task: TaskPlan) -> frozenset[str]:
         needed.update(agentapp.FOR_PUTS)
     if plan.apart:
         needed.update(agentapp.FOR_APART)
+    if plan.spec.renew:
+        needed.update(agentapp.FOR_RENEWAL)
     if len(task.members) > 1:
         needed.update(agentapp.FOR_GROUPS)
+    if "spot" in spec.vm.options.get("market", ()):
+        needed.update(agentapp.FOR_SPOT)
     if any(item.bundle for item in spec.outputs):
         needed.update(agentapp.FOR_BUNDLES)
     texts = [*(item.content for item in spec.run.files), " ".join(spec.run.command).encode()]
     if any(b"agent" in text for text in texts) or spec.run.user == "root":
-        needed.update(agentapp.FOR_SCRIPTS)
+        needed.update(agentapp.FOR_SCRIPTS if spec.run.user in {None, "root"} else agentapp.FOR_USERS)
+    if any(b"--bundle" in text for text in texts):
+        needed.update(agentapp.FOR_BUNDLES)
     return frozenset(needed)
 
 
@@ -184,15 +192,23 @@ def deadman(plan: Plan) -> str:
 
 def gzipped(data: bytes) -> bytes:
     """Gzip with no time and no operating system in its header: zlib's own wrapper differs between Pythons."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    body = packer.compress(data) + packer.flush()
+    packer, body = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS), b""
+    for piece in re.split(rb"([A-Za-z0-9+/=]{200,})", data):
+        body += packer.compress(piece) + packer.flush(zlib.Z_BLOCK)  # text and base64 want codes of their own
+    body += packer.flush()
     trailer = zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
     return b"\x1f\x8b\x08\0\0\0\0\0\x02\xff" + body + trailer
 
 
-def gz_b64(data: bytes) -> str:
-    """The encoding that cloud-init calls ``gz+b64``."""
-    return base64.b64encode(gzipped(data)).decode()
+def written(content: bytes) -> str:
+    """How a file's content stands in the document: text as it is, quoted, to be read and compressed with the rest;
+    anything else, control characters included, in base64, and by gzip where that makes it smaller."""
+    if re.fullmatch(rb"[\t\n -~]*", content):
+        return "content: " + json.dumps(content.decode())
+    small = gzipped(content)
+    if len(small) < len(content):
+        return "encoding: gz+b64\n    content: " + base64.b64encode(small).decode()
+    return "encoding: b64\n    content: " + base64.b64encode(content).decode()
 
 
 @lru_cache(maxsize=1)
@@ -200,13 +216,13 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates()),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - not HTML; every value goes through `yaml` or `gz_b64`
+        autoescape=False,  # noqa: S701 - not HTML; every value goes through `yaml` or `written`
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["yaml"] = json.dumps
-    environment.filters["gz_b64"] = gz_b64
+    environment.filters["written"] = written
     return environment
 
 

@@ -34,6 +34,7 @@ def secure(certificate, monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     monkeypatch.setattr(post, "WAIT", 0.001)
+    monkeypatch.setattr(post.Wire, "tls", None)  # of another test, with other authorities
     for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with BrokenStore() as server:
@@ -56,8 +57,8 @@ def test_tls_trusts_the_systems_authorities(secure, certificate, monkeypatch):
     send(target(secure), "small", b"x")
     sender = Sender(target(secure))
     with open(certificate / "key.pem", "rb", 0) as file:
-        sender.post("file", (file, 10, 500))
-        sender.post("again", (file, 0, 20))
+        sender.post("file", (file.fileno(), 10, 500))
+        sender.post("again", (file.fileno(), 0, 20))
     sender.close()
     key = (certificate / "key.pem").read_bytes()
     prefix = "job/out/0/1/"

@@ -82,9 +82,11 @@ def test_gzip_has_no_time_and_no_system():
 def test_values_cannot_change_the_document(name):
     """Names and contents of an operator's files reach YAML whole, whatever they hold."""
     content = b"#!/bin/sh\n{{ not jinja }} ${#array[@]}\n\xff\0"
-    run = RunSpec(command=("true", name), files=(FileSpec(name, content),), env={"A": name})
+    text = b"#!/bin/sh\n{{ not jinja }} {# #} ${#array[@]}\t'\"\\ : - \n  %s\n\n"
+    files = FileSpec(name, content), FileSpec("text", text), FileSpec("empty", b""), FileSpec("cr", b"a\r\n\x7f")
+    run = RunSpec(command=("true", name), files=files, env={"A": name})
     config = cloudconfig.unpack(rendered(JobSpec("x", run, outputs=(OutputSpec(name),))).data)
-    assert config.file(f"/run/freepost/files/{name}") == content
+    assert [config.file(f"/run/freepost/files/{item.path}") for item in files] == [item.content for item in files]
     task = json.loads(config.file("/run/freepost/task.json"))
     assert (task["command"][1], task["env"]["A"], task["outputs"][0]["glob"]) == (name, name, name)
     assert list(config.document) == ["bootcmd", "users", "write_files", "runcmd"]
