@@ -62,6 +62,20 @@ def violations(policy, form, size, now):  # noqa: PLR0912 - a branch for each wa
     return faults
 
 
+def presigned(target, name, size):
+    """Say how a grant of PUTs would not do for a file, as `violations` does for a form."""
+    faults, large = [], target.fields.get("large", {}).get(name)
+    expiration = json.loads(target.policy)["expiration"]
+    if time.time() >= instant(expiration):
+        faults.append("the PUTs expired at %s" % expiration)
+    if name not in target.fields["slots"]:
+        return faults + ["the grant has no slot for this name"]
+    most = large["part"] * len(large["parts"]) if large else target.size_range()[1]
+    if size > most:
+        faults.append("the file has %d bytes; its slot takes %d" % (size, most))
+    return faults
+
+
 def check(options, paths):
     """Tell what the policy would refuse, and why."""
     outputs, code, split = source(options)[0].outputs, 0, number(options, "split-over", "1G")
@@ -70,6 +84,10 @@ def check(options, paths):
     report = {name: [str(failure)] for name, failure in failed.items()}
     for name, item in items.items():
         key, size = outputs.prefix + name, item.size
+        slots = outputs.fields.get("slots")
+        if slots is not None:
+            report[name] = presigned(outputs, name, size) if size >= 0 else []
+            continue
         if size > min(split, high):
             key, size = key + ".parts/00001", min(PART, high)
         sums = {"x-amz-checksum-sha256": 44 * "A"} if outputs.covers("x-amz-checksum-sha256") else {}

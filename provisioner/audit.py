@@ -6,6 +6,7 @@ the guest are those where cloud-init keeps user-data (tests/e2e/test_audit.py se
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
@@ -17,6 +18,7 @@ from provisioner.errors import BadInput
 from provisioner.plan import Plan, iso
 from provisioner.userdata import UserData
 
+_SHOWN = 12  # names of slots in one line
 GONE = "until the VM's disk is deleted"
 OFF = "until the VM powers off"
 CLOUD = "/var/lib/cloud/instance"
@@ -58,11 +60,23 @@ def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[
         *common,
     )
     ends = f"until {iso(plan.expires)}"
-    found = [
-        Secret("POST policy: outputs", _writes(grant.outputs), ends, in_grant),
-        Secret("POST policy: status", _writes(grant.status), ends, in_grant),
-    ]
-    if any("x-amz-security-token" in each.fields for each in (grant.outputs, grant.status)):
+    targets = {"outputs": grant.outputs, "status": grant.status}
+    if plan.by_put:
+        apart = [_apart(plan, grant)] if plan.apart else []
+        in_grant = (*in_grant[:1], *apart, *in_grant[1:])
+        found = [Secret(f"presigned PUTs: {name}", _puts(each), ends, in_grant) for name, each in targets.items()]
+        for name in grant.outputs.fields.get("large", {}):
+            allows = f"store, list and put together the parts of {grant.outputs.prefix}{name}, ask how large it is, "
+            allows += "and give it up"
+            found.append(Secret(f"presigned upload in parts: {name}", allows, ends, in_grant))
+        for place in apart:
+            allows, until = f"read {place.where}, and so use all of the above", f"until {iso(plan.deadline)}"
+            found.append(
+                Secret("presigned GET: the grant", allows, until, tuple(each for each in in_grant if each != place))
+            )
+    else:
+        found = [Secret(f"POST policy: {name}", _writes(each), ends, in_grant) for name, each in targets.items()]
+    if any("x-amz-security-token" in json.dumps(each.fields).lower() for each in targets.values()):
         allows = "nothing by itself: it signs only together with its secret key, which isn't here"
         found.append(Secret("session token", allows, ends, in_grant))
     for item in grant.inputs:
@@ -165,6 +179,20 @@ def _outside(plan: Plan, platform: str) -> list[Place]:
         disk = Place("the seed disk, labelled CIDATA", "", _root(plan), OFF)
         return [home] if platform == "machine" else [disk, home]
     return [Place("what `render` wrote", "0600", "you, and the platform that you give it to", "until you delete it")]
+
+
+def _apart(plan: Plan, grant: Grant) -> Place:
+    where = f"s3://{plan.bucket.name}/{plan.keys.grant(grant.task, grant.attempt)}"
+    return Place(
+        where, "", "principals with s3:GetObject on it, and whoever has its presigned GET", "until provision rm"
+    )
+
+
+def _puts(target: Target) -> str:
+    """What the slots of a target allow. A presigned PUT bounds no size."""
+    names = list(target.fields["slots"])
+    shown = ", ".join(names[:_SHOWN]) + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
+    return f"write and overwrite, with up to 5 GiB each, {shown} under {target.prefix} at {target.url}"
 
 
 def _writes(target: Target) -> str:

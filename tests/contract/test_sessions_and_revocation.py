@@ -282,10 +282,15 @@ def job(rgw, bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rgw.secret_key)
     monkeypatch.setenv("FREEPOST_STATE_DIR", str(tmp_path / "state"))
 
-    def written(**more):
+    def written(method="auto", **more):
         document = {
             "name": "hello",
-            "store": {"url": f"s3://{bucket}/p", "endpoint_url": rgw.endpoint_url, "addressing": "path"},
+            "store": {
+                "url": f"s3://{bucket}/p",
+                "endpoint_url": rgw.endpoint_url,
+                "addressing": "path",
+                "method": method,
+            },
             "run": {"command": "mkdir out; echo 42 > out/answer", "user": None, "timeout": "10m"},
             "outputs": ["out/**"],
             **more,
@@ -317,8 +322,19 @@ def test_a_job_is_revoked_when_it_is_over(job, rgw, bucket, here, tmp_path, capf
 
 
 def test_a_launch_by_a_role_finds_out_before_a_vm_is_paid_for(job, rgw, capfd):
-    """With a signer on RGW 16.2 the launch ends with the reason and what to do, and starts nothing."""
-    assert cli.main(["launch", job(signer=rgw.role), "--provider", "local"]) == 5
+    """With a signer and forms on RGW 16.2 the launch ends with the reason and what to do, and starts nothing."""
+    assert cli.main(["launch", job("post", signer=rgw.role), "--provider", "local"]) == 5
     said = capfd.readouterr().err
     assert "has not kept it" in said
     assert "launched task" not in said
+
+
+def test_a_launch_by_a_role_goes_by_put_where_forms_are_dropped(job, rgw, tmp_path, capfd):
+    """Left to itself the same launch finds out that forms are not kept, and its VM uploads by presigned PUTs."""
+    results = tmp_path / "results"
+    words = ["launch", job(signer=rgw.role, outputs=["out/answer"]), "--provider", "local", "--wait"]
+    code = cli.main([*words, "--collect", str(results)])
+    said = capfd.readouterr().err
+    assert code == 0, said
+    assert "has not kept it: VMs are to upload by presigned PUTs" in said
+    assert (results / "out" / "answer").read_text() == "42\n"
