@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,22 @@ from tests.ec2.gateway import Gateway
 REGION = "eu-west-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "ec2SECRETec2SECRETec2SECRET"}
 
+# moto makes 1,291 images whenever it is emptied, unless it is told which there are.
+IMAGE = {
+    "ami_id": "ami-0123456789abcdef0",
+    "name": "an image",
+    "description": "",
+    "owner_id": "137112412989",
+    "public": True,
+    "virtualization_type": "hvm",
+    "architecture": "x86_64",
+    "state": "available",
+    "platform": None,
+    "image_type": "machine",
+    "hypervisor": "xen",
+    "root_device_name": "/dev/xvda",
+    "root_device_type": "ebs",
+}
 
 # Prints its port, and serves until it is killed.
 MOTO = (
@@ -51,9 +68,11 @@ def _models():
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory):
     """(host, port) of a moto server, killed at the end."""
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as errors:
-        server = subprocess.Popen([sys.executable, "-c", MOTO], stdout=subprocess.PIPE, stderr=errors)
+    folder = tmp_path_factory.mktemp("moto")
+    (folder / "images").write_text(json.dumps([IMAGE]))
+    environment = {**os.environ, "MOTO_AMIS_PATH": str(folder / "images")}
+    with (folder / "log").open("wb") as errors:
+        server = subprocess.Popen([sys.executable, "-c", MOTO], stdout=subprocess.PIPE, stderr=errors, env=environment)
     try:
         yield "127.0.0.1", int(server.stdout.readline())
     finally:
@@ -91,9 +110,9 @@ def ec2(moto):
 
 
 @pytest.fixture(scope="session")
-def image(ec2):
-    """The id of an image of Amazon's; every empty moto has the same ones."""
-    return ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+def image():
+    """The id of the one image that there is, one of Amazon's."""
+    return IMAGE["ami_id"]
 
 
 @pytest.fixture
