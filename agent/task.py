@@ -150,26 +150,26 @@ class Task:
                 self.save(log=[at, number])
 
     def attend(self):
-        """Upload log, heartbeats and checkpoints until the job is over. What fails is said, and tried again later."""
-        checkpoint = self.task["checkpoint"]
+        """Upload log, heartbeats and checkpoints until the job is over, and what is left of the log before all outputs.
+
+        What fails is said, and tried again later.
+        """
+        checkpoint, event, over, pause = self.task["checkpoint"], "started", False, 0
         beat = saved = time.time()
-        event = "started"
-        while True:
-            now = time.time()
+        while not over:
+            over, now, pause = self.over.wait(pause), time.time(), LOG_EVERY
             try:
                 if event == "started" or now - beat >= HEARTBEAT:
                     beat = now
                     self.tell(event)
                     event = "heartbeat"
                 self.ship_log()
-                if checkpoint and now - saved >= checkpoint["every"]:
+                if checkpoint and now - saved >= checkpoint["every"] and not over:
                     saved = now
                     self.push(checkpoint["globs"])
                     self.pusher.manifest(False, self.until())
             except (Failed, OSError) as error:
                 say(error)
-            if self.over.wait(LOG_EVERY):
-                return
 
     def push(self, globs, bundle=False):
         """Push globs of the work directory, opening files as the job's user: no link leads to what it may not read."""
@@ -188,6 +188,8 @@ class Task:
     def finish(self):
         """Push the outputs, then the log, the manifest and the last event. Return the exit code."""
         code, failed, files, size = 0, [], 0, 0
+        if self.reason:  # there may be little time left
+            self.pusher.order = lambda items: sorted(items, key=lambda item: item.size)
         for bundle in (False, True):
             globs = [item["glob"] for item in self.task["outputs"] if item["bundle"] is bundle]
             if globs:
