@@ -9,11 +9,12 @@ import atexit
 import json
 import os
 import re
+import time
 from contextlib import suppress
 
 from agent.command import Bad
 from agent.grant import GrantError, parse, rewrite
-from agent.post import Failed, Wire, insist
+from agent.post import PATIENCE, Failed, Wire, insist
 from agent.renew import Renewal
 
 EXIT = {400: 2, 401: 3, 403: 5, 413: 2, 422: 2}  # of the service's answers; others may pass, or are no service's
@@ -68,8 +69,25 @@ def obtain(url, path, say):
     held = path + ".grant"
     atexit.register(forget, held, held + ".lock")
     rewrite(grant, held)
-    Renewal(held, lambda _: ask(url, path), 0, say).install()
+    Renewal(held, again(url, path), NEVER, say).install()
     return grant._replace(expires=NEVER), path
+
+
+def again(url, path):
+    """The source that asks the service again, not before it says, and not for ever."""
+    wait = [0]
+
+    def source(grant):
+        if time.time() < wait[0]:
+            return None
+        try:
+            return ask(url, path)
+        except Failed as failure:
+            wait[0] = time.time() + failure.wait
+            failure.fatal = failure.fatal or time.time() > grant.expires + PATIENCE
+            raise
+
+    return source
 
 
 def forget(*paths):

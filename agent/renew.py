@@ -5,9 +5,9 @@ Packed only into VMs whose grant has a mailbox, so that others pay no byte for i
 time is left, and whenever the store says that it has expired. Until it comes, uploads wait; they fail, with exit code
 4, when none can come any more: after the mailbox's ``until``, the job's deadline, at which its VM powers off.
 
-A renewed grant is for the same job, task, attempt, URLs, prefixes and inputs, or it is refused. It replaces the grant
-file in one step, so that other processes, and the next boot, find it; what fetches it is one process at a time
-(``grant.json.lock``, which also holds what was said last, so that it is said once).
+A renewed grant is for the same job, task, attempt, URLs and prefixes, or it is refused. It replaces the grant file in
+one step, so that other processes, and the next boot, find it; one process at a time looks for it (``grant.json.lock``,
+which isn't empty when somebody has said that uploads wait). Inputs stay as they were.
 
 A source of grants is a function: of the present grant, to the next one. It returns None while there is none, and raises
 Failed, which is `fatal` when it will never give one.
@@ -19,30 +19,27 @@ import threading
 import time
 
 from agent.grant import GrantError, instant, parse, rewrite, timestamp
-from agent.post import PATIENCE, Failed, Sender, Wire, refusal
+from agent.post import Failed, Sender, Wire, refusal
 
 TRIES = 3  # at an object during which the grant expires
-SOONEST, LATEST = 0.2, 15  # seconds between two looks, a tenth of the third that is left in between
+SOONEST, LATEST = 0.2, 15  # seconds between two looks; a tenth of the third that is left, in between
 
 
 class Renewal:
-    """A grant in the file `path`, renewed by `source` until `until` (seconds since 1970; 0: the source knows)."""
+    """A grant in the file `path`, renewed by `source` until `until` (seconds since 1970)."""
 
     def __init__(self, path, source, until, say):
         self.path, self.source, self.until, self.say = path, source, until, say
-        self.lock, self.stamp, self.trouble, self.over = threading.Lock(), None, None, None
+        self.lock, self.trouble, self.over = threading.Lock(), "", None
         self.read()
 
     def read(self):
-        """Take in the file, if another process has replaced it."""
-        with open(self.path, "rb") as file:
-            found = os.fstat(file.fileno())
-            stamp = found.st_ino, found.st_mtime_ns
-            if stamp != self.stamp:
-                self.stamp, self.grant = stamp, parse(file.read())
-                third = (self.grant.expires - found.st_mtime) / 3
-                self.pause = max(SOONEST, min(LATEST, third / 10))
-                self.look = self.grant.expires - third
+        """Take in the file: another process may have replaced it."""
+        with open(self.path) as file:
+            self.grant = parse(file.read())
+            third = (self.grant.expires - os.fstat(file.fileno()).st_mtime) / 3
+        self.pause = max(SOONEST, min(LATEST, third / 10))
+        self.look = self.grant.expires - third
 
     def install(self):
         """Make every Sender of this process, and of those that it forks, post by the newest grant."""
@@ -51,127 +48,89 @@ class Renewal:
         def post(sender, name, data):
             tries = 0
             while True:
-                self.refresh(sender)
-                began = time.time()
+                if time.time() > self.look:
+                    self.renew(False)
+                grant, began = self.grant, time.time()
+                if getattr(sender, "grant", 0) != grant:
+                    target = grant.status if sender.prefix == grant.status.prefix else grant.outputs
+                    sender.grant, sender.expires, sender.fixed = grant, grant.expires, Sender(target).fixed
                 try:
                     return once(sender, name, data)
                 except Failed as failure:
-                    if failure.exit != 4:
+                    tries += began < grant.expires  # by our clock it was good when we began
+                    if failure.exit != 4 or tries == TRIES:
                         raise
-                    tries += began < sender.expires  # by our clock it was good when we began
-                    if tries == TRIES:
-                        text = "in %d s of sending it the grant has expired, %d times: grants are too short for it"
-                        raise Failed(text % (time.time() - began, tries), 4) from None
                     self.park(sender, failure)
 
         Sender.post = post
 
-    def refresh(self, sender):
-        """Give a sender the newest grant."""
-        if time.time() > self.look:
-            self.renew(False)
-        grant = self.grant
-        if getattr(sender, "grant", None) is not grant:
-            target = grant.status if sender.prefix == grant.status.prefix else grant.outputs
-            sender.grant, sender.expires, sender.fixed = grant, grant.expires, Sender(target).fixed
-
     def park(self, sender, failure):
         """Wait for a newer grant than the sender's. Raise Failed once there can be none."""
-        with self.lock:
-            if self.grant is sender.grant and self.look > time.time() + self.pause:
-                self.look = 0  # by our clock it was not yet time
+        self.look = min(self.look, time.time() + self.pause)  # whatever our clock says
         while True:
             self.renew(True)
-            if self.grant is not sender.grant:
+            if self.grant != sender.grant:
                 return
-            until = self.until or self.grant.expires + PATIENCE
             if self.over:
                 raise Failed("the grant has expired; %s" % self.over, self.over.exit, True)
-            if time.time() > until:
-                text = "%s; no renewed grant came until %s" % (failure, timestamp(until))
-                code = 4 if self.until or not self.trouble else self.trouble.exit
-                raise Failed(text + (": %s" % self.trouble if self.trouble else ""), code, True)
+            if time.time() > self.until:
+                text = "%s; no renewed grant came until %s. %s" % (failure, timestamp(self.until), self.trouble)
+                raise Failed(text.rstrip(". "), 4, True)
             sender.pace(0)  # raises when the push is over
             time.sleep(min(1, self.pause))  # no event tells of an object in a bucket
 
     def renew(self, parked):
-        """Look for a renewed grant if it is time to. Who isn't parked doesn't wait for others that look already."""
-        if time.time() > self.look and self.lock.acquire(parked):
+        """Look for a renewed grant if it is time to. Who isn't parked doesn't wait for a thread that looks already."""
+        if self.lock.acquire(parked):
             try:
-                if time.time() > self.look:
-                    with open(self.path + ".lock", "a+") as shared:
-                        fcntl.flock(shared, fcntl.LOCK_EX | (0 if parked else fcntl.LOCK_NB))
+                with open(self.path + ".lock", "a") as shared:
+                    fcntl.flock(shared, fcntl.LOCK_EX)
+                    if time.time() > self.look:
                         self.read()
-                        while time.time() > self.look:
-                            self.look = time.time() + self.pause
-                            if not self.step():
-                                break
-                        if parked and time.time() > self.grant.expires:
-                            until = self.until or self.grant.expires + PATIENCE
-                            self.tell(shared, "the grant has expired: uploads wait for a renewed one", timestamp(until))
-            except BlockingIOError:
-                self.look = time.time() + self.pause
+                    if time.time() > self.look:
+                        self.look = time.time() + self.pause
+                        while self.step():
+                            shared.truncate(0)
+                        if parked and time.time() > self.grant.expires and not os.fstat(shared.fileno()).st_size:
+                            shared.write("-")
+                            self.say("the grant has expired; uploads wait for a renewed one")
             finally:
                 self.lock.release()
 
-    def tell(self, shared, text, until):
-        """Say something, unless the last that any process said was the same."""
-        text = "%s, until %s" % (text, until)
-        shared.seek(0)
-        if shared.read() != text:
-            shared.truncate(0)
-            shared.write(text)
-            shared.flush()
-            self.say(text)
-
     def step(self):
         """Ask the source once. Return whether there is something new."""
+        old = self.grant
         try:
-            new = self.source(self.grant)
-            self.trouble = None
-            if new is None:
-                return False
-            wrong = difference(self.grant, new)
-            if wrong:
-                raise Failed("a renewed grant is refused: it has another %s" % wrong, 5)
+            new = self.source(old)
+            if new and places(new) != places(old):
+                raise GrantError("it is for something else")
         except (Failed, GrantError) as failure:
+            text = str(failure)
             if isinstance(failure, GrantError):
-                failure = Failed("a renewed grant is refused: %s" % failure, 5)
-            if failure.exit != 7 and str(failure) != str(self.trouble):
-                self.say(str(failure))
-            self.trouble = failure
-            self.look = 1e99 if failure.fatal else max(self.look, time.time() + failure.wait)
-            self.over = failure.fatal and failure
+                text = "a renewed grant is refused: " + text
+            elif failure.fatal:
+                self.over, self.look = failure, 1e99
+            if text != self.trouble:
+                self.trouble = text
+                self.say(text)
             return False
-        if new.expires < self.grant.expires:  # an older one, which still tells where the next one will be
-            new = self.grant._replace(mailbox=new.mailbox)
-        fresh = {item["path"]: item for item in new.inputs}
-        rewrite(new._replace(inputs=[fresh.get(item["path"], item) for item in self.grant.inputs]), self.path)
-        self.read()
-        return True
+        self.trouble = ""
+        if new:
+            # An older one still tells where the next will be.
+            new = new if new.expires > old.expires else old._replace(mailbox=new.mailbox)
+            rewrite(new._replace(inputs=old.inputs), self.path)
+            self.read()
+        return new
 
 
-def difference(old, new):
-    """Return what of a renewed grant isn't as it was; None when all is."""
-    for name in ("job", "task", "attempt"):
-        if getattr(old, name) != getattr(new, name):
-            return name
-    for name in ("outputs", "status"):
-        for part in ("url", "prefix"):
-            if getattr(getattr(old, name), part) != getattr(getattr(new, name), part):
-                return "%s of its %s" % (part, name)
-    known = {item["path"]: (item["size"], item.get("sha256")) for item in old.inputs}
-    if any(known.get(item["path"]) != (item["size"], item.get("sha256")) for item in new.inputs):
-        return "input"
-    if new.mailbox and not (new.mailbox["url"].startswith(old.outputs.url) and instant(new.mailbox["until"])):
-        return "store for its mailbox"
-    return None
+def places(grant):
+    """What stays as it is when a grant is renewed."""
+    mailbox = (grant.mailbox or {}).get("url", "").find(grant.outputs.url)
+    return grant[:3] + grant.outputs[:2] + grant.status[:2] + (mailbox,)
 
 
 def mail(grant):
     """The source that is the grant's mailbox."""
-    if not grant.mailbox:
-        raise Failed("it names no mailbox for another one", 4, True)
     wire = Wire(grant.mailbox["url"])
     try:
         status, headers, body = wire.ask(("GET%s\r\n" % wire.head).encode())
@@ -182,28 +141,22 @@ def mail(grant):
     failure = refusal(status, headers, body, False)
     if failure.exit == 4:
         raise Failed("the mailbox has expired, too", 4, True)
-    if failure.exit == 5:  # 404; or 403, from a store that doesn't tell those who may not list
-        return None
-    raise failure
-
-
-def keep(grant, path, say):
-    """Keep a grant alive if it has a mailbox. Return it with the end of its last renewal in place of its own."""
-    if grant.mailbox:
-        until = instant(grant.mailbox["until"])
-        Renewal(path, mail, until, say).install()
-        grant = grant._replace(expires=until)
-    return grant
+    if failure.exit != 5:  # 404; or 403, from a store that doesn't tell those who may not list
+        raise failure
 
 
 def start():
-    """Make the `agent` command renew the grant that it loads."""
+    """Make the `agent` command renew the grant that it loads, if that has a mailbox."""
     from agent import command
 
     once = command.load
 
     def load(path=None):
         grant, path = once(path)
-        return keep(grant, path, command.say), path
+        if grant.mailbox:
+            until = instant(grant.mailbox["until"])
+            Renewal(path, mail, until, command.say).install()
+            grant = grant._replace(expires=until)  # for whoever asks how long there is to upload
+        return grant, path
 
     command.load = load
