@@ -1,7 +1,11 @@
-"""Fixtures that every suite shares. No fakes: the store is a SeaweedFS server of the test session's own."""
+"""Fixtures that every suite shares. No fakes: the store is a SeaweedFS server of the test session's own.
+
+A whole run is split over two processes (pytest-xdist), file by file; each has its own store and its own leak check.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
@@ -9,13 +13,76 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import botocore.loaders
+import botocore.session
 import pytest
+import requests
 
 from provisioner import cli, embedded, seaweedfs
 from provisioner.spec import StoreSpec
 from provisioner.store import open_store
 
+WORKERS = 2  # most tests wait for other processes rather than compute: two fill two cores
+MARK = "TEST_SESSION"  # in the environment of every process that a test starts; FREEPOST_… would not reach the agent
 _numbers = itertools.count(1)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Split whole runs. Machines are booted one by one, what is measured is measured alone, and a file is no run."""
+    whole = all(Path(word).is_dir() for word in config.args)
+    quiet = all(f"not {mark}" in config.option.markexpr for mark in ("e2e", "bench", "faults"))
+    return WORKERS if whole and quiet else 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left(tmp_path_factory):
+    """Hold the whole session to leaving neither process nor file: whatever it starts inherits a mark and a folder."""
+    tests_own = tmp_path_factory.getbasetemp()
+    folder = Path(tempfile.mkdtemp(prefix="freepost-tests-"))
+    folder.chmod(0o711)  # some tests act as another user
+    mark = f"{MARK}={folder.name}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*mark.split("="))
+        patch.setenv("TMPDIR", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))  # the developer's own store and jobs are out of reach
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+    tempfile.tempdir = None
+    processes = _processes([mark, str(folder), str(tests_own)])
+    files = sorted(str(path) for path in folder.rglob("*"))
+    shutil.rmtree(folder)
+    assert not processes, "a test left processes"
+    assert not files, "a test left files"
+
+
+def _processes(signs):
+    """Every process that has one of these in its environment, its arguments or its directory, but this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            seen = b"\0".join([*((process / name).read_bytes() for name in ("environ", "cmdline")), b""])
+            seen += os.fsencode((process / "cwd").readlink())
+        except OSError:  # it has ended, or is someone else's
+            continue
+        if int(process.name) != os.getpid() and any(os.fsencode(sign) in seen for sign in signs):
+            found.append(seen.decode(errors="replace").replace("\0", " "))
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models():
+    """Let all botocore sessions of the tests read the services' models, which are large, once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
+        yield
+
+
+@pytest.fixture
+def http():
+    """A session of requests that ignores proxies of the environment: servers of tests are on loopback."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
 
 
 @pytest.fixture(scope="session")
