@@ -63,7 +63,7 @@ for _version in AGENT_PYTHONS:
 @nox.session(python=False)
 def e2e(session: nox.Session) -> None:
     """Boot whole machines. Needs root and the packages of .ci/apt-packages.txt."""
-    session.run("pytest", "-n", "0", "-m", "e2e", *session.posargs)
+    session.run("pytest", "-m", "e2e", *session.posargs)
 
 
 @nox.session(python=False)
