@@ -52,14 +52,14 @@ class Folder:
 
     def read(self, item):
         """Return a small file's bytes and its stat. Raise OSError or Changed."""
-        path, slash, name = item.path.rpartition("/")
+        path, slash, name = item.path.rpartition("/") if isinstance(item.path, str) else ("", "", None)
         if path + slash != self.path:
             self.close()
             self.fd = os.open(path + slash or ".", READ | os.O_DIRECTORY)
             self.path = path + slash
             self.safe = inside(self.fd, item.root)
         try:
-            if not self.safe:
+            if not (self.safe and name):
                 raise OSError
             fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=self.fd)
         except OSError:  # it is a link, or the root itself is a file

@@ -1,11 +1,15 @@
 """`agent push` and `agent pull` for people and scripts: options, progress, and what they print."""
 
 import json
+import os
 import signal
 import sys
 import time
 
 from agent.command import Bad, load, say
+
+GRANT = "/run/freepost/grant.json"
+DOOR = "/run/freepost.sock"  # where a job whose user may not read the grant has its files stored (agent/knock.py)
 
 USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [--limit-rate BYTES] [--workers N] FILE…
       agent check [--as NAME] [--base DIR] FILE…
@@ -13,6 +17,10 @@ USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [
       agent run
       all but run: [--grant FILE] [--json]; BYTES may end in K, M, G or T
       push and check: [--broker URL --token-file FILE] in place of a grant"""
+ELSEWHERE = {
+    "agent.check": "check is not in the VM: run it where the job was launched",
+    "agent.pull": "there are no inputs",
+}
 FLAGS = ("bundle", "json", "help")
 VALUED = ("grant", "as", "base", "split-over", "limit-rate", "workers", "into", "broker", "token-file")
 
@@ -39,6 +47,17 @@ def parse(words):
 
 def command(argv):
     """Carry out any command but `run`. Return the exit code."""
+    code = 6
+    try:
+        code = obey(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough; at the exit Python would write the rest of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
+
+
+def obey(argv):
+    """As `command`, but standard output may break."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -52,11 +71,11 @@ def command(argv):
         raise Bad("usage: " + USAGE, 2)
     try:
         signal.signal(signal.SIGTERM, interrupt)
-        if name == "check":
-            from agent.check import check
-
-            return check(options, paths)
-        return (push if name == "push" else pull)(options, paths)
+        return {"push": push, "check": check, "pull": pull}[name](options, paths)
+    except ImportError as error:
+        if error.name not in ELSEWHERE:
+            raise
+        raise Bad(ELSEWHERE[error.name], 2) from None
     except KeyboardInterrupt:
         say("agent: interrupted; what is stored stays stored, and the same command sends the rest")
         return 130
@@ -128,27 +147,45 @@ def source(options):
     return obtain(options["broker"], options.get("token-file"), say)
 
 
+def away(options):
+    """Tell whether a job's user asks, who may not read the grant, and `agent run` is there to act instead."""
+    named = options.get("grant") or options.get("broker") or os.environ.get("FREEPOST_GRANT")
+    return not (named or os.access(GRANT, os.R_OK)) and os.path.exists(DOOR)
+
+
 def push(options, paths):
     """Store files."""
-    from agent.hurry import order
-    from agent.post import Failed
-    from agent.push import Pusher
-
-    grant, path = source(options)
-    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
-    pusher = Pusher(grant, path + ".journal", *sizes, say=say)
-    limit(pusher, number(options, "limit-rate", "0"))
-    pusher.progress = Progress(pusher, "json" in options)
-    pusher.order = lambda items: order(pusher, items)
-    if paths != ["-"]:
-        result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
-    elif "as" not in options:
+    if paths == ["-"] and "as" not in options:
         raise Bad("standard input wants a name: --as NAME", 2)
-    else:
+    if away(options):
+        from agent.knock import knock
+
+        return knock(DOOR, options, paths, say)
+
+    def go(pusher):
+        if paths != ["-"]:
+            return pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
         from agent.stream import pour
 
         with open(0, "rb", 0, closefd=False) as file:
-            result = pour(pusher, file, options["as"])
+            return pour(pusher, file, options["as"])
+
+    from agent.push import Pusher
+
+    return deliver(options, *source(options), go, Pusher)
+
+
+def deliver(options, grant, path, go, make):
+    """Tell how `go(pusher)` gets on, with a Pusher that is made by `make`, and what it gave. Return the exit code."""
+    from agent.hurry import order
+    from agent.post import Failed
+
+    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
+    pusher = make(grant, path + ".journal", *sizes, say=say)
+    limit(pusher, number(options, "limit-rate", "0"))
+    pusher.progress = Progress(pusher, "json" in options)
+    pusher.order = lambda items: order(pusher, items)
+    result = go(pusher)
     code, failed = result.exit_code, result.failed
     if result.stored or code not in (2, 3, 4):
         try:
@@ -168,10 +205,21 @@ def push(options, paths):
     return code
 
 
+def check(options, paths):
+    """Tell what the policy would refuse."""
+    if away(options):
+        raise Bad("only root may read the grant here; `agent push` does without it", 3)
+    from agent.check import check
+
+    return check(options, paths)
+
+
 def pull(options, _):
     """Fetch the inputs."""
     if "broker" in options:
         raise Bad("a broker's grant names no inputs", 2)
+    if away(options):
+        raise Bad("only root may read the grant here; the inputs were fetched before the job began", 3)
     from agent.pull import pull
 
     failed = pull(load(options.get("grant"))[0], options.get("into", "."), say)

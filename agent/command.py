@@ -42,7 +42,9 @@ def main(argv=None):
         from agent.cli import command
 
         return command(argv)
-    except ImportError:
+    except ImportError as error:
+        if error.name != "agent.cli":
+            raise
         say("agent: job.yaml doesn't mention `agent`, so it is not in this VM")
         return 2
     except Bad as error:
