@@ -6,10 +6,11 @@ its object a class that follows `base.Provider` and has a class method ``create(
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,9 +40,15 @@ class Context:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@functools.cache
+def _offered() -> tuple[EntryPoint, ...]:
+    """What other distributions offer: found by reading what every one of them says of itself, so only once."""
+    return tuple(entry_points(group=GROUP))
+
+
 def names() -> list[str]:
     """Every provider's name."""
-    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*BUILT_IN, *(point.name for point in _offered())})
 
 
 def provider_class(name: str) -> Any:  # noqa: ANN401 - a class; what it makes is a Provider
@@ -49,8 +56,9 @@ def provider_class(name: str) -> Any:  # noqa: ANN401 - a class; what it makes i
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return getattr(import_module(module), attribute)
-    for point in entry_points(group=GROUP, name=name):
-        return point.load()
+    for point in _offered():
+        if point.name == name:
+            return point.load()
     message = f"there is no provider {name!r}"
     raise BadInput(message, hint=f"choose one of {', '.join(names())}")
 
