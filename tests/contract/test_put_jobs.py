@@ -1,0 +1,216 @@
+"""Whole jobs on stores that take no forms: from job.yaml to files on disk, by presigned PUTs."""
+
+import contextlib
+import json
+import os
+
+import pytest
+
+from agent.check import presigned
+from agent.grant import parse
+from agent.post import Failed, Sender
+from provisioner import cli, embedded, slots
+from provisioner.spec import StoreSpec
+from provisioner.store import open_store
+
+LARGE = slots.LEAST_PART + (6 << 20)
+HEAD = len(slots.STATUS_NAMES) - slots.LOG_SLOTS  # the status names that are no log
+
+
+@pytest.fixture(params=["rclone", "seaweed"])
+def running(request):
+    """A store that takes no forms, and one that is told to take none."""
+    return request.getfixturevalue(request.param)
+
+
+class Job:
+    """A job.yaml on a store, and the operator's view of that."""
+
+    def __init__(self, running, folder, bucket):
+        self.running, self.folder, self.bucket = running, folder, bucket
+        spec = StoreSpec(bucket, "p", running.endpoint_url, running.region, "path")
+        self.store = open_store(spec, access_key=running.access_key, secret_key=running.secret_key)
+
+    def write(self, command, outputs, *, method, **more):
+        """Write job.yaml and return its path."""
+        place = {
+            "url": f"s3://{self.bucket}/p",
+            "endpoint_url": self.running.endpoint_url,
+            "addressing": "path",
+            "region": self.running.region,
+            "method": method,
+        }
+        run = {"command": command, "user": None, "timeout": "5m"}
+        path = self.folder / "job.yaml"
+        path.write_text(json.dumps({"name": "puts", "store": place, "run": run, "outputs": outputs, **more}))
+        return str(path)
+
+    def keys(self, part=""):
+        """The job's keys, without its name."""
+        found = [item.key.split("/", 2)[2] for item in self.store.list("p/puts-")]
+        return [key for key in found if key.startswith(part)]
+
+    def text(self, key):
+        """One object of the job."""
+        return next(self.store.get(item.key) for item in self.store.list("p/puts-") if item.key.endswith(key)).decode()
+
+
+@pytest.fixture
+def job(running, tmp_path, monkeypatch, request):
+    """A job on the store in turn, in a bucket of its own; the operator's keys are in the environment."""
+    bucket = f"puts-{os.getpid()}-{abs(hash(request.node.name)) % 10**9}"
+    with embedded.connect(running) as client:
+        client.create_bucket(Bucket=bucket)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", running.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", running.secret_key)
+    monkeypatch.setenv("FREEPOST_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("no_proxy", "*")
+    return Job(running, tmp_path, bucket)
+
+
+def method_of(running):
+    """What job.yaml says of the store: rclone is found out, SeaweedFS takes forms as well."""
+    return "put" if isinstance(running, embedded.Running) else "auto"
+
+
+def launch(job, *words, capfd):
+    """Launch, wait and collect. Return the exit code and what was said."""
+    code = cli.main(["launch", *words, "--provider", "local", "--wait", "--collect", str(job.folder / "results")])
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    assert "X-Amz-Signature" not in said.err + said.out
+    return code, said.err
+
+
+def test_a_whole_job(job, running, capfd):
+    """Events, log, outputs small and large, manifest and results, with a grant that lies in the bucket."""
+    command = (
+        f"echo hello; head -c {LARGE} /dev/urandom >big.bin; sha256sum big.bin >sum; mkdir d; echo 42 >'d/an answer'"
+    )
+    outputs = ["sum", "d/an answer", {"glob": "big.bin", "max_size": "4GiB"}]
+    code, said = launch(job, job.write(command, outputs, method=method_of(running)), capfd=capfd)
+    assert code == 0, said
+    assert ("the store takes no uploads by form: VMs are to upload by presigned PUTs" in said) is (
+        method_of(running) == "auto"
+    )
+    results = job.folder / "results"
+    assert (results / "d" / "an answer").read_text() == "42\n"
+    assert os.path.getsize(results / "big.bin") == LARGE
+    assert os.system(f"cd {results} && sha256sum --quiet -c sum") == 0
+    assert job.text("log/000001") == "hello\n"
+    assert {"status/0/1/booted", "status/0/1/launched", "status/0/1/started", "status/0/1/succeeded"} <= set(job.keys())
+    assert job.keys("out/") == ["out/0/1/big.bin", "out/0/1/d/an answer", "out/0/1/sum"]
+    assert job.store.uploads("") == {}
+    record = json.loads(job.text("job.json"))
+    assert record["spec"]["store"]["method"] == "put"
+    assert cli.main(["rm", record["job"]]) == 0
+    assert job.store.list("p/puts-") == []
+
+
+def test_what_was_never_made_is_given_up(job, running, capfd):
+    """A declared large output that the job doesn't make fails the task, and leaves no upload behind."""
+    outputs = [{"glob": "never.bin", "max_size": "1GiB"}, "a"]
+    code, said = launch(job, job.write("echo 1 >a", outputs, method="put"), capfd=capfd)
+    assert code == 1
+    assert "never.bin: no such file" in said
+    assert job.keys("out/") == ["out/0/1/a"]
+    assert job.store.uploads("") == {}
+
+
+def test_a_pattern_is_refused_before_anything_is_made(job, running, capfd):
+    """A glob can't be presigned: one sentence for each, with what to do, and no event in the bucket."""
+    path = job.write("true", ["out/**", {"glob": "a", "bundle": True}], method="put")
+    assert cli.main(["launch", path, "--provider", "local"]) == 2
+    said = capfd.readouterr().err
+    assert "out/**: a pattern; write each file's exact name, or let the job pack them: tar -czf out.tar.gz" in said
+    assert "a: bundle; the name of a bundle isn't known before" in said
+    assert job.keys() == []
+
+
+def test_a_long_log_keeps_its_beginning_and_its_end(job, running, capfd, monkeypatch):
+    """What the log slots can't hold is left out before the last one's end, which says how much."""
+    command = "seq -f 'line %08.0f of a long log' 1500000"
+    code, said = launch(job, job.write(command, [], method="put"), capfd=capfd)
+    assert code == 0, said
+    names = job.keys("status/0/1/log/")
+    assert names == [f"status/0/1/log/{number:06}" for number in range(1, slots.LOG_SLOTS + 1)]
+    first, last = job.text("log/000001"), job.text(f"log/{slots.LOG_SLOTS:06}")
+    assert first.startswith("line 00000001 of")
+    assert last.endswith("line 01500000 of a long log\n")
+    note, rest = last.split("\n", 1)
+    left_out = int(note.split()[1])
+    assert (
+        note
+        == f"[freepost: {left_out} bytes of the log are left out here: the grant has {slots.LOG_SLOTS} slots for it]"
+    )
+    stored = sum(len(job.text(name.rpartition("status/")[2])) for name in names[:-1]) + len(rest)
+    assert stored + left_out == 1_500_000 * len("line 00000001 of a long log\n")
+
+
+def test_a_grant_in_the_bucket_is_pinned(job, running, capfd, tmp_path):
+    """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
+    from agent.apart import fetch_grant
+    from provisioner import session
+
+    outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
+    spec = session.load_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None
+    opened = session.open_place(session.choose(spec, local=False, provider="local")[0])
+    launcher = session.launcher(opened, session.make_provider("local", opened, {}), lambda _: None)
+    plan = launcher.plan(spec)
+    assert plan.apart
+    grant, made = launcher.render(plan, plan.tasks[0], use=True)
+    assert len(made.data) <= plan.user_data_limit
+    path = tmp_path / "grant.json"
+    stub = next(file.content for file in made.files if file.section == "grant")
+    assert b"slots" not in stub
+    path.write_bytes(stub)
+    fetch_grant(str(path))
+    assert parse(path.read_bytes()).outputs == grant.outputs
+    fetch_grant(str(path))  # a second boot finds the grant itself
+    ((key, data),) = made.beside.items()
+    opened.store.put(key, data.replace(b'"task"', b'"tusk"'))
+    path.unlink()
+    path.write_bytes(stub)
+    with pytest.raises(SystemExit) as ended:
+        fetch_grant(str(path))
+    assert ended.value.code == 8
+    assert "is not the one that this VM was launched with" in capfd.readouterr().err
+    for key, upload in opened.store.uploads("").items():
+        opened.store.abort_upload(key, upload)
+
+
+def test_check_tells_what_a_slot_would_not_take(job, running):
+    """`agent check` knows a name without a slot, a file that is too large, and an ended grant."""
+    from datetime import datetime, timedelta, timezone
+
+    now = datetime.now(timezone.utc)
+    signing = slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
+    target = signing.target("p/", ["a"], most=10)
+    assert presigned(target, "a", 10) == []
+    assert presigned(target, "a", 11) == ["the file has 11 bytes; its slot takes 10"]
+    assert presigned(target, "b", 1) == ["the grant has no slot for this name"]
+    old = slots.Signing(job.store.bucket, job.store.credentials, now - timedelta(hours=2), timedelta(hours=1))
+    assert "expired" in presigned(old.target("p/", ["a"]), "a", 1)[0]
+
+
+def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
+    """A large file that is not what it was when its first part was sent is no object, and can still be stored."""
+    from datetime import datetime, timedelta, timezone
+
+    now = datetime.now(timezone.utc)
+    signing = slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
+    upload = job.store.begin_upload("p/big")
+    target = signing.target("p/", ["big"], large={"big": (4 * LARGE, upload)})
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(LARGE))
+    with path.open("r+b") as file, contextlib.ExitStack() as stack:
+        sender = Sender(target, pace=lambda _: os.utime(path))
+        with pytest.raises(Failed, match="changed"), contextlib.closing(sender):
+            sender.post("big", (file.fileno(), 0, LARGE))
+        sender = stack.enter_context(contextlib.closing(Sender(target)))
+        assert sender.post("big", (file.fileno(), 0, LARGE))["verified"] == "etag"
+        assert sender.post("big", (file.fileno(), 0, LARGE))["verified"] == "etag"  # put together before: seen by HEAD
+        path.write_bytes(os.urandom(LARGE))
+        with pytest.raises(Failed, match="only a new attempt"):
+            sender.post("big", (file.fileno(), 0, LARGE))
+    assert job.store.size("p/big") == LARGE
