@@ -15,6 +15,7 @@ Failed, which is `fatal` when it will never give one.
 
 import fcntl
 import os
+import sys
 import threading
 import time
 
@@ -160,3 +161,20 @@ def start():
         return grant, path
 
     command.load = load
+    if sys.argv[1:] == ["run"]:
+        tell(command.say)
+
+
+def tell(say):
+    """Let `agent run` say which outputs have failed once its grant has ended: its last event can't."""
+    from agent.push import Pusher
+
+    once = Pusher.result
+
+    def result(pusher, items):
+        done = once(pusher, items)
+        for pair in done.failed if done.exit_code == 4 else ():
+            say("%s: %s" % pair)
+        return done
+
+    Pusher.result = result

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 from dataclasses import replace
@@ -18,7 +19,7 @@ from provisioner.grants import sign_grant
 from provisioner.keys import JobKeys
 from provisioner.plan import UPLOAD_MARGIN, make_plan
 from provisioner.policy import Credentials
-from provisioner.providers.base import Instance
+from provisioner.providers.base import Instance, Phase
 from provisioner.record import JobRecord
 from provisioner.spec import JobSpec, RunSpec, SignerSpec, parse
 from provisioner.watch import TaskStatus
@@ -89,6 +90,27 @@ def test_a_job_outlives_its_policies(provision, opened, state_folder, tmp_path):
 def test_two_minutes_by_policies_of_twenty_seconds(provision, opened, state_folder, tmp_path):
     """The same for two minutes, by policies of 20 seconds."""
     runs_by_short_policies(provision, opened, state_folder, tmp_path, "20s", 120)
+
+
+def test_a_job_that_nobody_renews_tells_what_it_could_not_store(provision, state_folder, opened, tmp_path):
+    """Its outputs wait until the deadline; then the console has the reason and each file, and the job is lost."""
+    job = tmp_path / "job.yaml"
+    run = "run: {command: 'sleep 6; mkdir out; echo a >out/a; echo b >out/b', timeout: 7s, grace: 1s}"
+    job.write_text(f"name: left\nrenew: 5s\nvm: {{boot_budget: 1s}}\n{run}\noutputs: [out/**]\n")
+    done = provision.launch(job)
+    name = next(line.split()[1] for line in done.err.splitlines() if line.startswith("job "))
+    token = json.loads(opened.get(f"p/{name}/job.json"))["instances"][0]["id"]
+    home = state_folder / "local" / token
+    using = session.make_provider("local", session.Opened(opened, session.embedded_place(None, "p")), {})
+    until = time.monotonic() + 40
+    while using.state([Instance(token, "0", 1)])[token].phase is Phase.RUNNING:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    console = (home / "console").read_text()
+    assert console.count("uploads wait for a renewed one") == 1
+    assert "no renewed grant came until" in console
+    assert re.search("^out/a: |^out/b: ", console, re.MULTILINE)
+    assert not opened.list(f"p/{name}/out/")
 
 
 class Mailbox:
