@@ -14,6 +14,7 @@ from agent import broker
 from agent.command import Bad
 from provisioner import cli
 from tests.faults.kit import ROOT, run_agent
+from tests.interpreters import AGENT_PYTHONS
 
 
 @pytest.fixture
@@ -50,10 +51,12 @@ def start(*argv, **more):
     return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
 
 
-def test_small_files_and_their_manifest(serve, token, s3, bucket, tmp_path):
+@pytest.mark.parametrize("python", AGENT_PYTHONS)
+def test_small_files_and_their_manifest(serve, token, s3, bucket, tmp_path, python):
     """Files land below the token's prefix, the manifest beside them; neither the token nor a grant is left anywhere."""
+    assert python, "this Python was asked for and is not here"
     service, folder = serve(), files(tmp_path, 5, 1000)
-    done = run_agent("push", *options(service, token), "--base", tmp_path, folder, check=0)
+    done = run_agent("push", *options(service, token), "--base", tmp_path, folder, python=python, check=0)
     assert stored(s3, bucket) == {f"p/run/in/{number}": 1000 for number in range(5)}
     manifest = json.loads(s3.get_object(Bucket=bucket, Key="p/run/.freepost/manifest.json")["Body"].read())
     assert manifest["complete"]
