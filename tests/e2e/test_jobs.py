@@ -41,6 +41,29 @@ print(os.getuid() > 0, reach("169.254.169.254", socket.AF_INET), reach("fd00:ec2
 for path in ("/run/freepost/grant.json", "/var/lib/freepost/grant.json", "/var/lib/cloud/instance/user-data.txt"):
     print(read(path))
 """
+# What a job asks of the agent's socket that `agent push` never would, and what it is told.
+FORGER = """
+import array, json, os, socket
+def forge(name, size, path, flags):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+        link.connect("/run/freepost.sock")
+        for message in ({"options": {}}, {"items": [[name, size, 0, 0o644]]}, {"go": 1}):
+            link.send(json.dumps(message).encode())
+        while True:
+            message = json.loads(link.recv(1 << 16).decode())
+            if "say" in message:
+                print(message["say"][1].split("\\n")[0]) if name in message["say"][1] else None
+            elif "open" in message:
+                files = array.array("i", [os.open(path, flags)] if path else [])
+                link.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)] if path else [])
+            else:
+                return print(message["code"])
+open("four", "w").write("four")
+forge("shadow", 1, None, 0)
+forge("shadow", 1, "/etc/shadow", os.O_PATH)
+forge("../up", 4, "four", os.O_RDONLY)
+forge("four", 10 << 30, "four", os.O_RDONLY)
+"""
 METADATA = """
 ip netns add imds && ip link add v0 type veth peer name v1 netns imds
 ip addr add 169.254.169.1/24 dev v0; ip -6 addr add fd00:ec2::1/64 dev v0 nodad; ip link set v0 up
@@ -130,6 +153,57 @@ def test_the_jobs_user_reaches_no_secret(provision, state_folder, tmp_path):
     assert done.code == 0, done.err
     said = provision("logs", job).out.splitlines()
     assert said == ["True PermissionError PermissionError", *["PermissionError"] * 3]
+
+
+def test_the_jobs_user_pushes_without_the_grant(provision, tmp_path):
+    """A job that can't read the grant gets files home, bundles and streams too, and its forged requests are refused."""
+    text = """
+name: pusher
+run:
+  command: |
+    cat /run/freepost/grant.json 2>/dev/null || echo "unreadable for $(id -un)"
+    stat -c '%U %a' /run/freepost.sock
+    mkdir made && echo one >made/one && echo two >'made/t w o'
+    agent push made 2>/dev/null; echo $?
+    agent push --bundle --as packed made 2>/dev/null; echo $?
+    echo three | agent push - --as three 2>/dev/null; echo $?
+    agent push absent 2>&1; echo $?
+    agent pull 2>&1; agent check made 2>&1; agent --help | head -1 | cut -c-17
+    python3 forger.py
+  files: [forger.py]
+  timeout: 2m
+outputs: []
+"""
+    (tmp_path / "forger.py").write_text(FORGER)
+    done, job = launch(provision, tmp_path, text)
+    assert done.code == 0, done.err + provision("logs", job).out
+    home = {
+        str(path.relative_to(tmp_path / "r")): path.read_text()
+        for path in (tmp_path / "r").rglob("*")
+        if path.is_file()
+    }
+    assert home == {
+        "made/one": "one\n",
+        "made/t w o": "two\n",
+        "packed/one": "one\n",
+        "packed/t w o": "two\n",
+        "three": "three\n",
+    }
+    assert provision("logs", job).out.splitlines() == [
+        "unreadable for job",
+        "job 600",
+        *("0", "0", "0"),
+        "absent: no such file",
+        "0 files with 0 bytes are stored, 0 of them sent now; 1 failed",
+        "2",
+        "agent: only root may read the grant here; the inputs were fetched before the job began",
+        "agent: only root may read the grant here; `agent push` does without it",
+        "usage: agent push",
+        *("shadow: no open file came with it", "5"),
+        *("shadow: it was not opened for reading", "5"),
+        *("../up: its name must be a relative path, without .., written as keys are", "2"),
+        *("four: it is said to have 10737418240 bytes, and has 4", "5"),
+    ]
 
 
 def test_a_job_that_forks_without_end_ends(provision, tmp_path):

@@ -206,3 +206,49 @@ def test_a_grant_that_others_made_is_dumped_alike(here):
     from agent.grant import parse
 
     assert dump(parse(here.read_text())) == here.read_text()
+
+
+def test_a_reader_that_has_seen_enough(here, tmp_path):
+    """`agent --help | head -1` ends without a word, whoever has hung up before all was written."""
+    for words in (
+        ["--help"],
+        ["check", "--grant", here, *["file"] * 9999],
+        ["push", "--json", "--grant", here, "file"],
+    ):
+        out, into = os.pipe()
+        os.close(out)
+        command = [sys.executable, "-m", "agent", *words]
+        env = dict(os.environ, PYTHONPATH=str(ROOT))
+        done = subprocess.run(command, env=env, cwd=tmp_path, stdout=into, stderr=-1, check=False)
+        os.close(into)
+        assert b"Error" not in done.stderr
+        assert b"Broken pipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "argv", "says"),
+    [
+        ("agent.cli", ["push", "file"], "job.yaml doesn't mention `agent`"),
+        ("agent.check", ["check", "file"], "check is not in the VM"),
+        ("agent.pull", ["pull"], "there are no inputs"),
+        ("tty", ["push", "file"], "ModuleNotFoundError: "),
+    ],
+)
+def test_what_is_missing_is_told_apart(here, missing, argv, says):
+    """Only an agent's command that the VM has no need of is called so; another module's lack is a fault, and shown."""
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from agent import command
+command.load = lambda path=None: __import__({missing!r})
+sys.exit(command.main({argv!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=here.parent,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        stderr=-1,
+        check=False,
+    )
+    assert says in done.stderr.decode()
+    assert done.returncode == (1 if missing == "tty" else 2)
