@@ -29,7 +29,7 @@ def fetch_grant(path=None):
         if status != 200:
             raise refusal(status, headers, body, False)
         if sha256(body).hexdigest() != source["sha256"]:
-            raise Failed("the grant in the bucket is not the one that this VM was launched with", 8)
+            raise Failed("the grant in the bucket is not the one that this VM was launched with", 8, True)
         return body
 
     try:

@@ -33,7 +33,7 @@ _PATTERN = frozenset("*?[")
 class Signing:
     """What signs slots: for a bucket as the VM reaches it, from `now` for `lifetime`.
 
-    A grant may have thousands of signatures, and botocore takes about a millisecond for each: so the steps of SigV4
+    A grant may have thousands of signatures, and botocore takes five times as long for each: so the steps of SigV4
     (AWS, "Authenticating requests: using query parameters") are taken here, and a test holds them equal to botocore's.
     """
 
