@@ -1,6 +1,7 @@
 """Sessions and bucket policies on Ceph RGW, where both are real; and what the embedded store makes of a revocation."""
 
 import json
+import threading
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -11,15 +12,18 @@ import requests
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from provisioner import cli, embedded, preflight, revoke, signer
+from provisioner import cli, embedded, preflight, renew, revoke, signer
 from provisioner.errors import Expiry, Refused
 from provisioner.grants import sign_grant
 from provisioner.keys import JobKeys
 from provisioner.plan import make_plan
 from provisioner.policy import presign_url, sign_prefix
+from provisioner.providers.local import LocalProvider
 from provisioner.record import JobRecord
 from provisioner.spec import JobSpec, RunSpec, SignerSpec, StoreSpec
 from provisioner.store import open_store
+from provisioner.watch import TaskStatus
+from tests.faults.kit import run_agent, write_grant
 from tests.rgw import SHORTEST_SESSION
 
 HOUR = timedelta(hours=1)
@@ -176,6 +180,48 @@ def test_the_store_refuses_a_form_after_its_sessions_end(rgw, here):
     answer = post(form, "p/after")
     assert answer.status_code == 403
     assert [item.key for item in store.list("")] == ["p/before"]
+
+
+def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
+    """Sessions of six seconds: each renewed grant is signed by the next, and 18 seconds of uploads notice nothing."""
+    store, _ = here
+    spec = JobSpec("hello", RunSpec(("true",)), renew=3600)
+    first = session_of(rgw, 6)
+    place = {"job": JOB, "bucket": store.bucket, "prefix": "p", "provider": "local", "user_data_limit": 16384}
+    plan = make_plan(spec, now=now(), credentials_expire=first.expires, **place)
+    grant = sign_grant(plan, plan.tasks[0], credentials=first, now=now())
+    assert grant.expires - time.time() <= 6
+    used = []
+
+    def sign():
+        used.append(session_of(rgw, 6))
+        return signer.Signer(used[-1], lambda _: None, now)
+
+    record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.ends)
+    failures = []
+    renewer = renew.Renewer(store, LocalProvider(tmp_path), now, failures.append, sign)
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(renewer.tend(record, [TaskStatus("0", 1, "started", now())])):
+            pass
+
+    operator = threading.Thread(target=watch)
+    operator.start()
+    (tmp_path / "in").mkdir()
+    for number in range(36):
+        (tmp_path / "in" / str(number)).write_bytes(bytes([number]) * 10_000)
+    words = ["--base", tmp_path, "--limit-rate", "20K"]
+    try:
+        said = run_agent("push", "--grant", write_grant(tmp_path, grant), *words, tmp_path / "in", check=0).stderr
+    finally:
+        done.set()
+        operator.join()
+    assert b"expired" not in said
+    assert not failures
+    assert len(used) >= 3
+    assert len({each.access_key for each in used}) == len(used)
+    assert len(store.list(grant.outputs.prefix)) == 36
 
 
 def test_a_session_shorter_than_the_job_is_refused_before_anything_is_asked(here, rgw):
