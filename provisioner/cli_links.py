@@ -153,6 +153,10 @@ def sign(  # noqa: PLR0913, PLR0917 - flags
         typer.Option("--format", help="grant: for `agent push`; json: url and fields, as boto3 gives; curl: a line."),
     ] = Format.grant,
     file: Annotated[str, typer.Option("--file", help="The local file in the curl command.")] = "FILE",
+    put: Annotated[
+        list[str] | None,
+        typer.Option("--put", metavar="NAME", help="A grant of presigned PUTs, for stores that take no forms."),
+    ] = None,
 ) -> None:
     """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
     from agent import grant as grants
@@ -161,8 +165,10 @@ def sign(  # noqa: PLR0913, PLR0917 - flags
     bucket, folder = links.folder(prefix)
     _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
     limit = _bytes("--max-bytes", max_bytes)
+    if put and form_of is not Format.grant:
+        raise BadInput("--put makes a grant, for `agent push`", hint="for one URL, use `provision url put`")
     if form_of is Format.grant:
-        text = grants.dump(signer.grant(folder, max_bytes=limit))
+        text = grants.dump(signer.grant(folder, max_bytes=limit, names=put or ()))
     else:
         target = signer.post(folder, max_bytes=limit)
         if form_of is Format.json:

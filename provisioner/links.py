@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from agent.grant import KEY_BUDGET, Grant, Target, timestamp
+from agent.grant import KEY_BUDGET, Grant, Target, encode_name, timestamp
+from provisioner import slots
 from provisioner.errors import BadInput, Expiry
 from provisioner.policy import (
     MAX_OBJECT_BYTES,
@@ -151,10 +152,18 @@ class Signer:
         }
         return sign_post(self.bucket, prefix, document, credentials=self.credentials, now=self.now)
 
-    def grant(self, prefix: str, *, max_bytes: int) -> Grant:
-        """A grant for `agent push`: outputs at `prefix`, the manifest below it in `STATUS_FOLDER`."""
+    def grant(self, prefix: str, *, max_bytes: int, names: Sequence[str] = ()) -> Grant:
+        """A grant for `agent push`: outputs at `prefix`, the manifest below it in `STATUS_FOLDER`.
+
+        With `names` it is one of presigned PUTs, for these files alone.
+        """
         check_max_bytes(max_bytes)
         job = prefix.rstrip("/").rpartition("/")[2] or self.bucket.name
+        if names:
+            signing = slots.Signing(self.bucket, self.credentials, self.now, self.expires - self.now)
+            wanted = signing.target(prefix, [encode_name(name) for name in names], most=max_bytes)
+            manifest = signing.target(prefix + STATUS_FOLDER, ["manifest.json"])
+            return Grant(job, "0", 1, int(self.expires.timestamp()), wanted, manifest, [], None)
         outputs, status = (
             sign_prefix(
                 self.bucket, where, credentials=self.credentials, now=self.now, expires=self.expires, max_bytes=limit

@@ -214,3 +214,21 @@ def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
         with pytest.raises(Failed, match="only a new attempt"):
             sender.post("big", (file.fileno(), 0, LARGE))
     assert job.store.size("p/big") == LARGE
+
+
+def test_a_signed_list_of_names_is_pushed_by_hand(job, running, tmp_path, capfd, monkeypatch):
+    """`provision sign --put` makes a grant for the names given, which `agent push` uses as any other."""
+    from agent.command import main as agent
+
+    where = [f"s3://{job.bucket}/in/", "--endpoint-url", running.endpoint_url]
+    assert cli.main(["sign", *where, "--put", "a b", "--put", "c", "--max-bytes", "10"]) == 0
+    (tmp_path / "grant.json").write_text(capfd.readouterr().out)
+    for name, text in (("a b", "1"), ("c", "too long a text"), ("d", "1")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert agent(["push", "--grant", "grant.json", "a b", "c", "d"]) == 6
+    said = capfd.readouterr().err
+    assert "c: it has 15 bytes and its PUT takes 10" in said
+    assert "d: the grant has no slot for this name" in said
+    assert [item.key for item in job.store.list("in/")] == ["in/.freepost/manifest.json", "in/a b"]
+    assert cli.main(["sign", *where, "--put", "a", "--format", "curl"]) == 2
