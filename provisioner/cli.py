@@ -103,10 +103,10 @@ def wait(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) ->
 
 
 def _follow(output: Output, job: str, store: str | None, endpoint_url: str | None, *, quiet: bool = False) -> None:
-    from provisioner import session, watch
+    from provisioner import renew, session, watch
 
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    report = (lambda _: None) if quiet else output.event
+    report = renew.alarms(output.event) if quiet else output.event
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     watch.require_success(record, session.watcher(opened, using, report).wait(record))
 
@@ -168,13 +168,16 @@ def retry(
     job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False
 ) -> None:
     """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
-    from provisioner import session, watch
+    from provisioner import renew, session, watch
 
     output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     again = watch.to_retry(session.watcher(opened, using, output.event), record, task)
-    session.launcher(opened, using, output.event).retry(record, again)
+    record = session.launcher(opened, using, output.event).retry(record, again)
+    duty = renew.duty(record)
+    if duty is not None:
+        output.event(duty)
 
 
 @app.command()

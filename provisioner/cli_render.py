@@ -116,6 +116,9 @@ def _rendered(  # noqa: PLR0913 - what the command line says
         chosen = plan.task(None)
     grant, made = launcher.render(plan, chosen, use=stage)
     cloudschema.require(made.plain, output.event, quiet=platform == "local")
+    if plan.spec.renew and not stage:
+        text = "note: nobody can renew what this VM may do, since nothing is recorded of it; --stage does that"
+        output.event(Event("not recorded", text, {"job": plan.job}))
     if stage:
         launcher.stage(plan)
         session.index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)

@@ -29,6 +29,7 @@ from provisioner.watch import TaskStatus
 
 AT_ONCE = 8
 AGAIN = timedelta(seconds=60)  # at most, after a renewal that failed or would have gained nothing
+FAILED = "not renewed"  # the event
 Attempt = tuple[str, int]  # a task and its attempt
 
 
@@ -43,6 +44,7 @@ class Renewer:
     signer: Callable[[], Signer]
     _due: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _ends: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
+    _said: list[str] = field(default_factory=list, repr=False)  # the last complaint, which is made once
 
     def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
         """Renew what is due of the running tasks, and tidy up after those that are over.
@@ -61,9 +63,12 @@ class Renewer:
             due = [each for each in running if self._due.get(each, self.clock()) <= self.clock()]
             if due:
                 self._renew(record, due, life)
+                self._said.clear()
         except FreepostError as error:
             text = f"the grants of {record.job} could not be renewed: {error.message}. {error.hint}".strip()
-            self.report(Event("not renewed", text, {"job": record.job, "text": text}))
+            if text not in self._said:
+                self._said[:] = [text]
+                self.report(Event(FAILED, text, {"job": record.job, "text": text}))
             self._due.update(dict.fromkeys(running, self.clock() + min(AGAIN, life / 10)))
         soonest = min((self._due[each] for each in running), default=None)
         return None if soonest is None else max(0.0, (soonest - self.clock()).total_seconds())
@@ -170,6 +175,16 @@ def running(store: Store, record: JobRecord, task: str | None) -> list[TaskStatu
     if not found:
         raise BadInput(f"{record.job} has no task {task!r}")
     return found
+
+
+def alarms(report: Report) -> Report:
+    """A report of nothing but what the operator must not miss: that grants could not be renewed."""
+
+    def pick(event: Event) -> None:
+        if event.name == FAILED:
+            report(event)
+
+    return pick
 
 
 def duty(record: JobRecord) -> Event | None:
