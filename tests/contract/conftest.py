@@ -24,6 +24,12 @@ def rgw():
 
 
 @pytest.fixture(scope="session")
+def used():
+    """What the report names, by name: versions."""
+    return _used
+
+
+@pytest.fixture(scope="session")
 def rclone():
     """A server that takes no forms (`tests.rclone.Rclone`)."""
     with rclones.running() as running:
@@ -48,4 +54,4 @@ def each_store(request):
 def pytest_terminal_summary(terminalreporter):
     """Name each store and its version."""
     for name, version in _used.items():
-        terminalreporter.write_line(f"store: {name} {version}")
+        terminalreporter.write_line(f"{'browser' if name == 'Chromium' else 'store'}: {name} {version}")

@@ -18,6 +18,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from provisioner import form, links
 from provisioner.policy import Bucket, Credentials, bucket_url
+from tests.uploads import NAMES, content
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")),
@@ -208,6 +209,20 @@ def test_several_files_and_a_folder(upload):
         "Uploaded, 7 bytes",
         "Uploaded, 15 bytes",
     }
+
+
+def test_every_kind_of_file_arrives_as_by_any_other_way(upload, seaweed, used):
+    """The names and contents of the suite of uploads (test_uploads.py), chosen as a folder in the page."""
+    used["Chromium"] = upload.browser.capabilities["browserVersion"]
+    upload.open()
+    for name in NAMES:
+        upload.file(f"tree/{name}", content(name))
+    upload.choose(str(upload.folder / "files/tree"), where="folder")
+    upload.click(f"Upload {len(NAMES)} files")
+    upload.says(f"{len(NAMES)} files uploaded.")
+    # What a browser would change on its way, and what a store would expand, has its percent form in the key.
+    keys = {name: "in/tree/" + name.replace("\n", "%0A").replace("${", "%24{") for name in NAMES}
+    assert upload.stored() == {keys[name]: content(name) for name in NAMES}
 
 
 @pytest.mark.parametrize("handles", [True, False], ids=["handles", "entries"])

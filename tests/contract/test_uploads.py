@@ -27,6 +27,7 @@ from provisioner.serve import keyfiles
 from provisioner.spec import JobSpec, RunSpec, StoreSpec
 from provisioner.store import open_store
 from tests.faults.kit import ROOT
+from tests.uploads import NAMES, content
 
 KEYS = JobKeys("p", "hello-7f3k")
 OUT, STATUS = KEYS.outputs("0", 1), KEYS.status("0", 1)
@@ -39,18 +40,6 @@ WAYS = {
     "put on ceph rgw": ("rgw", "put"),
     "broker on seaweedfs": ("seaweed", "broker"),
 }
-# Names that a form, a URL, a shell or a listing could trip over.
-NAMES = [
-    "plain.txt",
-    "empty",
-    "sub/dir/deep",
-    "ü ä/日本語",
-    "a+b&c=d?e#f;g",
-    "quote\"s'",
-    "new\nline",
-    "50%25",
-    "${filename}",
-]
 LARGE = slots.LEAST_PART + (6 << 20)  # two parts of a PUT
 
 
@@ -209,7 +198,7 @@ def push(options, folder, *words):
 
 def test_every_kind_of_file_comes_home_as_it_was(way, work):
     """Small, empty, deep and strangely named files are stored, listed in the manifest and collected as they were."""
-    files = {name: name.encode() * 3 if name != "empty" else b"" for name in NAMES}
+    files = {name: content(name) for name in NAMES}
     code, done, err = push(way.options(NAMES), work(files))
     assert (code, done["files"], done["failed"]) == (0, len(NAMES), []), err
     assert sorted(way.stored()) == sorted(OUT + encode_name(name) for name in NAMES)
