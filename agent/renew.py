@@ -58,9 +58,11 @@ class Renewal:
                 try:
                     return once(sender, name, data)
                 except Failed as failure:
-                    tries += began < grant.expires  # by our clock it was good when we began
-                    if failure.exit != 4 or tries == TRIES:
+                    if failure.exit != 4:
                         raise
+                    tries += began < grant.expires  # by our clock it was good when we began
+                    if tries == TRIES:
+                        raise Failed("grants are too short for it: %s" % failure, 4) from None
                     self.park(sender, failure)
 
         Sender.post = post
