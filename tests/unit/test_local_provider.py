@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -96,3 +97,14 @@ def test_a_state_folder_may_be_relative(tmp_path, monkeypatch):
     instances = provider.launch(guests.order(guests.KINDS["local"].user_data("echo here"), "b0b0"))
     guests.wait_for(provider, instances[0], Phase.GONE, 30)
     assert provider.console(instances[0]) == b"here\n"
+
+
+def test_each_launch_unpacks_an_agent_of_its_own(provision, opened, state_folder, tmp_path):
+    """Two jobs that need different parts of the agent don't find each other's: it lies below the launch's folder."""
+    job = tmp_path / "job.yaml"
+    job.write_text("name: own\nrun: {command: 'true', timeout: 1m}\n")
+    done = provision.launch(job, "--wait")
+    assert done.code == 0, done.err
+    name = re.search("^job (.*)", done.err, re.MULTILINE)[1]
+    token = json.loads(opened.get(f"p/{name}/job.json"))["instances"][0]["id"]
+    assert (state_folder / "local" / token / "root/run/freepost-agent/agent/push.py").exists()
