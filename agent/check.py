@@ -8,8 +8,9 @@ import re
 import sys
 import time
 
-from agent.cli import number, source
+from agent.cli import number
 from agent.command import say
+from agent.direct import source
 from agent.files import scan
 from agent.grant import KEY_BUDGET, conditions, instant
 from agent.push import PART

@@ -1,4 +1,4 @@
-"""`agent push` and `agent pull` for people and scripts: options, progress, and what they print."""
+"""The commands that people and scripts give, but for `run`: their options, and what a push says in the end."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from agent.command import Bad, load, say
+from agent.command import Bad, say
 
 GRANT = "/run/freepost/grant.json"
 DOOR = "/run/freepost.sock"  # where a job whose user may not read the grant has its files stored (agent/knock.py)
@@ -17,10 +17,6 @@ USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [
       agent run
       all but run: [--grant FILE] [--json]; BYTES may end in K, M, G or T
       push and check: [--broker URL --token-file FILE] in place of a grant"""
-ELSEWHERE = {
-    "agent.check": "check is not in the VM: run it where the job was launched",
-    "agent.pull": "there are no inputs",
-}
 FLAGS = ("bundle", "json", "help")
 VALUED = ("grant", "as", "base", "split-over", "limit-rate", "workers", "into", "broker", "token-file")
 
@@ -69,13 +65,25 @@ def obey(argv):
     options, paths = parse(argv[1:])
     if (name in ("push", "check") and not paths) or name not in ("push", "check", "pull"):
         raise Bad("usage: " + USAGE, 2)
+    if paths == ["-"] and "as" not in options:
+        raise Bad("standard input wants a name: --as NAME", 2)
     try:
         signal.signal(signal.SIGTERM, interrupt)
-        return {"push": push, "check": check, "pull": pull}[name](options, paths)
+        if away(options):
+            if name != "push":
+                raise Bad("only root may read the grant here; push does without, and inputs are there already", 3)
+            from agent.knock import knock as carry_out
+        elif name == "check":
+            from agent.check import check as carry_out
+        elif name == "pull":
+            from agent.direct import pull as carry_out
+        else:
+            from agent.direct import push as carry_out
+        return carry_out(options, paths)
     except ImportError as error:
-        if error.name not in ELSEWHERE:
+        if not (error.name or "").startswith("agent."):
             raise
-        raise Bad(ELSEWHERE[error.name], 2) from None
+        raise Bad("%s is not in this VM, whose job has no need of it" % error.name, 2) from None
     except KeyboardInterrupt:
         say("agent: interrupted; what is stored stays stored, and the same command sends the rest")
         return 130
@@ -89,39 +97,6 @@ def number(options, name, default):
         return int(float(text[: -1 if unit else None]) * 1024**unit)
     except (ValueError, OverflowError):
         raise Bad("--%s wants a number (such as 64M)" % name, 2) from None
-
-
-class Progress:
-    """Shows how far a push is: one line on a terminal, a line now and then elsewhere, events as JSON."""
-
-    def __init__(self, pusher, as_json):
-        self.pusher, self.json, self.line = pusher, as_json, sys.stderr.isatty() and not as_json
-        self.began = self.shown = time.time()
-        self.files = self.bytes = 0
-
-    def __call__(self, files, size):  # noqa: D102 - as the class says
-        self.files += files
-        self.bytes += size
-        now = time.time()
-        if now - self.shown < (0.2 if self.line else 10):
-            return None
-        self.shown = now
-        files, total = self.pusher.total
-        rate = self.bytes / (now - self.began)
-        left = max(0, total - self.bytes) / (rate or 1)
-        if self.json:
-            event = {
-                "event": "progress",
-                "files": self.files,
-                "bytes": self.bytes,
-                "rate": int(rate),
-                "left": int(left),
-            }
-            return print(json.dumps(event), flush=True)
-        numbers = self.files, files, self.bytes / 1e6, total / 1e6, rate / 1e6, left // 60, left % 60
-        text = "%d of %d files, %.0f of %.0f MB, %.1f MB/s, %d:%02d left" % numbers
-        sys.stderr.write("\r%s\x1b[K" % text if self.line else text + "\n")
-        sys.stderr.flush()
 
 
 def limit(pusher, rate):
@@ -138,62 +113,30 @@ def limit(pusher, rate):
         pusher.alone, pusher.pace = True, pace
 
 
-def source(options):
-    """Return the grant that the options name, or the one that a broker gives, and its path."""
-    if "broker" not in options:
-        return load(options.get("grant"))
-    from agent.broker import obtain
-
-    return obtain(options["broker"], options.get("token-file"), say)
-
-
 def away(options):
     """Tell whether a job's user asks, who may not read the grant, and `agent run` is there to act instead."""
     named = options.get("grant") or options.get("broker") or os.environ.get("FREEPOST_GRANT")
     return not (named or os.access(GRANT, os.R_OK)) and os.path.exists(DOOR)
 
 
-def push(options, paths):
-    """Store files."""
-    if paths == ["-"] and "as" not in options:
-        raise Bad("standard input wants a name: --as NAME", 2)
-    if away(options):
-        from agent.knock import knock
-
-        return knock(DOOR, options, paths, say)
-
-    def go(pusher):
-        if paths != ["-"]:
-            return pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
-        from agent.stream import pour
-
-        with open(0, "rb", 0, closefd=False) as file:
-            return pour(pusher, file, options["as"])
-
-    from agent.push import Pusher
-
-    return deliver(options, *source(options), go, Pusher)
+def make(kind, options, grant, path):
+    """Return a Pusher of a kind, as the options want it."""
+    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
+    pusher = kind(grant, path + ".journal", *sizes, say=say)
+    limit(pusher, number(options, "limit-rate", "0"))
+    return pusher
 
 
-def deliver(options, grant, path, go, make):
-    """Tell how `go(pusher)` gets on, with a Pusher that is made by `make`, and what it gave. Return the exit code."""
-    from agent.hurry import order
+def report(options, pusher, result):
+    """Tell what became of a push, and store a manifest. Return the exit code."""
     from agent.post import Failed
 
-    sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
-    pusher = make(grant, path + ".journal", *sizes, say=say)
-    limit(pusher, number(options, "limit-rate", "0"))
-    pusher.progress = Progress(pusher, "json" in options)
-    pusher.order = lambda items: order(pusher, items)
-    result = go(pusher)
     code, failed = result.exit_code, result.failed
     if result.stored or code not in (2, 3, 4):
         try:
             pusher.manifest(not code)
         except Failed as error:
             code, failed = code or error.exit, failed + [("the manifest", str(error))]
-    if pusher.progress.line:
-        sys.stderr.write("\r\x1b[K")
     for pair in failed:
         say("%s: %s" % pair)
     if code in (3, 4):
@@ -203,26 +146,3 @@ def deliver(options, grant, path, go, make):
     if "json" in options:
         print(json.dumps(dict(result._asdict(), event="done", failed=failed, exit_code=code)))
     return code
-
-
-def check(options, paths):
-    """Tell what the policy would refuse."""
-    if away(options):
-        raise Bad("only root may read the grant here; `agent push` does without it", 3)
-    from agent.check import check
-
-    return check(options, paths)
-
-
-def pull(options, _):
-    """Fetch the inputs."""
-    if "broker" in options:
-        raise Bad("a broker's grant names no inputs", 2)
-    if away(options):
-        raise Bad("only root may read the grant here; the inputs were fetched before the job began", 3)
-    from agent.pull import pull
-
-    failed = pull(load(options.get("grant"))[0], options.get("into", "."), say)
-    for pair in failed:
-        say("%s: %s" % pair)
-    return max([failure.exit for _, failure in failed] or [0])

@@ -20,7 +20,7 @@ from fcntl import F_GETFL, fcntl
 from socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_TRUNC, SO_PEERCRED, SOCK_SEQPACKET, SOL_SOCKET, socket
 
 from agent import task
-from agent.cli import DOOR, deliver, number
+from agent.cli import DOOR, make, number, report
 from agent.command import Bad, load
 from agent.files import Item
 from agent.grant import KEY_BUDGET, decode_name, encode_name
@@ -146,10 +146,6 @@ class Voice:
     def flush(self):
         """Nothing is kept back."""
 
-    def isatty(self):
-        """Whoever works for a job doesn't look at a terminal."""
-        return False
-
 
 class Host(Pusher):
     """A Pusher that others have processes beside."""
@@ -210,14 +206,16 @@ class Guest:
                 raise Bad("no pipe came with it", 2)
             self.check(encode_name(name))
             opened(files[0], stat.S_ISFIFO)
-            return deliver(options, grant, path, lambda pusher: pour(pusher, Stream(self, files[0]), name), Host)
+            pusher = make(Host, options, grant, path)
+            return report(options, pusher, pour(pusher, Stream(self, files[0]), name))
         close(files)
         items, failed = {}, {}
         while True:
             message, files = self.hear()
             close(files)
             if "go" in message:
-                return deliver(options, grant, path, lambda it: it.store(items, failed, "bundle" in options), Host)
+                pusher = make(Host, options, grant, path)
+                return report(options, pusher, pusher.store(items, failed, "bundle" in options))
             try:
                 for name, text, code in message.get("failed", ()):
                     failed[str(name)] = Failed(str(text), int(code))

@@ -20,7 +20,8 @@ from array import array
 from contextlib import suppress
 from socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket
 
-from agent.command import Bad
+from agent import cli
+from agent.command import Bad, say
 from agent.files import Opened, scan
 from agent.post import BLOCK, Failed
 
@@ -33,14 +34,14 @@ def tell(link, *files, **message):
     link.sendmsg([json.dumps(message).encode()], rights)
 
 
-def knock(door, options, paths, say):
+def knock(options, paths):
     """Have files pushed. Return the exit code; raise Bad when nobody does it."""
     items = ()
     with socket(AF_UNIX, SOCK_SEQPACKET) as link:
         try:
-            link.connect(door)
+            link.connect(cli.DOOR)
         except OSError as error:
-            raise Bad("%s: %s" % (door, error.strerror), 3) from None
+            raise Bad("%s: %s" % (cli.DOOR, error.strerror), 3) from None
         with suppress(ConnectionError):  # it may have told why before it hung up
             if paths == ["-"]:
                 out, into = os.pipe()

@@ -33,8 +33,8 @@ FOR_INPUTS = ("pull",)
 FOR_PUTS = ("slots",)  # stores that take no forms
 FOR_APART = ("apart",)  # grants that lie in the bucket
 FOR_RENEWAL = ("renew",)
-FOR_USERS = ("cli", "door", "hurry", "knock", "stream")  # those that run as a user, who can't read the grant
-FOR_SCRIPTS = ("cli", "etag", "hurry", "proxy", "stream")  # jobs that call `agent` themselves
+FOR_USERS = ("cli", "door", "knock", "stream")  # those that run as a user, who can't read the grant
+FOR_SCRIPTS = ("cli", "direct", "etag", "hurry", "proxy", "stream")  # jobs that call `agent` themselves
 
 
 @lru_cache(maxsize=8)

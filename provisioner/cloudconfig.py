@@ -68,4 +68,4 @@ def _written(item: dict[str, str]) -> WrittenFile:
         content = base64.b64decode(content, validate=True)
     if encoding == "gz+b64":
         content = gzip.decompress(content)
-    return WrittenFile(item["path"], int(item["permissions"], 8), content)
+    return WrittenFile(item["path"], int(item.get("permissions", "0644"), 8), content)

@@ -156,13 +156,13 @@ class Store:
         with self._errors("read the bucket policy"):
             try:
                 text = str(self._client.get_bucket_policy(Bucket=self.bucket.name)["Policy"])
-                if not text.lstrip().startswith("{"):  # rclone answers with a listing
-                    raise Refused("the store has no bucket policies", hint="what was signed lives until it expires")
-                return text
             except boto_errors.ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchBucketPolicy":
                     return None
                 raise
+            if not text.lstrip().startswith("{"):  # rclone answers with a listing
+                raise Refused("the store has no bucket policies", hint="what was signed lives until it expires")
+            return text
 
     def set_policy(self, text: str | None) -> None:
         """Replace the bucket policy; None removes it."""

@@ -1,7 +1,8 @@
 """User-data: one ``#cloud-config`` that carries everything a VM needs, and a ledger of what each part costs.
 
 Pure and deterministic: the same plan and grant give the same bytes. Values reach YAML through a filter (JSON is
-YAML), files that are no plain text as gzip and base64, so nothing an operator writes can change the document's structure.
+YAML), files that are no plain text as gzip and base64, so nothing an operator writes can change the document's
+structure.
 """
 
 from __future__ import annotations
@@ -201,10 +202,18 @@ def gzipped(data: bytes) -> bytes:
 
 
 def written(content: bytes) -> str:
-    """How a file's content stands in the document: text as it is, quoted, to be read and compressed with the rest;
-    anything else, control characters included, in base64, and by gzip where that makes it smaller."""
+    """How a file's content stands in the document: text as it is, to be read by eye and compressed with the rest.
+
+    One line is quoted; more are a literal block, as deep as the template has it. Anything else, control characters
+    included, is in base64, and by gzip where that makes it smaller.
+    """
+    if re.fullmatch(rb"[\t -~]*", content):
+        return "content: '" + content.decode().replace("'", "''") + "'"
     if re.fullmatch(rb"[\t\n -~]*", content):
-        return "content: " + json.dumps(content.decode())
+        *lines, last = content.decode().split("\n")
+        head = "content: |2-" if last else "content: |2+"
+        lines += [last] if last else []
+        return "\n".join([head, *(line and f"      {line}" for line in lines)])
     small = gzipped(content)
     if len(small) < len(content):
         return "encoding: gz+b64\n    content: " + base64.b64encode(small).decode()

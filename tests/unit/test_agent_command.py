@@ -229,8 +229,8 @@ def test_a_reader_that_has_seen_enough(here, tmp_path):
     ("missing", "argv", "says"),
     [
         ("agent.cli", ["push", "file"], "job.yaml doesn't mention `agent`"),
-        ("agent.check", ["check", "file"], "check is not in the VM"),
-        ("agent.pull", ["pull"], "there are no inputs"),
+        ("agent.check", ["check", "file"], "agent.check is not in this VM"),
+        ("agent.pull", ["pull"], "agent.pull is not in this VM"),
         ("tty", ["push", "file"], "ModuleNotFoundError: "),
     ],
 )

@@ -386,7 +386,7 @@ def test_a_renewed_grant_is_used(evil, tmp_path):
 
 def test_pull_and_check_say_why_not(evil_door):
     """What needs the grant itself is not for the job's user, and says so."""
-    for name, says in (("pull", "inputs were fetched before"), ("check", "only root may read the grant")):
+    for name, says in (("pull", "inputs are there already"), ("check", "only root may read the grant")):
         words = [*python_of(sys.executable), PUSH, evil_door, name, *["x"] * (name == "check")]
         done = subprocess.run(words, env=ENV, capture_output=True, check=False)
         assert (done.returncode, says in done.stderr.decode()) == (3, True)

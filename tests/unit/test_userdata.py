@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provisioner import agentapp, cloudconfig, grants, userdata
 from provisioner.errors import BadInput
@@ -90,6 +92,18 @@ def test_values_cannot_change_the_document(name):
     task = json.loads(config.file("/run/freepost/task.json"))
     assert (task["command"][1], task["env"]["A"], task["outputs"][0]["glob"]) == (name, name, name)
     assert list(config.document) == ["bootcmd", "users", "write_files", "runcmd"]
+
+
+TEXT = st.text(" \t\n\r'\"\\#:-|a~\x7fé", max_size=12)
+
+
+@given(TEXT)
+def test_any_text_comes_back_as_it_was(text):
+    """Quoted, as a block or encoded: YAML reads each file whole, and nothing of it as a key of its own."""
+    document = f"#cloud-config\nwrite_files:\n  - path: x\n    {userdata.written(text.encode())}\n    after: y\n"
+    config = cloudconfig.unpack(document.encode())
+    assert config.file("x") == text.encode()
+    assert set(config.document["write_files"][0]) <= {"path", "content", "encoding", "after"}
 
 
 def test_the_secret_files_come_first_and_are_closed():
