@@ -9,11 +9,11 @@ bytes (501), and forms are answered 400 UnsupportedAlgorithm. It has no bucket p
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 START_SECONDS = 30
+PROGRAM = Path(sys.executable).parent / "rclone"  # the package puts it beside the interpreter
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Rclone:
 
 def version() -> str:
     """The program's own word for its version, such as v1.75.2."""
-    return subprocess.run(["rclone", "version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    return subprocess.run([PROGRAM, "version"], capture_output=True, text=True, check=True).stdout.split()[1]
 
 
 @contextlib.contextmanager
@@ -48,8 +49,8 @@ def running() -> Iterator[Rclone]:
         port = held.getsockname()[1]
     (folder / "data").mkdir()
     # The key goes by the environment: a command line is for everyone to read.
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "RCLONE_AUTH_KEY": f'"{access},{secret}"'}
-    words = ["rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", str(folder / "data")]
+    env = {"HOME": str(folder), "RCLONE_AUTH_KEY": f'"{access},{secret}"'}
+    words = [PROGRAM, "serve", "s3", "--addr", f"127.0.0.1:{port}", str(folder / "data")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
