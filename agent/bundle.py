@@ -2,12 +2,13 @@
 
 import os
 import stat
+from contextlib import suppress
 from zlib import adler32
 
-from agent.files import READ, Opened, inside, mode, version
+from agent.files import READ, Opened, inside, mode
 from agent.grant import decode_name
 from agent.journal import dumps, head
-from agent.post import Changed, Failed, sha256
+from agent.post import Failed, sha256
 
 MAGIC = b"ustar  \0"
 
@@ -58,21 +59,18 @@ class Folder:
             self.fd = os.open(path + slash or ".", READ | os.O_DIRECTORY)
             self.path = path + slash
             self.safe = inside(self.fd, item.root)
-        try:
-            if not (self.safe and name):
-                raise OSError
-            fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=self.fd)
-        except OSError:  # it is a link, or the root itself is a file
-            with Opened(item) as opened:
-                return opened.read(), opened.found
-        try:
-            found = os.fstat(fd)
-            data = os.pread(fd, found.st_size + 1, 0)
-            if not stat.S_ISREG(found.st_mode) or version(os.fstat(fd)) != version(found):
-                raise Changed
-            return data, found
-        finally:
-            os.close(fd)
+        with suppress(OSError):  # it is a link, or no file any more
+            if self.safe and name:
+                fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=self.fd)
+                try:
+                    data = os.pread(fd, item.size + 1, 0)
+                    found = os.fstat(fd)
+                finally:
+                    os.close(fd)
+                if item[2:4] == (len(data), found.st_mtime) and stat.S_ISREG(found.st_mode):
+                    return data, found
+        with Opened(item) as opened:  # it may also have changed since the scan
+            return opened.read(), opened.found
 
 
 def header(name, size, mtime, mode, kind=b"0"):

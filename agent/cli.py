@@ -45,8 +45,10 @@ def command(argv):
     """Carry out any command but `run`. Return the exit code."""
     code = 6
     try:
-        code = obey(argv)
-        sys.stdout.flush()
+        try:
+            code = obey(argv)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough; at the exit Python would write the rest of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code

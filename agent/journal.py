@@ -16,6 +16,7 @@ the outputs prefix; a journal of another prefix is begun anew. A line is one of:
 import fcntl
 import json
 import os
+import re
 from json.encoder import encode_basestring_ascii as quote
 
 from agent.post import sha256
@@ -112,7 +113,7 @@ class Journal:
     def manifest(self, **head):
         """Yield (name, bytes) of the manifest's objects in the order to store them. `head` goes into the last."""
         self.refresh()
-        chunks, more, bundles, files, total, room = [[]], [], {}, 0, 0, SEGMENT
+        chunks, more, room = [[]], [], SEGMENT
         for line in self.files.values():
             if isinstance(line, dict):
                 entry = dict(line, parts=[part for _, part in sorted(line["parts"].items())])
@@ -121,27 +122,20 @@ class Journal:
                 if sum(part["size"] for part in entry["parts"]) != entry["size"]:
                     continue  # parts are missing
                 line = dumps(entry)
-            size, bundle = between(line, b',"size":', b","), self.bundles and between(line, b'"bundle":"', b'"')
-            if bundle:
-                bundles[bundle] = dict(self.bundles[bundle.decode()], path=bundle.decode())
-            if size:
-                files += 1
-                total += int(size)
-            room -= len(line) + 1
+            room -= len(line) + 2
             if room < 0:
                 chunks.append([])
                 room = SEGMENT - len(line)
             chunks[-1].append(line)
-        *segments, last = (b"[" + b",".join(chunk) + b"]" for chunk in chunks)
+        chunks, sizes, bundles = [b"\n" + b",\n".join(chunk) for chunk in chunks], [], set()
+        for chunk in chunks:  # no path has a quote in it that isn't escaped
+            sizes += re.findall(rb'\n.*?,"size":(\d+)', chunk)
+            bundles.update(re.findall(rb'"bundle":"([^"]*)', chunk))
+        bundles = [dict(self.bundles[name], path=name) for name in sorted(map(bytes.decode, bundles))]
+        *segments, last = (b"[%s]" % chunk for chunk in chunks)
         for number, data in enumerate(segments, 1):
             name = "manifest/%06d" % number
             more.append({"name": name, "size": len(data), "sha256": sha256(data).hexdigest()})
             yield name, data
-        head.update(version=1, files=files, bytes=total, bundles=list(bundles.values()), more=more)
+        head.update(version=1, files=len(sizes), bytes=sum(map(int, sizes)), bundles=bundles, more=more)
         yield "manifest.json", dumps(head)[:-1] + b',"entries":' + last + b"}"
-
-
-def between(line, start, end):
-    """Return what stands between two marks; nothing without the first. A mark with a quote in it is in no path."""
-    at = line.find(start) + len(start)
-    return line[at : line.find(end, at)] if at >= len(start) else b""

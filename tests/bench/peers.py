@@ -11,7 +11,6 @@ import atexit
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -114,10 +113,16 @@ def installed() -> Path:
         path.parent.mkdir(parents=True)
     archive.write_bytes(agentapp.packed(frozenset((*agentapp.FOR_BUNDLES, *agentapp.FOR_SCRIPTS))))
     text = (ROOT / "templates/agent.sh").read_text()
-    launcher.write_text(text.replace("/run/freepost-agent", str(folder / "run")))
+    text = text.replace("/run/freepost-agent", str(folder / "run")).replace("python3", system_python())
+    launcher.write_text(text)
     launcher.chmod(0o755)
     subprocess.run([launcher, "--help"], check=True, stdout=subprocess.DEVNULL)
     return launcher
+
+
+def system_python() -> str:
+    """The interpreter that a VM would run the agent on: the system's, however many others come first on the PATH."""
+    return shutil.which("python3", path="/usr/bin") or program("python3", "python3")
 
 
 def agent_bundle(upload: Upload) -> Command:
@@ -129,7 +134,7 @@ def agent_version() -> str:
     """The agent is this checkout's."""
     from agent import __version__
 
-    return f"{__version__}, Python {platform.python_version()}"
+    return f"{__version__}, {said(system_python(), '--version')}"
 
 
 def keys(upload: Upload) -> dict[str, str]:
