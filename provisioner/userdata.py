@@ -154,7 +154,8 @@ def modules(plan: Plan, task: TaskPlan) -> frozenset[str]:
         needed.update(agentapp.FOR_BUNDLES)
     texts = [*(item.content for item in spec.run.files), " ".join(spec.run.command).encode()]
     if any(b"agent" in text for text in texts) or spec.run.user == "root":
-        needed.update(agentapp.FOR_SCRIPTS if spec.run.user in {None, "root"} else agentapp.FOR_USERS)
+        reads_grant = spec.run.user in {None, "root"} or plan.provider == "local"  # where the job runs as the operator
+        needed.update(agentapp.FOR_SCRIPTS if reads_grant else agentapp.FOR_USERS)
     if any(b"--bundle" in text for text in texts):
         needed.update(agentapp.FOR_BUNDLES)
     return frozenset(needed)
