@@ -22,6 +22,7 @@ def scan(paths, base, as_name, say):
     def visit(path, name, root, above, entry=None):
         code = encode_name(name)
         try:
+            real = None
             if entry and entry.is_symlink():
                 real = os.path.realpath(path)
                 if real in above or not within(real, root) or not os.path.exists(real):
@@ -33,7 +34,7 @@ def scan(paths, base, as_name, say):
             if stat.S_ISREG(found.st_mode):
                 items[code] = Item(path, code, found.st_size, found.st_mtime, found.st_mode, root)
             elif stat.S_ISDIR(found.st_mode):
-                above += (os.path.realpath(path),)
+                above += (real or (above[-1] + "/" + entry.name if entry else os.path.realpath(path)),)
                 with os.scandir(path) as entries:
                     inside = sorted(entries, key=lambda each: each.name)
                 if not inside and name != ".":

@@ -202,6 +202,9 @@ class Sender(Wire):
         """
         whole = not isinstance(data, tuple)
         size = len(data) if whole else data[2]
+        if whole:
+            self.pace(size)
+        fixed, expires = self.fixed, self.expires  # those of a grant that is renewed while this is sent are the next's
         sha, etag = sha256(), None
         if not self.sums:
             from agent.etag import Etag
@@ -213,15 +216,13 @@ class Sender(Wire):
         form = FIELD % ("key", self.prefix + name)
         if self.sums:
             form += FIELD % ("x-amz-checksum-sha256", base64(sha.digest()))
-        form = self.fixed + form.encode() + FILE
+        form = fixed + form.encode() + FILE
         head = "POST%sContent-Type: multipart/form-data; boundary=%s\r\nContent-Length: %d\r\n\r\n"
         form = (head % (self.head, BOUNDARY, len(form) + size + len(TAIL))).encode() + form
-        if whole:
-            self.pace(size)
         small = size < 1 << 16 and whole
         status, headers, body = self.ask(form + data + TAIL) if small else self.ask(form, data, TAIL)
         if not 200 <= status < 300 or b"<Error>" in body:
-            raise refusal(status, headers, body, time.time() >= self.expires > 0)
+            raise refusal(status, headers, body, time.time() >= expires > 0)
         verified = etag.compare(headers) if etag else "sha256"
         return {"size": size, "sha256": sha.hexdigest(), "verified": verified}
 

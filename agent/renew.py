@@ -2,8 +2,9 @@
 
 Packed only into VMs whose grant has a mailbox, so that others pay no byte for it: `install` puts itself around
 `Sender.post`, through which all that is uploaded goes. A renewed grant is looked for when a third of the present one's
-time is left, and whenever the store says that it has expired. Until it comes, uploads wait; they fail, with exit code
-4, when none can come any more: after the mailbox's ``until``, the job's deadline, at which its VM powers off.
+time is left, in the midst of an upload, too, and whenever the store says that it has expired. Until it comes, uploads
+wait; they fail, with exit code 4, when none can come any more: after the mailbox's ``until``, the job's deadline, at
+which its VM powers off.
 
 A renewed grant is for the same job, task, attempt, URLs and prefixes, or it is refused. It replaces the grant file in
 one step, so that other processes, and the next boot, find it; one process at a time looks for it (``grant.json.lock``,
@@ -46,15 +47,27 @@ class Renewal:
         """Make every Sender of this process, and of those that it forks, post by the newest grant."""
         once = Sender.post
 
+        def fresh(sender):
+            if time.time() > self.look:
+                self.renew(False)
+            if sender.grant != self.grant:
+                sender.grant = grant = self.grant
+                target = grant.status if sender.prefix == grant.status.prefix else grant.outputs
+                sender.expires, sender.fixed = grant.expires, Sender(target).fixed
+
         def post(sender, name, data):
+            if not hasattr(sender, "grant"):
+                sender.grant, paced = None, sender.pace
+
+                def pace(count):  # an upload may take longer than a third of the grant's time, or wait for its turn
+                    paced(count)
+                    fresh(sender)
+
+                sender.pace = pace
             tries = 0
             while True:
-                if time.time() > self.look:
-                    self.renew(False)
-                grant, began = self.grant, time.time()
-                if getattr(sender, "grant", 0) != grant:
-                    target = grant.status if sender.prefix == grant.status.prefix else grant.outputs
-                    sender.grant, sender.expires, sender.fixed = grant, grant.expires, Sender(target).fixed
+                fresh(sender)
+                grant, began = sender.grant, time.time()
                 try:
                     return once(sender, name, data)
                 except Failed as failure:
@@ -63,16 +76,16 @@ class Renewal:
                     tries += began < grant.expires  # by our clock it was good when we began
                     if tries == TRIES:
                         raise Failed("grants are too short for it: %s" % failure, 4) from None
-                    self.park(sender, failure)
+                    self.park(sender, grant, failure)
 
         Sender.post = post
 
-    def park(self, sender, failure):
-        """Wait for a newer grant than the sender's. Raise Failed once there can be none."""
+    def park(self, sender, grant, failure):
+        """Wait for a newer grant than that which failed. Raise Failed once there can be none."""
         self.look = min(self.look, time.time() + self.pause)  # whatever our clock says
         while True:
             self.renew(True)
-            if self.grant != sender.grant:
+            if self.grant != grant:
                 return
             if self.over:
                 raise Failed("the grant has expired; %s" % self.over, self.over.exit, True)

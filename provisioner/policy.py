@@ -65,11 +65,12 @@ def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: dat
 
     A signature dies with the session that made it, whatever expiry it states.
     """
-    if credentials.expires is not None and credentials.expires < needed_until:
-        message = (
-            f"the signing credentials expire at {_clock(credentials.expires)}, "
-            f"but {what} needs them until {_clock(needed_until)}"
-        )
+    ends = credentials.expires
+    if ends is not None and ends < needed_until:
+        message = f"the signing credentials expired at {_clock(ends)}"
+        if ends >= now:
+            until = _clock(needed_until)
+            message = f"the signing credentials expire at {_clock(ends)}, but {what} needs them until {until}"
         raise Expiry(message, hint="sign in again for a longer session, use a longer-lived key, or shorten run.timeout")
     if needed_until - now > MAX_LIFETIME:
         message = (

@@ -183,18 +183,18 @@ def test_the_store_refuses_a_form_after_its_sessions_end(rgw, here):
 
 
 def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
-    """Sessions of six seconds: each renewed grant is signed by the next, and 18 seconds of uploads notice nothing."""
+    """Sessions of nine seconds: each renewed grant is signed by the next, and 24 seconds of uploads notice nothing."""
     store, _ = here
     spec = JobSpec("hello", RunSpec(("true",)), renew=3600)
-    first = session_of(rgw, 6)
+    first = session_of(rgw, 9)
     place = {"job": JOB, "bucket": store.bucket, "prefix": "p", "provider": "local", "user_data_limit": 16384}
     plan = make_plan(spec, now=now(), credentials_expire=first.expires, **place)
     grant = sign_grant(plan, plan.tasks[0], credentials=first, now=now())
-    assert grant.expires - time.time() <= 6
+    assert grant.expires - time.time() <= 9
     used = []
 
     def sign():
-        used.append(session_of(rgw, 6))
+        used.append(session_of(rgw, 9))
         return signer.Signer(used[-1], lambda _: None, now)
 
     record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.ends)
@@ -209,7 +209,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
     operator = threading.Thread(target=watch)
     operator.start()
     (tmp_path / "in").mkdir()
-    for number in range(36):
+    for number in range(48):
         (tmp_path / "in" / str(number)).write_bytes(bytes([number]) * 10_000)
     words = ["--base", tmp_path, "--limit-rate", "20K"]
     try:
@@ -221,7 +221,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
     assert not failures
     assert len(used) >= 3
     assert len({each.access_key for each in used}) == len(used)
-    assert len(store.list(grant.outputs.prefix)) == 36
+    assert len(store.list(grant.outputs.prefix)) == 48
 
 
 def test_a_session_shorter_than_the_job_is_refused_before_anything_is_asked(here, rgw):
