@@ -44,7 +44,7 @@ def test_a_third_partys_provider_does_a_job(installed, store, bucket, tmp_path):
             name: plugin
             store: {{url: "s3://{bucket}/p", endpoint_url: "{store.endpoint_url}", region: {store.region}}}
             vm: {{provider: nice, niceness: 7}}
-            run: {{command: "ps -o ni= -p $$ > niceness"}}
+            run: {{command: "ps -o ni= -p $PPID > niceness"}}  # the agent's: a job is at 19 whatever its agent is at
             outputs: [niceness]
             revoke: never  # to find out that SeaweedFS can't takes 25 s; tests/contract holds that
         """)
