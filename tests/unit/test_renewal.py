@@ -24,6 +24,7 @@ from provisioner.record import JobRecord
 from provisioner.spec import JobSpec, RunSpec, SignerSpec, parse
 from provisioner.watch import TaskStatus
 from tests.faults.kit import gather, real_grant, run_agent, write_grant
+from tests.guests import wait_until
 from tests.interpreters import AGENT_PYTHONS
 
 SCRIPT = """#!/bin/sh
@@ -157,8 +158,13 @@ def test_uploads_wait_for_a_late_renewal(mailbox, s3, bucket, tmp_path):
 
     Inputs that it adds are none.
     """
-    first = mailbox.grant(1, 2)
-    late = threading.Timer(5, lambda: mailbox.put(1, mailbox.grant(2, 60, inputs=[INPUT])))
+    first, waits = mailbox.grant(1, 2, until=60), tmp_path / "grant.json.lock"
+
+    def renew_late():
+        wait_until(lambda: waits.exists() and waits.stat().st_size, 30)
+        mailbox.put(1, mailbox.grant(2, 60, inputs=[INPUT]))
+
+    late = threading.Thread(target=renew_late)
     late.start()
     said = mailbox.push(first, check=0)
     late.join()
