@@ -6,8 +6,8 @@ use for.
 
 from __future__ import annotations
 
+import bz2
 import io
-import lzma
 import tarfile
 from functools import lru_cache
 
@@ -25,7 +25,7 @@ FIRST = {
     "spot": BEFORE.format("spot", "attach"),
     "renew": "from agent.renew import start\nstart()\n",  # whatever the command
 }
-ALWAYS = ("__init__", "post", "grant", "journal", "command", "task", "push", "files")  # in this order 30 bytes less
+ALWAYS = ("__init__", "command", "files", "grant", "journal", "post", "push", "task")
 # What else rides along, and when.
 FOR_BUNDLES = ("bundle",)
 FOR_GROUPS = ("group", "imds")
@@ -59,7 +59,8 @@ def agent_tar(extra: frozenset[str] = frozenset()) -> bytes:
 
 @lru_cache(maxsize=8)
 def packed(extra: frozenset[str] = frozenset()) -> bytes:
-    """Return the tar compressed with LZMA, which the launcher in the VM undoes: 5 % less than gzip's best."""
-    # No dictionary is larger than the app, and Python source is text: lc 3 with no position bits does best.
-    filters = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 16, "lc": 3, "pb": 0}]
-    return lzma.compress(agent_tar(extra), format=lzma.FORMAT_ALONE, filters=filters)
+    """Return the tar compressed with bzip2, the best of what every Python has; the launcher in the VM undoes it.
+
+    Of 41 KB of tar it makes 10,029 bytes where LZMA, at its best settings, makes 10,317 and deflate 10,947.
+    """
+    return bz2.compress(agent_tar(extra))

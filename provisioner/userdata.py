@@ -26,7 +26,7 @@ from provisioner.resources import templates
 RUN_DIR = "/run/freepost"
 GRANT_PATH = f"{RUN_DIR}/grant.json"
 TASK_PATH = f"{RUN_DIR}/task.json"
-AGENT_PATH = "/usr/local/lib/freepost/agent.tar.lzma"
+AGENT_PATH = "/usr/local/lib/freepost/agent.tar.bz2"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"

@@ -7,7 +7,7 @@ p=${p#\#!}
 p=${p:-python3}
 a=/run/freepost-agent
 [ -e $a ] || {
-  $p -EsSWi -m tarfile -e "${0%/bin/agent}/lib/freepost/agent.tar.lzma" $a.$$
+  $p -EsSWi -m tarfile -e "${0%/bin/agent}/lib/freepost/agent.tar.bz2" $a.$$
   mv -T $a.$$ $a
 }
 exec $p -EsS $a/__main__.py "$@"

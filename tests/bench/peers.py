@@ -108,7 +108,7 @@ def installed() -> Path:
     """Install the agent as a VM has it, packed and with its launcher, let it unpack itself, and return the launcher."""
     folder = Path(tempfile.mkdtemp(prefix="freepost-bench-"))
     atexit.register(shutil.rmtree, folder)
-    archive, launcher = folder / "lib/freepost/agent.tar.lzma", folder / "bin/agent"
+    archive, launcher = folder / "lib/freepost/agent.tar.bz2", folder / "bin/agent"
     for path in (archive, launcher):
         path.parent.mkdir(parents=True)
     archive.write_bytes(agentapp.packed(frozenset((*agentapp.FOR_BUNDLES, *agentapp.FOR_SCRIPTS))))
