@@ -1,6 +1,7 @@
 """The Pythons that the agent must run on, as far as this machine has them.
 
-A test takes `python` from `AGENT_PYTHONS`: each version that is missing is a test skipped with that reason.
+A test takes `python` from `AGENT_PYTHONS`: each version that is missing is a test skipped with that reason. The oldest
+and the newest are in the default tests, those in between among `-m e2e`.
 `nox -s agent-3.6` (FREEPOST_AGENT_PYTHON=3.6) runs those of one version, and there a missing one fails.
 """
 
@@ -44,7 +45,8 @@ def find(version):
 def _param(version):
     if find(version) is None and not ONLY:
         return pytest.param(None, id=version, marks=pytest.mark.skip(reason=f"NOT RUN on Python {version}: none found"))
-    return pytest.param(find(version), id=version)
+    between = version not in (VERSIONS[0], VERSIONS[-1]) and not ONLY
+    return pytest.param(find(version), id=version, marks=[pytest.mark.e2e] * between)
 
 
 AGENT_PYTHONS = [_param(version) for version in ([ONLY] if ONLY else VERSIONS)]

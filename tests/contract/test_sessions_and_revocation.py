@@ -182,6 +182,7 @@ def test_the_store_refuses_a_form_after_its_sessions_end(rgw, here):
     assert [item.key for item in store.list("")] == ["p/before"]
 
 
+@pytest.mark.e2e
 def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
     """Sessions of nine seconds: each renewed grant is signed by the next, and 24 seconds of uploads notice nothing."""
     store, _ = here

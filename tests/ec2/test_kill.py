@@ -73,6 +73,7 @@ def check(ec2, s3, bucket, document):
     assert not [key for key in keys if "/launch/" in key or "/.launching/" in key]
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_killed_and_run_again(document, cloud, ec2, s3, store, bucket, tmp_path):
     """Sixteen tasks, killed at two random points: sixteen VMs, even where client tokens are not honoured."""

@@ -28,6 +28,7 @@ def installed(tmp_path_factory):
     return target
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_a_third_partys_provider_does_a_job(installed, store, bucket, tmp_path):
     """Found by its entry point alone, it checks its own options, runs a job, and its results come home."""

@@ -62,6 +62,7 @@ def scripts(wheel, tmp_path_factory):
     return folder / "bin"
 
 
+@pytest.mark.e2e
 def test_scripts_answer_from_an_empty_folder(scripts, tmp_path):
     """`provision --help` and `agent --help` work where there is no checkout."""
     assert "launch" in run(scripts / "provision", "--help", cwd=tmp_path)

@@ -182,6 +182,7 @@ def test_the_packed_agent_heeds_the_notice(cloud, vm, tmp_path, python):
     assert vm.told()["interrupted"]["upload"]["files"] == 1
 
 
+@pytest.mark.e2e
 def test_a_job_that_does_not_listen_is_ended_at_half_the_time(cloud, vm):
     """A grace longer than the time there is doesn't cost the outputs: SIGKILL comes when half of the time is over."""
     vm.run(cloud.host, "echo 1 > out1; trap '' TERM; while :; do sleep 0.1; done", grace=600)
@@ -195,6 +196,7 @@ def test_a_job_that_does_not_listen_is_ended_at_half_the_time(cloud, vm):
     assert vm.read(vm.grant.outputs.prefix + "out1") == b"1\n"
 
 
+@pytest.mark.e2e
 def test_uploads_that_take_longer_make_room_for_the_last_word(cloud, vm):
     """When the store is too slow for the outputs, manifest and `interrupted` are posted in the time kept for them."""
     with slow(vm.grant, "/out/", 60) as (vm.grant, _):

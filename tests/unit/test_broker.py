@@ -65,6 +65,7 @@ def test_small_files_and_their_manifest(serve, token, s3, bucket, tmp_path, pyth
     assert sorted(path.name for path in tmp_path.glob("token*")) == ["token", "token.journal"]
 
 
+@pytest.mark.e2e
 def test_a_large_file_outlives_many_grants(serve, token, s3, bucket, tmp_path):
     """A push of 14 seconds in parts, by grants of nine: each is renewed in time, and nothing is said of it."""
     service, folder = serve("--longest", "9s"), files(tmp_path, 1, 56 << 20)
@@ -77,6 +78,7 @@ def test_a_large_file_outlives_many_grants(serve, token, s3, bucket, tmp_path):
     assert "expired" not in done.stderr.decode()
 
 
+@pytest.mark.e2e
 def test_an_object_that_takes_longer_than_a_grant_lives_fails(serve, token, tmp_path):
     """It is tried three times, never for ever; the sentence says what is wrong, and small files are stored."""
     service, folder = serve("--longest", "2s"), files(tmp_path, 1, 10_000_000)
@@ -102,6 +104,7 @@ def test_a_killed_push_is_resumed(serve, token, s3, bucket, tmp_path):
     assert len(stored(s3, bucket)) == 40
 
 
+@pytest.mark.e2e
 def test_a_token_revoked_midway_ends_the_push_when_its_grant_does(serve, mint, token, tmp_path):
     """The grant that was given lives on, no other is given: exit 3, the service's sentence, and what is stored."""
     service, folder = serve("--longest", "4s"), files(tmp_path, 100, 20_000)
@@ -118,6 +121,7 @@ def test_a_token_revoked_midway_ends_the_push_when_its_grant_does(serve, mint, t
     assert "stored before: in/" in said
 
 
+@pytest.mark.e2e
 def test_too_many_requests_are_waited_out(serve, token, tmp_path):
     """429 with Retry-After: the agent comes back then, and succeeds."""
     service, folder = serve("--rate", "1", "--burst", "2"), files(tmp_path, 1, 10)

@@ -82,6 +82,7 @@ def runs_by_short_policies(provision, opened, state_folder, tmp_path, policy_sec
     assert not opened.list(f"p/{job}/mail/")  # tidied up
 
 
+@pytest.mark.e2e
 def test_a_job_outlives_its_policies(provision, opened, state_folder, tmp_path):
     """A job of 16 seconds by policies of 5: outputs, log, checkpoints and the job's own pushes, and not one error."""
     runs_by_short_policies(provision, opened, state_folder, tmp_path, "5s", 16)
@@ -94,6 +95,7 @@ def test_two_minutes_by_policies_of_twenty_seconds(provision, opened, state_fold
     runs_by_short_policies(provision, opened, state_folder, tmp_path, "20s", 120)
 
 
+@pytest.mark.e2e
 def test_a_job_that_nobody_renews_tells_what_it_could_not_store(provision, state_folder, opened, tmp_path):
     """Its outputs wait until the deadline; then the console has the reason and each file, and the job is lost."""
     job = tmp_path / "job.yaml"
@@ -153,6 +155,7 @@ def mailbox(s3, bucket, tmp_path):
     return Mailbox(s3, bucket, tmp_path)
 
 
+@pytest.mark.e2e
 def test_uploads_wait_for_a_late_renewal(mailbox, s3, bucket, tmp_path):
     """The grant ends midway: uploads are parked, which is said once, until a renewed one comes and replaces the file.
 
