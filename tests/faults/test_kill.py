@@ -132,3 +132,27 @@ def test_an_interrupt_leaves_the_journal_whole(tmp_path, number):
         assert subprocess.run(argv, env=env, stderr=subprocess.PIPE, check=False).returncode == 0
         assert not {key.removeprefix("job/out/0/1/") for key in store.posts} & before
         assert gather(store.objects.__getitem__, fake_grant(store.url))[0] == tree_of(tree)
+
+
+def test_a_stream_that_is_given_again_sends_only_what_is_missing(tmp_path):
+    """A killed push of standard input, run again on the same input, sends no part that was journaled, and it arrives."""
+    data = random.Random(7).randbytes(70 << 20)
+    with broken_store() as store:
+        grant = fake_grant(store.url)
+        path = write_grant(tmp_path, grant)
+        argv = [sys.executable, "-m", "agent", "push", "--grant", path, "-", "--as", "all.tar"]
+        env = dict(os.environ, PYTHONPATH=str(ROOT))
+        push = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        push.stdin.write(data[: 40 << 20])  # and never the end
+        while len(store.posts) < 2:
+            assert push.poll() is None
+            time.sleep(0.01)
+        journal = tmp_path / "grant.json.journal"
+        while len(before := journaled(journal)) < 2:
+            time.sleep(0.01)
+        push.kill()
+        push.communicate()
+        store.posts.clear()
+        subprocess.run(argv, env=env, input=data, stderr=subprocess.DEVNULL, check=True)
+        assert not {key.removeprefix(grant.outputs.prefix) for key in store.posts} & before
+        assert gather(store.objects.__getitem__, grant)[0] == {b"all.tar": data}
