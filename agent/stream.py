@@ -1,6 +1,6 @@
 """Streams: standard input of unknown length, stored as the parts of one file while it is still being written.
 
-A stream that was cut off begins anew, for nobody can read it twice; but parts that come out as before are not sent again.
+A stream that was cut off begins anew, for nobody can read it twice; parts that come out as before are not sent again.
 """
 
 import json

@@ -135,7 +135,7 @@ def test_an_interrupt_leaves_the_journal_whole(tmp_path, number):
 
 
 def test_a_stream_that_is_given_again_sends_only_what_is_missing(tmp_path):
-    """A killed push of standard input, run again on the same input, sends no part that was journaled, and it arrives."""
+    """A killed push of standard input, run again on the same, sends no part that was journaled, and it arrives."""
     data = random.Random(7).randbytes(70 << 20)
     with broken_store() as store:
         grant = fake_grant(store.url)
