@@ -34,8 +34,9 @@ FOR_INPUTS = ("pull",)
 FOR_PUTS = ("slots",)  # stores that take no forms
 FOR_APART = ("apart",)  # grants that lie in the bucket
 FOR_RENEWAL = ("renew",)
+FOR_TLS = ("proxy",)  # what else TLS may go through
 FOR_USERS = ("cli", "door", "knock", "stream")  # those that run as a user, who can't read the grant
-FOR_SCRIPTS = ("cli", "direct", "etag", "hurry", "proxy", "stream")  # jobs that call `agent` themselves
+FOR_SCRIPTS = ("cli", "direct", "etag", "hurry", "stream")  # jobs that call `agent` themselves
 
 
 @lru_cache(maxsize=8)

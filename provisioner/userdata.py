@@ -138,6 +138,8 @@ def modules(plan: Plan, task: TaskPlan) -> frozenset[str]:
     """The parts of the agent that this job needs beyond running and pushing outputs: the others stay at home."""
     spec = plan.spec
     needed: set[str] = set()
+    if plan.bucket.url.startswith("https:"):
+        needed.update(agentapp.FOR_TLS)
     if plan.pulled:
         needed.update(agentapp.FOR_INPUTS)
     if plan.by_put:

@@ -20,7 +20,7 @@ from tests.faults.kit import gather, reader, real_grant, write_grant
 from tests.interpreters import AGENT_PYTHONS
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = (agentapp.FOR_BUNDLES, agentapp.FOR_INPUTS, agentapp.FOR_SCRIPTS, agentapp.FOR_USERS)
+EXTRAS = (agentapp.FOR_BUNDLES, agentapp.FOR_INPUTS, agentapp.FOR_SCRIPTS, agentapp.FOR_TLS, agentapp.FOR_USERS)
 EVERY = frozenset(itertools.chain(*EXTRAS))
 MODULES = sorted(name for name in agent_sources() if name != "agent/__main__.py")
 

@@ -133,11 +133,13 @@ def test_the_dead_man_timer(passed, seconds, tmp_path):
 
 
 def test_modules_ride_along_by_need():
-    """A job that bundles, pulls or calls the agent gets the modules for it, and no other job does."""
-    plain = planned(JobSpec("x", RunSpec(("true",))))
+    """A job that bundles, pulls, calls the agent or has a store behind TLS gets the modules for it, no other does."""
+    secure = planned(JobSpec("x", RunSpec(("true",))))
+    plain = dataclasses.replace(secure, bucket=dataclasses.replace(BUCKET, url="http://127.0.0.1:9000/results/"))
     bundles = planned(JobSpec("x", RunSpec(("true",)), outputs=(OutputSpec("*", bundle=True),)))
     scripts = planned(JobSpec("x", RunSpec(("sh", "-c", "agent push x"))))
     assert userdata.modules(plain, plain.tasks[0]) == set()
+    assert userdata.modules(secure, secure.tasks[0]) == {"proxy"}
     assert "bundle" in userdata.modules(bundles, bundles.tasks[0])
     assert {"cli", "stream"} <= userdata.modules(scripts, scripts.tasks[0])
 
