@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import re
 import shutil
 import signal
 import sys
@@ -54,7 +54,9 @@ def place(asked: Path | None, wanted: Sequence[Work]) -> Path:
     """Where to put files and stores: memory when it holds the largest work, a store's copy and as much again."""
     need = 3 * max((work.bytes for work in wanted if not work.sparse), default=0) + GIB
     if asked is None and MEMORY.is_dir():
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # The kernel's estimate: pages that are merely cached would not count as free.
+        told = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        available = int(told[1]) << 10 if told else 0
         if min(available, shutil.disk_usage(MEMORY).free) > need:
             return MEMORY
     return asked or Path(tempfile.gettempdir())
