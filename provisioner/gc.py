@@ -49,7 +49,7 @@ class Finder:
             Rubbish(place, item.kind, item.id, item.job, why, item)
             for place, cloud in self.clouds.items()
             for item in cloud.leftovers()
-            if (why := over.get(item.job) or self._expired(item.expires))
+            if (why := self._why(item, over.get(item.job, "")))
         ]
         return [*found, *self._marks(records, over), *self._orders(over), *self._mail(over)]
 
@@ -60,6 +60,11 @@ class Finder:
         if not record.launched:
             return ""
         return "every task of its job is over" if all(item.over for item in watch.status(self.store, record)) else ""
+
+    def _why(self, item: Leftover, over: str) -> str:
+        """Why something can go. Of a launch that still goes on, the record learns the end last: a VM's tag knows it."""
+        own = self._expired(item.expires)
+        return own if item.expires is not None and over.startswith("expired") else over or own
 
     def _expired(self, expires: datetime | None) -> str:
         return f"expired at {iso(expires)}" if expires is not None and expires <= self.now else ""
