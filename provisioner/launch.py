@@ -264,7 +264,8 @@ class Launcher:
         found = [parse_status(root, entry.key) for entry in self.store.list(root)]
         lived = {(key.task, key.attempt) for key in found if key and key.name != "launched"}
         states = self.provider.state(resumed) if resumed else {}
-        gone = {(item.task, item.attempt) for item in resumed if states[item.id].phase is Phase.GONE}
+        ended = {name for name, state in states.items() if state.phase is Phase.GONE and state.known}
+        gone = {(item.task, item.attempt) for item in resumed if item.id in ended}
         return {
             task: attempt + ((task, attempt) in gone)
             for task, attempt in wanted.items()

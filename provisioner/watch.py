@@ -19,6 +19,7 @@ from provisioner.record import JobRecord
 from provisioner.store import Entry, Store
 
 LOST_AFTER = timedelta(seconds=20)  # a VM that is gone may have posted its last event just before
+LISTED_AFTER = timedelta(minutes=5)  # a provider knows every VM that it has started
 POLL_SECONDS = (0.5, 10.0)  # between two looks: at first, and at most
 AGAIN = (
     timedelta(seconds=30),
@@ -131,12 +132,13 @@ class Watcher:
             if now >= _expiry(more.record, item, recorded=each in have) + LOST_AFTER
         }
         for item in instances:
-            if states[item.id].phase is not Phase.GONE:
+            state, last = states[item.id], open_tasks[item.task, item.attempt].time
+            if state.phase is not Phase.GONE or not (state.known or last is None or now - last >= LISTED_AFTER):
                 gone.pop(item.id, None)
             elif item.id not in gone:
                 gone[item.id] = now
             elif now - gone[item.id] >= patience:
-                lost[item.task, item.attempt] = states[item.id].reason
+                lost[item.task, item.attempt] = state.reason
         without = {each for each in more.without_vm if open_tasks[each].event in (LAUNCHED, WAITING)}
         for each in without:
             since = gone.setdefault("/".join(map(str, each)), min(now, open_tasks[each].time or now))

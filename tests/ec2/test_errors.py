@@ -13,6 +13,7 @@ from provisioner import errors
 from provisioner.providers.base import Instance, Leftover, Order
 from provisioner.providers.ec2 import requests
 from provisioner.providers.ec2.answers import classify
+from provisioner.retry import retried
 from tests.ec2.conftest import KEYS, REGION, provider, tags
 from tests.ec2.gateway import Fault, Gateway
 
@@ -170,6 +171,20 @@ def test_a_vm_that_can_not_be_tagged_is_not_lost(case, caplog, code, status, kin
     assert sorted(item.task for item in case.provider.launch(order)) == ["0", "1"]
     assert case.cloud.calls["RunInstances"] == 1
     assert sorted(tags(found)[requests.TASK] for found in case.alive()) == ["0", "1"]
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_vm_too_young_to_be_tagged_is_tagged_later(case, caplog, times):
+    """EC2 has made it and doesn't know it yet: tried again, and after some tries done without."""
+    order = case.order(("0", "1"))
+    unknown = Fault("InvalidInstanceID.NotFound", "The instance ID 'i-0' does not exist")
+    case.cloud.inject("CreateTags", *[unknown] * times)
+    started = retried(case.provider, sleep=lambda _: None).launch(order)
+    assert sorted(item.task for item in started) == ["0", "1"]
+    assert ("not its task's own" in caplog.text) is (times == 4)
+    tagged = {tags(found).get(requests.TASK) for found in case.alive()}
+    assert tagged == ({"0", "1"} if times == 1 else {None, "1"})
+    assert case.cloud.calls["RunInstances"] == 1
 
 
 @pytest.mark.parametrize(("code", "status", "kind"), KINDS)
