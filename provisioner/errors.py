@@ -81,6 +81,12 @@ class Unreachable(FreepostError):
     exit_code = 7
 
 
+class Stopped(FreepostError):
+    """Somebody wants it to end: what waited for its turn was not sent, and isn't tried again."""
+
+    exit_code = 130
+
+
 class Throttled(Unreachable):
     """The service wants fewer requests; the same one works later."""
 

@@ -31,6 +31,7 @@ from provisioner.errors import (
     NoCapacity,
     NotFound,
     OverQuota,
+    Stopped,
     Throttled,
     Unreachable,
 )
@@ -53,6 +54,7 @@ class Entry:
     order: Order
     created: datetime
     instances: tuple[Instance, ...] = ()
+    choice: str = ""
 
 
 class Served(NamedTuple):
@@ -122,7 +124,7 @@ class Journal:
             raw.get("options", {}),
         )
         instances = tuple(Instance(**item) for item in raw.get("instances", ()))
-        return Entry(key, order, from_seconds(instant(raw["created"])), instances)
+        return Entry(key, order, from_seconds(instant(raw["created"])), instances, raw.get("choice", ""))
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Desk:
             except NoCapacity as error:
                 self.full[choice.name] = error
                 self.journal.drop([token])
-            except Unreachable:
+            except (Unreachable, Stopped):  # it may have been sent
                 raise
             except FreepostError:
                 self.journal.drop([token])
@@ -189,6 +191,7 @@ class Desk:
         except (NoCapacity, Conflict):
             found = ()
         if found:
+            found = [dataclasses.replace(item, place=entry.choice) for item in found]
             self.journal.settle(order, found, now)
         else:
             self.journal.drop([order.token])

@@ -1,7 +1,8 @@
 """A real HTTP server in front of moto's: counts EC2's calls, injects errors in EC2's own shape, keeps client tokens.
 
-moto ignores ClientToken. With `tokens` the gateway does for each call that starts or prepares a VM what AWS documents
-("Ensuring idempotency in Amazon EC2 API requests"): the same token and parameters answer as before, and with others it is an IdempotentParameterMismatch.
+moto ignores ClientToken. With `tokens` the gateway does, for each call that starts or prepares a VM, what AWS documents
+("Ensuring idempotency in Amazon EC2 API requests"): the same token and parameters answer as before, and with others it
+is an IdempotentParameterMismatch.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ import os
 import secrets
 from datetime import datetime, timedelta, timezone
 
+import botocore.exceptions as boto_errors
 import pytest
 
 from provisioner import errors
 from provisioner.providers.base import Instance, Leftover, Order
 from provisioner.providers.ec2 import requests
-from provisioner.providers.ec2.answers import classify
+from provisioner.providers.ec2.answers import classify, translate
 from provisioner.retry import retried
 from tests.ec2.conftest import KEYS, REGION, provider, tags
 from tests.ec2.gateway import Fault, Gateway
@@ -38,6 +39,8 @@ MORE_KINDS = [
     ("InvalidAMIID.NotFound", 400, errors.BadInput),
     ("IdempotentInstanceTerminated", 400, errors.Conflict),
     ("InvalidInstanceID.NotFound", 400, errors.NotFound),
+    ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", 403, errors.Refused),
+    ("ReservationCapacityExceeded", 400, errors.NoCapacity),
 ]
 # The same of SSM, Service Quotas and STS, which have codes of their own.
 OTHER_KINDS = [
@@ -154,6 +157,24 @@ def test_a_code_has_its_class(code, status, kind):
     found = classify(code, "no", "RunInstances", status)
     assert type(found) is kind
     assert str(code or status) in found.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        boto_errors.UnauthorizedSSOTokenError(),
+        boto_errors.SSOTokenLoadError(error_msg="none"),
+        boto_errors.TokenRetrievalError(provider="sso", error_msg="none"),
+        boto_errors.CredentialRetrievalError(provider="process", error_msg="none"),
+        boto_errors.NoCredentialsError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_session_that_gives_no_credentials_is_said(error):
+    """What botocore raises where it finds none: no network error to be tried again, but exit code 3 and a hint."""
+    found = translate(error, "RunInstances")
+    assert type(found) is errors.NoCredentials
+    assert found.hint
 
 
 @pytest.mark.parametrize(("code", "status", "kind"), KINDS)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
+import itertools
 import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from provisioner import cli
+from provisioner import record as records
 from provisioner.keys import JobKeys
 from provisioner.plan import iso
 from provisioner.providers.ec2 import requests
@@ -197,6 +200,34 @@ def test_gc_finds_what_expired_whoever_launched_it(provision, cloud, bucket, sto
     assert sorted(each["kind"] for each in found) == ["template", "vm"]
     assert sorted(each["State"]["Name"] for each in instances(ec2)) == ["running", "terminated"]
     assert [each["LaunchTemplateName"] for each in ec2.describe_launch_templates()["LaunchTemplates"]] == ["t1"]
+
+
+def test_gc_goes_on_when_a_cloud_fails(provision, bench, document, parse, cloud, bucket, store, ec2):
+    """What can't be looked through, or isn't installed, is told with exit code 6; the others are cleared."""
+    one = bench(document)
+    record = one.launcher.launch(parse(document))
+    one.store.put(JobKeys("p", record.job).event("0", 1, "succeeded"), b"{}")
+    where = ["--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url]
+    bad = ["ec2,region=eu-west-1,endpoint_url=http://127.0.0.1:1", "nosuch"]
+    code, out, err = provision("gc", "--yes", *where, *itertools.chain(*(("--provider", each) for each in bad)))
+    assert code == 6, err
+    assert record.instances[0].id in out
+    assert {each["State"]["Name"] for each in instances(ec2)} == {"terminated"}
+    assert "2 clouds could not be looked through or cleared: " in err
+    assert "ec2 eu-west-1 http://127.0.0.1:1: EC2 can't be reached" in err
+    assert "nosuch: " in err
+    assert "Traceback" not in err
+
+
+def test_gc_leaves_the_vms_of_a_launch_that_goes_on(provision, bench, document, parse, bucket, store, ec2):
+    """While thousands are launched the record has the first ones' expiry: a VM's own tag says when it may go."""
+    one = bench(document)
+    record = one.launcher.launch(parse(document))
+    past = datetime.now(timezone.utc) - timedelta(hours=1)
+    key = f"p/{record.job}/job.json"
+    one.store.put(key, records.dump(dataclasses.replace(record, expires=past)))
+    assert gc(provision, bucket, store, "--yes") == []
+    assert {each["State"]["Name"] for each in instances(ec2)} == {"running"}
 
 
 def test_gc_removes_the_marks_and_orders_of_a_launch_that_nobody_ended(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from provisioner.errors import Unreachable
+from provisioner.errors import Stopped
 from provisioner.providers.ec2.rate import Bucket, Limits
+from provisioner.retry import retried
 from tests.ec2.conftest import Time
 
 
@@ -61,14 +62,14 @@ def test_an_unknown_cloud_is_not_held_back_until_it_throttles():
 
 
 def test_whoever_waits_gives_up_when_told():
-    """An interrupted launch doesn't sit out EC2's limits."""
+    """An interrupted launch doesn't sit out EC2's limits, and nobody tries again for it."""
     limits = Limits(bounded=True)
     limits.stop()
     full = limits.of("run_instances")
     for _ in range(5):
         full.take()
-    with pytest.raises(Unreachable, match="before the request was sent"):
-        full.take()
+    with pytest.raises(Stopped, match="before the request was sent"):
+        retried(full, sleep=pytest.fail).take()
 
 
 def test_calls_share_the_buckets_that_ec2_has():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import signal
+import threading
 from collections import deque
 from datetime import timedelta
 
@@ -16,6 +19,7 @@ from provisioner.launch import Launcher
 from provisioner.plan import from_seconds
 from provisioner.policy import Credentials
 from provisioner.providers.ec2 import requests
+from provisioner.providers.ec2.rate import Limits
 from provisioner.watch import LOST_AFTER, Watcher
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
@@ -246,3 +250,41 @@ def test_an_attempt_that_was_recorded_is_not_ordered_again(bench, document, pars
     record = bench(document).launcher.launch(parse(document))
     assert sorted((item.task, item.attempt) for item in record.instances) == [("0", 2), ("1", 1)]
     assert len(instances(ec2)) == 2
+
+
+def test_a_retry_goes_elsewhere_than_a_launch_that_was_cut_off(bench, document, parse, cloud):
+    """A VM that was found by the journal has its choice on record, so that its retry begins with another."""
+    document["vm"].update(zones=["eu-west-1a", "eu-west-1b"], market="spot")
+    cloud.inject("RunInstances", Fault(lost=True), *[Fault("InternalError", status=500)] * 4)
+    cloud.inject("DescribeInstances", *[Fault("InternalError", status=500)] * 10)
+    with pytest.raises(errors.Unreachable, match="started none"):
+        bench(document).launcher.launch(parse(document))
+    cloud.faults.clear()
+    one = bench(document)
+    record = one.launcher.launch(parse(document))
+    assert [item.place for item in record.instances] == ["t3.small in eu-west-1a, spot"]
+    post(one, record, 1, "interrupted")
+    assert one.launcher.retry(record, ["0"]).instances[-1].place == "t3.small in eu-west-1b, spot"
+
+
+def test_an_interrupted_launch_goes_on(bench, document, parse, cloud, ec2):
+    """Ctrl-C while orders wait for their turn ends them at once and untold; the next launch makes what is missing."""
+    document.update(array=12, isolation="task")
+    one = bench(document)
+    one.plain._api.limits = Limits(bounded=True)
+    send, begun = one.plain.launch, itertools.count(1)
+
+    def counted(order):
+        if next(begun) == 12:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return send(order)
+
+    one.plain.launch = counted
+    with pytest.raises(KeyboardInterrupt):
+        one.launcher.launch(parse(document))
+    assert cloud.calls["RunInstances"] < 12
+    record = bench(document).launcher.launch(parse(document))
+    assert record.launched
+    assert sorted(tags(found)[requests.TASK] for found in instances(ec2)) == sorted(map(str, range(12)))
+    assert {item.id for item in record.instances} == {found["InstanceId"] for found in instances(ec2)}
+    assert not [entry.key for entry in one.store.list("p/") if "/launch/" in entry.key]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from agent.grant import instant
-from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Unreachable
+from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Stopped, Unreachable
 from provisioner.plan import from_seconds
 from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
 from provisioner.providers.ec2 import checks, choices, requests
@@ -94,6 +94,8 @@ class Ec2Provider:
         """The VMs of an order that was sent. While they can't be looked for, nobody knows what became of it."""
         try:
             return self.find(order)
+        except Stopped:
+            raise
         except FreepostError as error:
             message = f"an order was sent and its VMs can't be looked for: {error.message}"
             raise Unreachable(message, hint=error.hint) from error
