@@ -81,12 +81,6 @@ class Unreachable(FreepostError):
     exit_code = 7
 
 
-class Stopped(FreepostError):
-    """Somebody wants it to end: what waited for its turn was not sent, and isn't tried again."""
-
-    exit_code = 130
-
-
 class Throttled(Unreachable):
     """The service wants fewer requests; the same one works later."""
 
@@ -107,3 +101,9 @@ class MissingDependency(FreepostError):
     """An extra, a program or a privilege that this command needs is not there."""
 
     exit_code = 10
+
+
+class Stopped(FreepostError):
+    """Interrupted (Ctrl-C). What waited for its turn was not sent, and isn't tried again."""
+
+    exit_code = 130
