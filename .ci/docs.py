@@ -58,7 +58,7 @@ def exit_codes() -> str:
     """Return the exit codes as a table, from the errors' own docstrings."""
     rows = ["| code | meaning |", "| --- | --- |", "| 0 | All is well. |"]
     rows += [f"| {error.exit_code} | {_sentence(error.__doc__)} |" for error in errors.FreepostError.__subclasses__()]
-    return "\n".join([*rows, "| 130 | Interrupted (Ctrl-C). |"])
+    return "\n".join(rows)
 
 
 def job_keys() -> str:

@@ -114,12 +114,13 @@ def _follow(output: Output, job: str, store: str | None, endpoint_url: str | Non
 @app.command()
 def logs(job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """Print what the tasks printed, as far as it was uploaded; what the VM's console said where there is none."""
-    from provisioner import session, watch
+    from provisioner import logs as printed
+    from provisioner import session
 
     output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
-    for piece in watch.logs(opened.store, using, record, task):
+    for piece in printed.logs(opened.store, using, record, task):
         output.raw(piece)
 
 
@@ -173,8 +174,11 @@ def retry(
     output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
-    again = watch.to_retry(session.watcher(opened, using, output.event), record, task)
-    record = session.launcher(opened, using, output.event).retry(record, again)
+    launcher, known = session.launcher(opened, using, output.event), record
+    record = launcher.recover(record)
+    again = watch.to_retry(session.watcher(opened, using, output.event), record, task, required=record is known)
+    if again:
+        record = launcher.retry(record, again)
     duty = renew.duty(record)
     if duty is not None:
         output.event(duty)

@@ -105,7 +105,8 @@ def gc(
     records, faults = finding.read_records(opened.store)
     for fault in faults:
         output.event(Event("unreadable", f"skipped: {fault}", {"text": fault}))
-    finder = finding.Finder(opened.store, _clouds(opened, records, provider or []), session.clock())
+    failed: dict[str, FreepostError] = {}
+    finder = finding.Finder(opened.store, _clouds(opened, records, provider or [], failed), session.clock(), failed)
     found = finder.find(records)
     rows = [{key: value for key, value in asdict(each).items() if key != "leftover"} for each in found]
     if yes:
@@ -114,10 +115,21 @@ def gc(
     if found:
         text = f"{len(found)} removed" if yes else f"{len(found)} can go; --yes removes them"
         output.event(Event("gc", text, {"count": len(found), "removed": yes}))
+    if failed:
+        faults = [f"{label}: {error.message}" for label, error in failed.items()]
+        raise Incomplete(
+            f"{len(failed)} clouds could not be looked through or cleared: {'; '.join(faults)}",
+            hint=next((error.hint for error in failed.values() if error.hint), "run the same command again"),
+        )
 
 
-def _clouds(opened: Opened, records: dict[str, JobRecord], more: list[str]) -> dict[str, Cloud]:
-    """Every cloud that a job of the store was launched on, and those that the operator names."""
+def _clouds(
+    opened: Opened, records: dict[str, JobRecord], more: list[str], failed: dict[str, FreepostError]
+) -> dict[str, Cloud]:
+    """Every cloud that a job of the store was launched on, and those that the operator names.
+
+    What keeps one from being used (a provider that isn't installed here, say) is put into `failed`.
+    """
     from provisioner import session
 
     wanted: dict[str, tuple[str, dict[str, str]]] = {}
@@ -130,7 +142,12 @@ def _clouds(opened: Opened, records: dict[str, JobRecord], more: list[str]) -> d
             raise BadInput(f"--provider {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
         options = dict(pair.split("=", 1) for pair in pairs)
         wanted[_label(name, options)] = name, options
-    made = {label: session.make_provider(name, opened, options) for label, (name, options) in wanted.items()}
+    made = {}
+    for label, (name, options) in wanted.items():
+        try:
+            made[label] = session.make_provider(name, opened, options)
+        except FreepostError as error:
+            failed[label] = error
     return {label: cast("Cloud", cloud) for label, cloud in made.items() if hasattr(cloud, "leftovers")}
 
 

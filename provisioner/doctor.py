@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from provisioner import preflight
-from provisioner.errors import FreepostError
+from provisioner.errors import FreepostError, NotFound, Refused
 from provisioner.plan import iso
 from provisioner.policy import sign_prefix
 from provisioner.providers.base import Check, Provider
@@ -23,7 +23,7 @@ _MARKS: Mapping[bool | None, str] = {True: "ok", False: "NO", None: "?"}
 def of_store(store: Store, spec: JobSpec, now: datetime) -> Iterator[Check]:
     """Credentials and how long they live, the bucket's region, and a write through a policy."""
     yield _lifetime(store, spec, now)
-    yield Check("bucket", good=True, text=f"{store.bucket.name} in {store.bucket.region}, at {store.bucket.url}")
+    yield _bucket(store)
     prefix = "/".join(part for part in (store.prefix, FOLDER, "") if part or not store.prefix).lstrip("/")
     name = secrets.token_hex(8)
     target = sign_prefix(
@@ -51,6 +51,23 @@ def _lifetime(store: Store, spec: JobSpec, now: datetime) -> Check:
     text = f"they end at {iso(ends)}; a job launched now needs them until {iso(needed)}"
     hint = "" if ends >= needed else "sign in again for a longer session, or shorten run.timeout"
     return Check("signing credentials", good=ends >= needed, text=text, hint=hint)
+
+
+def _bucket(store: Store) -> Check:
+    """Whether the bucket is there, and in the region that is signed for."""
+    own = store.bucket.region
+    text = f"{store.bucket.name} in {own}, at {store.bucket.url}"
+    try:
+        found = store.region()
+    except NotFound:
+        return Check("bucket", good=False, text=f"there is no {text}", hint="create it, or correct the store's url")
+    except Refused as error:
+        return Check("bucket", good=None, text=f"{text}: {error.message}", hint=error.hint)
+    except FreepostError as error:
+        return Check("bucket", good=False, text=error.message, hint=error.hint)
+    if found not in ("", own):
+        return Check("bucket", good=False, text=f"{text}: it is in {found}", hint=f"set store.region to {found}")
+    return Check("bucket", good=True, text=text + ", as it says" * bool(found))
 
 
 def _read_back(store: Store, key: str) -> Check:

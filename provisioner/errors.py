@@ -101,3 +101,9 @@ class MissingDependency(FreepostError):
     """An extra, a program or a privilege that this command needs is not there."""
 
     exit_code = 10
+
+
+class Stopped(FreepostError):
+    """Interrupted (Ctrl-C). What waited for its turn was not sent, and isn't tried again."""
+
+    exit_code = 130

@@ -6,13 +6,14 @@ nothing of may be another store's: of that, only the expiry counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from provisioner import jobs, watch
-from provisioner.errors import BadInput, NotFound
+from provisioner.errors import BadInput, FreepostError, NotFound
 from provisioner.keys import JobKeys
 from provisioner.plan import iso
 from provisioner.providers.base import Cloud, Leftover
@@ -41,16 +42,19 @@ class Finder:
     store: Store
     clouds: Mapping[str, Cloud]
     now: datetime
+    failed: dict[str, FreepostError] = field(default_factory=dict)  # by cloud, what kept it from being looked through
 
     def find(self, records: Mapping[str, JobRecord]) -> list[Rubbish]:
         """Everything that can go. `records` are those of the store's jobs."""
         over = {name: why for name, record in records.items() if (why := self.over(record))}
-        found = [
-            Rubbish(place, item.kind, item.id, item.job, why, item)
-            for place, cloud in self.clouds.items()
-            for item in cloud.leftovers()
-            if (why := over.get(item.job) or self._expired(item.expires))
-        ]
+        found = []
+        for place, cloud in self.clouds.items():
+            with self._going_on(place):
+                found += [
+                    Rubbish(place, item.kind, item.id, item.job, why, item)
+                    for item in cloud.leftovers()
+                    if (why := self._why(item, over.get(item.job, "")))
+                ]
         return [*found, *self._marks(records, over), *self._orders(over), *self._mail(over)]
 
     def over(self, record: JobRecord) -> str:
@@ -60,6 +64,19 @@ class Finder:
         if not record.launched:
             return ""
         return "every task of its job is over" if all(item.over for item in watch.status(self.store, record)) else ""
+
+    @contextlib.contextmanager
+    def _going_on(self, place: str) -> Iterator[None]:
+        """Note what is wrong with a cloud: the others cost money too."""
+        try:
+            yield
+        except FreepostError as error:
+            self.failed[place] = error
+
+    def _why(self, item: Leftover, over: str) -> str:
+        """Why something can go. Of a launch that still goes on, the record learns the end last: a VM's tag knows it."""
+        own = self._expired(item.expires)
+        return own if item.expires is not None and over.startswith("expired") else over or own
 
     def _expired(self, expires: datetime | None) -> str:
         return f"expired at {iso(expires)}" if expires is not None and expires <= self.now else ""
@@ -104,7 +121,8 @@ class Finder:
         for place, cloud in self.clouds.items():
             mine = [each.leftover for each in found if each.place == place and each.leftover]
             if mine:
-                cloud.remove(mine)
+                with self._going_on(place):
+                    cloud.remove(mine)
         self.store.delete([each.id for each in found if each.place == "store"])
 
 

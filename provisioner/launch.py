@@ -77,11 +77,27 @@ class Launcher:
 
     def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
         """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
-        attempts = {task: record.attempts.get(task, 0) + 1 for task in tasks}
+        posted = {item.task: item for item in watch.status(self.store, record)}
+        attempts = {task: _next(record, posted[task]) for task in tasks}
         plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
         choices, left = self._choices(record.spec), self._left(record, tasks)
         self._prove(plan)
         return self._start(plan, record, choices, left)
+
+    def recover(self, record: JobRecord) -> JobRecord:
+        """Record what a retry that was cut off had ordered; an order that may be sent again is."""
+        journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
+        entries = journal.entries() if record.launched else []
+        if not entries:
+            return record
+        started = Started(record.job, record.provider, sum(len(each.order.tasks) for each in entries), self.report)
+        desk = Desk(self.provider, journal, (), self.clock)
+        try:
+            for entry in entries:
+                started.add(desk.resume(entry))
+        finally:
+            record = self._keep(record, started, journal)
+        return record
 
     def _left(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
         """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
@@ -217,18 +233,26 @@ class Launcher:
                 started.add(desk.resume(entry))
             if resumed:
                 wanted = self._outstanding(plan, wanted, started.instances)
-            have = {(item.task, item.attempt) for item in (*record.instances, *started.instances)}
-            missing = {task: attempt for task, attempt in wanted.items() if (task, attempt) not in have}
+            have = record.with_instances(started.instances).attempts
+            missing = {task: attempt for task, attempt in wanted.items() if have.get(task, 0) < attempt}
             self._order_all(plan, task_plans(plan.job, missing, plan.group_size), desk, started)
             record = dataclasses.replace(record, launched=True)
         except FreepostError as error:
             raise started.ended(error) from error
         finally:
-            record = dataclasses.replace(
-                record.with_instances(started.instances), deadline=plan.deadline, expires=plan.ends
-            )
-            self.store.put(plan.keys.record, records.dump(record))
-            journal.drop(started.tokens)
+            record = self._keep(record, started, journal)
+        return record
+
+    def _keep(self, record: JobRecord, started: Started, journal: Journal) -> JobRecord:
+        """Write down what was started, and until when the last of it lives; then its orders can go."""
+        later = max(timedelta(), (started.ends or record.expires) - record.expires)
+        record = dataclasses.replace(
+            record.with_instances(started.instances),
+            deadline=record.deadline + later,
+            expires=record.expires + later,
+        )
+        self.store.put(journal.keys.record, records.dump(record))
+        journal.drop(started.tokens)
         return record
 
     def _outstanding(self, plan: Plan, wanted: Mapping[str, int], resumed: Sequence[Instance]) -> dict[str, int]:
@@ -240,7 +264,8 @@ class Launcher:
         found = [parse_status(root, entry.key) for entry in self.store.list(root)]
         lived = {(key.task, key.attempt) for key in found if key and key.name != "launched"}
         states = self.provider.state(resumed) if resumed else {}
-        gone = {(item.task, item.attempt) for item in resumed if states[item.id].phase is Phase.GONE}
+        ended = {name for name, state in states.items() if state.phase is Phase.GONE and state.known}
+        gone = {(item.task, item.attempt) for item in resumed if item.id in ended}
         return {
             task: attempt + ((task, attempt) in gone)
             for task, attempt in wanted.items()
@@ -264,12 +289,30 @@ class Launcher:
         """Sign, announce and order one task or group; at its next attempt if its token was spent on something else."""
         for attempt in range(task.attempt, task.attempt + ATTEMPTS):
             now = TaskPlan(task.task, attempt, launch_token(plan.job, task.task, attempt))
-            grant, user_data = self.render(plan, now, use=True)
+            timed = self._from_now(plan)
+            grant, user_data = self.render(timed, now, use=True)
             for index, name in enumerate(now.members):
                 if (name, attempt) != (plan.tasks[0].members[0], plan.tasks[0].attempt):  # that one proved the policy
-                    self._granter.announce(plan, member(grant, index))
+                    self._granter.announce(timed, member(grant, index))
             try:
-                return started.add(desk.serve(plan.job, now, plan.ends, user_data.data))
+                return started.add(desk.serve(plan.job, now, timed.ends, user_data.data))
             except Conflict as error:
                 conflict = error
         raise conflict
+
+    def _from_now(self, plan: Plan) -> Plan:
+        """The plan as if it were made now: of thousands of VMs, the last are ordered an hour after the first.
+
+        Raise Expiry when what signs ends too early for a VM that starts now.
+        """
+        now = self.clock()
+        signing_ends = self.signer.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
+        return plan.later(now - plan.created, signing_ends)
+
+
+def _next(record: JobRecord, posted: watch.TaskStatus) -> int:
+    """The attempt that a retry launches: one that was announced and never had a VM goes by the same number."""
+    recorded = record.attempts.get(posted.task, 0)
+    if posted.attempt > recorded and posted.event == watch.LAUNCHED:
+        return posted.attempt
+    return max(posted.attempt, recorded) + 1

@@ -31,6 +31,7 @@ from provisioner.errors import (
     NoCapacity,
     NotFound,
     OverQuota,
+    Stopped,
     Throttled,
     Unreachable,
 )
@@ -53,13 +54,15 @@ class Entry:
     order: Order
     created: datetime
     instances: tuple[Instance, ...] = ()
+    choice: str = ""
 
 
 class Served(NamedTuple):
-    """What an order started, and its token in the journal."""
+    """What an order started, its token in the journal, and when the last grant of its VMs ends."""
 
     instances: tuple[Instance, ...]
     token: str
+    expires: datetime
 
 
 def _head(order: Order, now: datetime) -> dict[str, Any]:
@@ -121,7 +124,7 @@ class Journal:
             raw.get("options", {}),
         )
         instances = tuple(Instance(**item) for item in raw.get("instances", ()))
-        return Entry(key, order, from_seconds(instant(raw["created"])), instances)
+        return Entry(key, order, from_seconds(instant(raw["created"])), instances, raw.get("choice", ""))
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,14 @@ class Desk:
             except NoCapacity as error:
                 self.full[choice.name] = error
                 self.journal.drop([token])
-            except Unreachable:
+            except (Unreachable, Stopped):  # it may have been sent
                 raise
             except FreepostError:
                 self.journal.drop([token])
                 raise
             else:
                 self.journal.settle(order, found, self.clock())
-                return Served(tuple(found), token)
+                return Served(tuple(found), token, expires)
         errors = [self.full[choice.name] for choice in self.choices]
         named = "; ".join(
             ": ".join(filter(None, (choice.name, str(self.full[choice.name])))) for choice in self.choices
@@ -175,10 +178,12 @@ class Desk:
         """
         order, now = entry.order, self.clock()
         if entry.instances:
-            return Served(entry.instances, order.token)
+            return Served(entry.instances, order.token, order.expires)
         find = getattr(self.provider, "find", None)
         if find is None:
-            return Served((), order.token)  # such a provider finds the VMs of a token whatever the order says
+            return Served(
+                (), order.token, order.expires
+            )  # such a provider finds the VMs of a token whatever the order says
         found: Sequence[Instance] = find(order)
         try:
             if not found and now - entry.created < RESEND_WITHIN and now < order.expires:
@@ -186,10 +191,11 @@ class Desk:
         except (NoCapacity, Conflict):
             found = ()
         if found:
+            found = [dataclasses.replace(item, place=entry.choice) for item in found]
             self.journal.settle(order, found, now)
         else:
             self.journal.drop([order.token])
-        return Served(tuple(found), order.token)
+        return Served(tuple(found), order.token, order.expires)
 
 
 @dataclass
@@ -202,6 +208,7 @@ class Started:
     report: Report
     instances: list[Instance] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+    ends: datetime | None = None  # the last grant's
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, served: Served) -> None:
@@ -212,6 +219,7 @@ class Started:
         with self._lock:
             self.instances.extend(found)
             self.tokens.append(served.token)
+            self.ends = max(self.ends or served.expires, served.expires)
             done, last = len(self.instances), found[-1]
             data = {"job": self.job, "done": done, "total": self.total}
             if len(found) == 1:

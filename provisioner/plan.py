@@ -5,6 +5,7 @@ Pure: the clock, the ids and the bucket are passed in.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,6 +101,11 @@ class Plan:
     def reach(self, session_ends: datetime | None, now: datetime) -> timedelta:
         """How long a presigned GET lives: as long as the policies or, where these are renewed, as long as can be."""
         return min(self.ends, now + MAX_LIFETIME, session_ends or self.ends) - now
+
+    def later(self, by: timedelta, signing_ends: datetime | None) -> Plan:
+        """The plan for what is signed so much later, by what ends at `signing_ends`."""
+        expires = self.expires + by if signing_ends is None else min(self.expires + by, signing_ends)
+        return dataclasses.replace(self, created=self.created + by, deadline=self.deadline + by, expires=expires)
 
     @property
     def by_put(self) -> bool:

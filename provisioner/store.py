@@ -21,6 +21,7 @@ from provisioner.policy import Bucket, Credentials, bucket_url
 if TYPE_CHECKING:
     from provisioner.spec import StoreSpec
 
+REGION_HEADER = "x-amz-bucket-region"
 DEFAULT_REGION = "us-east-1"
 _TRANSIENT = frozenset(
     {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "500", "502", "503", "504"}
@@ -64,6 +65,17 @@ class Store:
                 for page in pages
                 for item in page.get("Contents", ())
             ]
+
+    def region(self) -> str:
+        """The region that the bucket says it is in; empty where the store doesn't say. Raise NotFound without one."""
+        with self._errors(f"ask for the bucket {self.bucket.name}"):
+            try:
+                answer = self._client.head_bucket(Bucket=self.bucket.name)
+            except boto_errors.ClientError as error:
+                answer = error.response  # one elsewhere, or that may not be listed, says where all the same
+                if REGION_HEADER not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
+                    raise
+            return str(answer["ResponseMetadata"]["HTTPHeaders"].get(REGION_HEADER, ""))
 
     def folders(self, prefix: str) -> Sequence[str]:
         """The names directly below `prefix` that have something below them."""
@@ -235,16 +247,22 @@ def _bucket_region(session: boto3.session.Session, bucket: str) -> str:
     except boto_errors.ClientError as error:
         # A bucket elsewhere answers 301 or 403, and says where all the same.
         answer = error.response
-        if "x-amz-bucket-region" not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
+        if REGION_HEADER not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
             raise translate(error, "find the bucket's region", bucket=bucket) from None
-    return str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", DEFAULT_REGION))
+    return str(answer["ResponseMetadata"]["HTTPHeaders"].get(REGION_HEADER, DEFAULT_REGION))
 
 
 def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
     """Turn a botocore error into one of ours, with what to do about it and without its request or headers."""
     if isinstance(
         error,
-        (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError, boto_errors.CredentialRetrievalError),
+        (
+            boto_errors.NoCredentialsError,
+            boto_errors.PartialCredentialsError,
+            boto_errors.CredentialRetrievalError,
+            boto_errors.SSOError,
+            boto_errors.TokenRetrievalError,
+        ),
     ):
         return NoCredentials(
             "there are no usable credentials to sign with",

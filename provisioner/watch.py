@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from provisioner.errors import BadInput, FreepostError, JobFailed
+from provisioner import jobs, unrecorded
+from provisioner.errors import BadInput, FreepostError, JobFailed, NoCapacity
 from provisioner.keys import EVENTS, FINAL_EVENTS, JobKeys, parse_status
 from provisioner.output import Event, Report
 from provisioner.plan import iso
@@ -17,7 +19,12 @@ from provisioner.record import JobRecord
 from provisioner.store import Entry, Store
 
 LOST_AFTER = timedelta(seconds=20)  # a VM that is gone may have posted its last event just before
+LISTED_AFTER = timedelta(minutes=5)  # a provider knows every VM that it has started
 POLL_SECONDS = (0.5, 10.0)  # between two looks: at first, and at most
+AGAIN = (
+    timedelta(seconds=30),
+    timedelta(minutes=10),
+)  # until a retry that found no room is tried again: at first, at most
 NAMED = 10  # tasks in one message
 LOST = "lost"
 WAITING = "waiting"
@@ -26,13 +33,18 @@ LAUNCHED = "launched"
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """Where the latest attempt of a task stands. `event` is the last it posted, ``waiting`` or ``lost``."""
+    """Where the latest attempt of a task stands. `event` is the last it posted, ``waiting`` or ``lost``.
+
+    `reason` is the provider's for one that is lost, which is `unstarted` when it was announced and never had a VM.
+    """
 
     task: str
     attempt: int
     event: str
     time: datetime | None
     manifest: bool = False
+    reason: str = ""
+    unstarted: bool = False
 
     @property
     def over(self) -> bool:
@@ -100,28 +112,56 @@ class Watcher:
     finished: Callable[[JobRecord, str, int], None] | None = None
     renew: Callable[[JobRecord, Sequence[TaskStatus]], float | None] | None = None
 
-    def look(self, record: JobRecord, gone: dict[str, datetime]) -> list[TaskStatus]:
+    def look(self, record: JobRecord, gone: dict[str, datetime], patience: timedelta = LOST_AFTER) -> list[TaskStatus]:
         """Tell where every task stands, counting as lost what has no VM any more and will post nothing.
 
-        `gone` remembers between looks since when each VM has been seen gone.
+        `gone` remembers between looks since when each VM has been seen gone; after `patience` it is lost, at the second
+        look at the earliest.
         """
-        found = status(self.store, record)
-        open_tasks = {(item.task, item.attempt) for item in found if not item.over}
-        instances = [item for item in record.instances if (item.task, item.attempt) in open_tasks]
+        found, now = status(self.store, record), self.clock()
+        open_tasks = {(item.task, item.attempt): item for item in found if not item.over}
+        more = unrecorded.look_up(self.store, self.provider, record, open_tasks, now)
+        everything = dict.fromkeys([*more.record.instances, *more.instances])
+        instances = [item for item in everything if (item.task, item.attempt) in open_tasks]
         states = self.provider.state(instances) if instances else {}
         # A VM that nobody here started is known by its posts alone, and after the expiry none can come.
-        lost = open_tasks if self.clock() >= record.expires + LOST_AFTER else set()
+        have = _attempts(more.record)
+        lost = {
+            each: "its grant has expired"
+            for each, item in open_tasks.items()
+            if now >= _expiry(more.record, item, recorded=each in have) + LOST_AFTER
+        }
         for item in instances:
-            if states[item.id].phase is not Phase.GONE:
+            state, last = states[item.id], open_tasks[item.task, item.attempt].time
+            if state.phase is not Phase.GONE or not (state.known or last is None or now - last >= LISTED_AFTER):
                 gone.pop(item.id, None)
-            elif self.clock() - gone.setdefault(item.id, self.clock()) >= LOST_AFTER:
-                lost.add((item.task, item.attempt))
+            elif item.id not in gone:
+                gone[item.id] = now
+            elif now - gone[item.id] >= patience:
+                lost[item.task, item.attempt] = state.reason
+        without = {each for each in more.without_vm if open_tasks[each].event in (LAUNCHED, WAITING)}
+        for each in without:
+            since = gone.setdefault("/".join(map(str, each)), min(now, open_tasks[each].time or now))
+            if now - since >= LOST_AFTER:
+                lost[each] = "it was announced, and no VM was started for it"
         return [
-            TaskStatus(item.task, item.attempt, LOST, item.time, item.manifest)
-            if (item.task, item.attempt) in lost
+            dataclasses.replace(item, event=LOST, reason=lost[each], unstarted=each in without)
+            if (each := (item.task, item.attempt)) in lost
             else item
             for item in found
         ]
+
+    def once(self, record: JobRecord, patience: timedelta) -> list[TaskStatus]:
+        """Look, and where a VM is gone look on for `patience`: it may have posted its last event just before."""
+        gone: dict[str, datetime] = {}
+        while True:
+            found = self.look(record, gone, patience)
+            open_tasks = {(item.task, item.attempt) for item in found if not item.over}
+            doubtful = {item.id for item in record.instances if (item.task, item.attempt) in open_tasks}
+            doubtful |= {f"{task}/{attempt}" for task, attempt in open_tasks} if patience else set()
+            if not doubtful & set(gone):
+                return found
+            self.sleep(min(POLL_SECONDS[1], patience.total_seconds() / 4))
 
     def wait(self, record: JobRecord, *, launched: bool = False) -> list[TaskStatus]:
         """Report each change until every task is over, launching retries where the spec has some left.
@@ -132,21 +172,34 @@ class Watcher:
         before: dict[str, TaskStatus] = {}
         gone: dict[str, datetime] = {}
         pause, longest = POLL_SECONDS
+        due, delay = self.clock(), AGAIN[0]
         while True:
             found = self.look(record, gone)
             changed = [item for item in found if before.get(item.task) != item]
             for item in changed:
                 if item.event != LAUNCHED or (item.task, item.attempt) not in told:
                     self.report(self._event(record, item))
-                if item.over and self.finished is not None:
+                # What never had a VM is launched under the same number: its prefixes are still wanted.
+                if item.over and not item.unstarted and self.finished is not None:
                     self.finished(record, item.task, item.attempt)
             before = {item.task: item for item in found}
             again = [
-                item.task for item in found if item.over and not item.succeeded and item.attempt <= record.spec.retries
+                item.task
+                for item in found
+                if item.over and not item.succeeded and item.attempt - item.unstarted <= record.spec.retries
             ]
-            if again:
+            if again and self.clock() >= due:
                 older = _attempts(record)
-                record = self.retry(record, again)
+                try:
+                    record = self.retry(record, again)
+                    delay = AGAIN[0]
+                except FreepostError as error:
+                    if not isinstance(error.__cause__ or error, NoCapacity):
+                        raise
+                    record = jobs.read(self.store, record.job)  # some may have been started
+                    told |= {(item.task, item.attempt) for item in status(self.store, record)}
+                    self.report(_delayed(record, error, delay))
+                    due, delay = self.clock() + delay, min(delay * 2, AGAIN[1])
                 told |= _attempts(record) - older
             soon = self.renew(record, found) if self.renew is not None else None
             if not again and all(item.over for item in found):
@@ -158,10 +211,29 @@ class Watcher:
         data: dict[str, Any] = {"job": record.job, "task": item.task, "attempt": item.attempt, "status": item.event}
         text = f"task {item.task} {item.event}"
         if item.over:
-            last = final_event(self.store, record, item)
-            data.update({name: last[name] for name in ("exit_code", "reason", "upload") if name in last})
+            last = _said(self.store, record, item)
+            data.update(last)
             text += _because(last)
         return Event("task", text, data)
+
+
+def _said(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, Any]:
+    """What is known of a task's end beyond its event."""
+    last = final_event(store, record, item)
+    found: dict[str, Any] = {name: last[name] for name in ("exit_code", "reason", "upload") if name in last}
+    return {**found, "reason": item.reason} if item.reason else found
+
+
+def _delayed(record: JobRecord, error: FreepostError, delay: timedelta) -> Event:
+    text = f"no room for a retry; it is tried again in {delay.total_seconds():.0f} s: {error.message}"
+    return Event("delayed", text, {"job": record.job, "seconds": int(delay.total_seconds()), "message": error.message})
+
+
+def _expiry(record: JobRecord, item: TaskStatus, *, recorded: bool) -> datetime:
+    """When a task's grant has ended. Of a launch that still goes on, the record learns the end last: then, at most."""
+    if item.time is None or recorded or (record.launched and item.attempt == 1):
+        return record.expires
+    return max(record.expires, item.time + (record.expires - record.created))
 
 
 def _attempts(record: JobRecord) -> set[tuple[str, int]]:
@@ -193,11 +265,9 @@ def require_success(record: JobRecord, found: Sequence[TaskStatus]) -> None:
 def describe(watcher: Watcher, record: JobRecord) -> list[dict[str, Any]]:
     """Where every task stands, with what its last event says, as documents."""
     rows = []
-    for item in watcher.look(record, {}):
-        last = final_event(watcher.store, record, item)
+    for item in watcher.once(record, timedelta(0)):
         row = {"task": item.task, "attempt": item.attempt, "status": item.event, "time": item.time and iso(item.time)}
-        row.update({name: last[name] for name in ("exit_code", "reason", "upload") if name in last})
-        rows.append(row)
+        rows.append({**row, **_said(watcher.store, record, item)})
     return rows
 
 
@@ -213,46 +283,20 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def to_retry(watcher: Watcher, record: JobRecord, task: str | None) -> list[str]:
-    """The tasks that a retry would launch again. Raise BadInput when there is none."""
-    found = watcher.look(record, {})
+def to_retry(watcher: Watcher, record: JobRecord, task: str | None, *, required: bool = True) -> list[str]:
+    """The tasks that a retry would launch again. Raise BadInput when there is none, if one is `required`."""
+    found = watcher.once(record, LOST_AFTER)
     if task is not None:
         found = [item for item in found if item.task == task]
         if not found:
             message = f"{record.job} has no task {task!r}"
             raise BadInput(message)
     again = [item.task for item in found if item.over and not item.succeeded]
-    if not again:
+    if not again and required:
         running = sum(not item.over for item in found)
         message = f"nothing to retry: {running} tasks are not over, the others succeeded"
         raise BadInput(message, hint="`provision terminate` ends the VMs of those that hang")
     return again
-
-
-def logs(store: Store, provider: Provider, record: JobRecord, task: str | None) -> Iterator[bytes]:
-    """What the tasks printed, one task after the other; the VM's console for one that uploaded nothing."""
-    found = [item for item in status(store, record) if task in (None, item.task)]
-    if not found:
-        message = f"{record.job} has no task {task!r}"
-        raise BadInput(message)
-    for item in found:
-        if len(found) > 1:
-            yield f"== task {item.task}, attempt {item.attempt}: {item.event}\n".encode()
-        uploaded = False
-        for piece in log(store, record, item.task, item.attempt):
-            uploaded = True
-            yield piece
-        if not uploaded:
-            for instance in record.instances:
-                if (instance.task, instance.attempt) == (item.task, item.attempt):
-                    yield provider.console(instance)
-
-
-def log(store: Store, record: JobRecord, task: str, attempt: int) -> Iterator[bytes]:
-    """The log segments of an attempt, in order."""
-    prefix = JobKeys(store.prefix, record.job).status(task, attempt) + "log/"
-    for entry in store.list(prefix):
-        yield store.get(entry.key)
 
 
 def terminate(provider: Provider, record: JobRecord) -> int:

@@ -87,10 +87,11 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class State:
-    """A VM's phase and, in the provider's words, why."""
+    """A VM's phase and, in the provider's words, why. Not `known`: it isn't listed, which a young VM may not be yet."""
 
     phase: Phase
     reason: str = ""
+    known: bool = True
 
 
 class Provider(Protocol):

@@ -1,7 +1,8 @@
 """A real HTTP server in front of moto's: counts EC2's calls, injects errors in EC2's own shape, keeps client tokens.
 
-moto ignores ClientToken. With `tokens` the gateway does what AWS documents ("Ensuring idempotency in Amazon EC2 API
-requests"): the same token and parameters answer as before, and with others it is an IdempotentParameterMismatch.
+moto ignores ClientToken. With `tokens` the gateway does, for each call that starts or prepares a VM, what AWS documents
+("Ensuring idempotency in Amazon EC2 API requests"): the same token and parameters answer as before, and with others it
+is an IdempotentParameterMismatch.
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ ERROR = (
 QUERY_ERROR = (
     "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
 )
+# An instant fleet that got nothing: 200, with the error of each choice ("CreateFleet", Response Elements).
+EMPTY_FLEET = (
+    '<CreateFleetResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>1</requestId>'
+    "<fleetId>fleet-1</fleetId><errorSet><item><errorCode>{code}</errorCode><errorMessage>none left</errorMessage>"
+    "<lifecycle>on-demand</lifecycle></item></errorSet><fleetInstanceSet/></CreateFleetResponse>"
+)
+TOKENED = ("RunInstances", "CreateFleet", "CreateLaunchTemplate")
 STS_VERSION = "2011-06-15"
 
 
 @dataclass
 class Fault:
-    """What happens to one call. `lost`: EC2 does it, and the answer never arrives."""
+    """What happens to one call. `lost`: EC2 does it, and no answer arrives. `body`: what it answers, with 200."""
 
     code: str = ""
     message: str = "injected"
     status: int = 400
     lost: bool = False
+    body: str = ""
 
 
 @dataclass
@@ -92,7 +101,7 @@ class Gateway:
         action = form.get("Action") or request.headers.get("X-Amz-Target", "?").rpartition(".")[2]
         if action in self.eager:
             body = body.replace(b"DryRun=true", b"DryRun=false")
-        token = form.get("ClientToken") if self.tokens and action == "RunInstances" else None
+        token = (action, form["ClientToken"]) if self.tokens and action in TOKENED and "ClientToken" in form else None
         same = tuple(sorted(item for item in form.items() if item[0] != "ClientToken"))
         with self.lock:
             self.calls[action] += 1
@@ -100,10 +109,10 @@ class Gateway:
             fault = self.faults[action].popleft() if self.faults.get(action) else None
         if self.pages:
             return self.answer(request, 200, "text/html", self.pages.pop())
-        if fault and not fault.lost:
+        if fault and not fault.lost and not fault.body:
             return self.answer(request, fault.status, *self.error(request, form, fault))
         with self.lock if token else nullcontext():  # a token's second request waits for the first
-            status, kind, data = self.remembered(token, same) or self.forward(request, body)
+            status, kind, data = self.remembered(token, same) or self.made(request, body, fault)
             if token and status == 200:
                 self.answers[token] = same, (status, kind, data)
         if fault and fault.lost:
@@ -128,6 +137,12 @@ class Gateway:
             return answer
         text = ERROR.format(code="IdempotentParameterMismatch", message="Arguments on this idempotent request differ.")
         return 400, "text/xml;charset=UTF-8", text.encode()
+
+    def made(self, request, body, fault):
+        """A fresh answer: the fault's own, or moto's."""
+        if fault and fault.body:
+            return 200, "text/xml;charset=UTF-8", fault.body.encode()
+        return self.forward(request, body)
 
     def forward(self, request, body):
         """Ask moto."""

@@ -7,12 +7,14 @@ import os
 import secrets
 from datetime import datetime, timedelta, timezone
 
+import botocore.exceptions as boto_errors
 import pytest
 
 from provisioner import errors
 from provisioner.providers.base import Instance, Leftover, Order
 from provisioner.providers.ec2 import requests
-from provisioner.providers.ec2.answers import classify
+from provisioner.providers.ec2.answers import classify, translate
+from provisioner.retry import retried
 from tests.ec2.conftest import KEYS, REGION, provider, tags
 from tests.ec2.gateway import Fault, Gateway
 
@@ -37,6 +39,8 @@ MORE_KINDS = [
     ("InvalidAMIID.NotFound", 400, errors.BadInput),
     ("IdempotentInstanceTerminated", 400, errors.Conflict),
     ("InvalidInstanceID.NotFound", 400, errors.NotFound),
+    ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", 403, errors.Refused),
+    ("ReservationCapacityExceeded", 400, errors.NoCapacity),
 ]
 # The same of SSM, Service Quotas and STS, which have codes of their own.
 OTHER_KINDS = [
@@ -155,6 +159,24 @@ def test_a_code_has_its_class(code, status, kind):
     assert str(code or status) in found.message
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        boto_errors.UnauthorizedSSOTokenError(),
+        boto_errors.SSOTokenLoadError(error_msg="none"),
+        boto_errors.TokenRetrievalError(provider="sso", error_msg="none"),
+        boto_errors.CredentialRetrievalError(provider="process", error_msg="none"),
+        boto_errors.NoCredentialsError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_session_that_gives_no_credentials_is_said(error):
+    """What botocore raises where it finds none: no network error to be tried again, but exit code 3 and a hint."""
+    found = translate(error, "RunInstances")
+    assert type(found) is errors.NoCredentials
+    assert found.hint
+
+
 @pytest.mark.parametrize(("code", "status", "kind"), KINDS)
 def test_a_vm_that_can_not_be_tagged_is_not_lost(case, caplog, code, status, kind):
     """What may pass is raised and tried again, which finds the VMs; anything else is told, and the VMs come back."""
@@ -170,6 +192,20 @@ def test_a_vm_that_can_not_be_tagged_is_not_lost(case, caplog, code, status, kin
     assert sorted(item.task for item in case.provider.launch(order)) == ["0", "1"]
     assert case.cloud.calls["RunInstances"] == 1
     assert sorted(tags(found)[requests.TASK] for found in case.alive()) == ["0", "1"]
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_vm_too_young_to_be_tagged_is_tagged_later(case, caplog, times):
+    """EC2 has made it and doesn't know it yet: tried again, and after some tries done without."""
+    order = case.order(("0", "1"))
+    unknown = Fault("InvalidInstanceID.NotFound", "The instance ID 'i-0' does not exist")
+    case.cloud.inject("CreateTags", *[unknown] * times)
+    started = retried(case.provider, sleep=lambda _: None).launch(order)
+    assert sorted(item.task for item in started) == ["0", "1"]
+    assert ("not its task's own" in caplog.text) is (times == 4)
+    tagged = {tags(found).get(requests.TASK) for found in case.alive()}
+    assert tagged == ({"0", "1"} if times == 1 else {None, "1"})
+    assert case.cloud.calls["RunInstances"] == 1
 
 
 @pytest.mark.parametrize(("code", "status", "kind"), KINDS)

@@ -178,6 +178,25 @@ def test_a_dead_vm_of_a_cut_off_launch_takes_its_next_attempt(bench, document, p
     assert [tags(found)[requests.ATTEMPT] for found in instances(ec2) if found["State"]["Name"] == "running"] == ["2"]
 
 
+def test_a_vm_that_is_not_known_yet_is_not_dead(bench, document, parse, cloud, ec2):
+    """An order of a launch that was cut off is sent again, and EC2 doesn't list its VM yet: no other attempt."""
+    cloud.inject("RunInstances", *[Fault("InternalError", status=500)] * 5)
+    with pytest.raises(errors.Unreachable, match="started none"):
+        bench(document).launcher.launch(parse(document))
+    one = bench(document)
+    described = one.plain._described
+
+    def late(wanted):
+        if "InstanceIds" in wanted:
+            raise errors.NotFound(f"The instance ID '{wanted['InstanceIds'][0]}' does not exist")
+        return described(wanted)
+
+    one.plain._described = late
+    record = one.launcher.launch(parse(document))
+    assert [(item.task, item.attempt) for item in record.instances] == [("0", 1)]
+    assert len(instances(ec2)) == 1
+
+
 def test_a_token_spent_on_another_request_leads_to_the_next_attempt(bench, document, parse, cloud, ec2):
     """IdempotentParameterMismatch with no VM of that order: attempt 2, never a second VM for attempt 1."""
     cloud.inject("RunInstances", Fault("IdempotentParameterMismatch"))

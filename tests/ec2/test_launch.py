@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import logging
 from collections import Counter
 
 import pytest
 
+from agent import grant as grants
 from provisioner import record as records
 from provisioner import userdata
+from provisioner.cloudconfig import unpack
 from provisioner.providers.ec2 import requests
+from provisioner.userdata import GRANT_PATH
 from tests.ec2.conftest import KEYS, instances, tags
+from tests.ec2.gateway import Fault
+
+TOKEN = "ec2TOKENec2TOKENec2TOKENec2TOKEN"
 
 
 def test_a_task_gets_one_vm_that_ends_itself(bench, document, parse, cloud, ec2):
@@ -93,23 +101,48 @@ def test_state_console_terminate(bench, document, parse):
     assert one.provider.of_job(record.job) == []
 
 
-def test_no_secret_leaves_the_user_data(bench, document, parse, store, cloud, ec2):
-    """No key, policy or signature stands in tags, events, the record or any request, but for the user-data."""
-    document["array"] = 2
+def secrets_of(data):
+    """The policies and signatures that a user-data holds, each as text."""
+    (text,) = [item.content for item in unpack(data).files if item.path == GRANT_PATH]
+    grant = grants.parse(text)
+    found = [grant.outputs.policy, grant.status.policy]
+    found += [target.fields["x-amz-signature"] for target in (grant.outputs, grant.status)]
+    assert all(len(each) >= 64 for each in found)
+    return found
+
+
+@pytest.mark.parametrize("fleet", [False, True])
+def test_no_secret_leaves_the_user_data(bench, document, parse, store, cloud, ec2, monkeypatch, caplog, fleet):
+    """No key, token, policy or signature stands in tags, names, events, logs, journal, record or requests."""
+    document.update(array=2, isolation="task" if fleet else "group")
+    document["vm"]["fleet"] = fleet
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "provisioner")
     one = bench(document)
-    parsed = parse(document)
-    grant, _ = one.launcher.render(one.launcher.plan(parsed), one.launcher.plan(parsed).tasks[0])
-    one.launcher.launch(parsed)
-    seen = [str(event) for event in one.events]
-    seen += [str(found.get("Tags")) for found in instances(ec2)]
-    seen += [
-        one.store.get(entry.key).decode("latin-1") for entry in one.store.list("p/") if "/launched" not in entry.key
-    ]
+    send, sent, kept = one.plain.launch, [], []
+
+    def launch(order):
+        sent.append(order.user_data)
+        kept.extend(one.store.get(entry.key).partition(order.user_data) for entry in one.store.list("p/"))
+        seen.append(repr(order))
+        return send(order)
+
+    seen = []
+    one.plain.launch = launch
+    cloud.inject("DeleteLaunchTemplate" if fleet else "CreateTags", Fault("UnauthorizedOperation", "no", 403))
+    one.launcher.launch(parse(document))
+    assert [order for order in sent if any(data == order for _, data, _ in kept)] == sent  # each was in the journal
+    assert "UnauthorizedOperation" in caplog.text
+    hidden = [store.secret_key, KEYS["AWS_SECRET_ACCESS_KEY"], TOKEN, *itertools.chain(*map(secrets_of, sent))]
+    seen += [str(event) for event in one.events]
+    seen += [caplog.text, str(instances(ec2)), str(ec2.describe_launch_templates()["LaunchTemplates"])]
+    # Another order's user-data may be in the journal at that time: what stands before its line feed counts.
+    seen += [(head.partition(b"\n")[0] + tail).decode() for head, _, tail in kept]
+    seen += [one.store.get(entry.key).decode() for entry in one.store.list("p/")]
     for form in cloud.bodies:
-        seen.append(str({key: value for key, value in form.items() if key != "UserData"}))
+        seen.append(str({key: value for key, value in form.items() if not key.endswith("UserData")}))
     for text in seen:
-        assert store.secret_key not in text
-        assert KEYS["AWS_SECRET_ACCESS_KEY"] not in text
+        assert not [each for each in hidden if each in text]
         assert "x-amz-signature" not in text.lower()
-        assert grant.outputs.policy not in text
         assert base64.b64encode(b'{"expiration"').decode()[:16] not in text

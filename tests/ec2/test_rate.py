@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
-from provisioner.errors import Unreachable
+from provisioner.errors import Stopped, Throttled
+from provisioner.providers.base import Order
+from provisioner.providers.ec2 import Ec2Provider, rate
 from provisioner.providers.ec2.rate import Bucket, Limits
+from provisioner.retry import retried
 from tests.ec2.conftest import Time
+from tests.ec2.gateway import Fault
 
 
 def bucket(clock, capacity=5.0, refill=2.0, **more):
@@ -61,14 +67,14 @@ def test_an_unknown_cloud_is_not_held_back_until_it_throttles():
 
 
 def test_whoever_waits_gives_up_when_told():
-    """An interrupted launch doesn't sit out EC2's limits."""
+    """An interrupted launch doesn't sit out EC2's limits, and nobody tries again for it."""
     limits = Limits(bounded=True)
     limits.stop()
     full = limits.of("run_instances")
     for _ in range(5):
         full.take()
-    with pytest.raises(Unreachable, match="before the request was sent"):
-        full.take()
+    with pytest.raises(Stopped, match="before the request was sent"):
+        retried(full, sleep=pytest.fail).take()
 
 
 def test_calls_share_the_buckets_that_ec2_has():
@@ -77,3 +83,42 @@ def test_calls_share_the_buckets_that_ec2_has():
     assert limits.of("describe_instances") is limits.of("get_console_output")
     assert limits.of("create_fleet") is limits.of("create_launch_template")
     assert limits.of("run_instances") is not limits.of("create_fleet")
+
+
+def launching(options, monkeypatch):
+    """A clock, limits whose bucket of VMs holds four, and what launches under them."""
+    monkeypatch.setattr(rate, "RUN_INSTANCES", (4.0, 2.0))
+    clock = Time()
+    limits = Limits(bounded=True, clock=clock, wait=clock.wait)
+    using = Ec2Provider(options, limits)
+    (choice,) = using.choices(options)
+    ends = datetime.now(timezone.utc) + timedelta(hours=1)
+
+    def launch(token, tasks):
+        return using.launch(Order("rate", tasks, 1, token, ends, b"#cloud-config\n", choice.options, fresh=True))
+
+    return clock, limits, launch
+
+
+def test_a_launch_takes_its_turn(options, monkeypatch):
+    """RunInstances takes one from its own bucket, and its VMs from that of VMs."""
+    clock, limits, launch = launching(options, monkeypatch)
+    assert len(launch("a", ("0", "1", "2"))) == 3
+    assert clock.now == 0
+    assert limits.of("run_instances")._level == 4
+    assert len(launch("b", ("3", "4", "5"))) == 3
+    assert clock.now == pytest.approx(1)  # two more than the bucket held, at two a second
+
+
+def test_a_throttled_launch_slows_down(options, cloud, monkeypatch):
+    """After RequestLimitExceeded the next RunInstances waits, at half of the rate; reading calls go on as before."""
+    clock, limits, launch = launching(options, monkeypatch)
+    cloud.inject("RunInstances", Fault("RequestLimitExceeded", status=503))
+    with pytest.raises(Throttled):
+        launch("c", ("6",))
+    assert limits.of("run_instances").refill == pytest.approx(1)
+    assert limits.of("instances").refill == pytest.approx(1)
+    assert limits.of("describe_instances").refill == rate.READING[1]
+    assert clock.now == 0
+    assert len(launch("c", ("6",))) == 1
+    assert clock.now >= 1

@@ -116,7 +116,11 @@ def test_the_attempts_that_a_watcher_launches_are_told_by_the_launcher(opened):
 
     told = []
     watcher = Watcher(opened, Cloud(), lambda: clock[0], sleep, told.append, retry)
-    watcher.wait(SimpleNamespace(job="j", spec=spec, instances=(first,), expires=NOW + timedelta(days=1)))
+    watcher.wait(
+        SimpleNamespace(
+            job="j", spec=spec, instances=(first,), created=NOW, expires=NOW + timedelta(days=1), launched=True
+        )
+    )
     assert [(event.data["attempt"], event.data["status"]) for event in told] == [
         (1, "launched"),
         (1, "lost"),

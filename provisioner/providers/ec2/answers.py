@@ -41,7 +41,7 @@ CAPACITY = frozenset({
     "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "InsufficientVolumeCapacity",
     "InsufficientReservedInstanceCapacity", "InsufficientCapacityOnOutpost", "InsufficientFreeAddressesInSubnet",
     "InsufficientAddressCapacity", "InsufficientNetworkInterfaceCapacity", "UnfulfillableCapacity",
-    "SpotMaxPriceTooLow", "Unsupported", "InvalidFleetConfiguration",
+    "ReservationCapacityExceeded", "SpotMaxPriceTooLow", "Unsupported", "InvalidFleetConfiguration",
 })  # fmt: skip
 QUOTA = frozenset({
     "InstanceLimitExceeded", "VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "MaxSpotFleetRequestCountExceeded",
@@ -58,7 +58,7 @@ TRANSIENT = frozenset({
 })  # fmt: skip
 PERMISSION = frozenset({
     "UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "OptInRequired", "PendingVerification", "Blocked",
-    "InvalidAction.Permission", "SignInRequired",
+    "InvalidAction.Permission", "SignInRequired", "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
 })  # fmt: skip
 CREDENTIALS = frozenset({
     "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId",
@@ -66,6 +66,11 @@ CREDENTIALS = frozenset({
 })  # fmt: skip
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 CONFLICT = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
+# Whoever should give credentials gives none: a session of SSO or of `aws login` that ended, or a program that failed.
+SESSION = (
+    boto_errors.CredentialRetrievalError, boto_errors.SSOError, boto_errors.TokenRetrievalError,
+    boto_errors.RefreshWithMFAUnsupportedError,
+)  # fmt: skip
 _SHOWN = 300  # characters of EC2's own sentence
 SERVICES = {"ec2": "EC2", "ssm": "SSM", "sts": "STS", "service-quotas": "Service Quotas"}
 
@@ -114,7 +119,7 @@ def translate(error: Exception, doing: str, service: str = "ec2") -> FreepostErr
         return NoCredentials(
             "there are no credentials for EC2", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    if isinstance(error, boto_errors.CredentialRetrievalError):
+    if isinstance(error, SESSION):
         return NoCredentials("the credentials for EC2 can't be had", hint="sign in again")
     if isinstance(error, (boto_errors.ProfileNotFound, boto_errors.NoRegionError, boto_errors.InvalidRegionError)):
         return BadInput(str(error), hint="set vm.region, and vm.profile to a profile of ~/.aws/config")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import boto3
@@ -41,6 +42,17 @@ class Api:
                 except boto_errors.BotoCoreError as error:
                     raise translate(error, "find credentials") from None
             return self._session
+
+    @property
+    def ends(self) -> datetime | None:
+        """When the session of these credentials ends; None for long-lived ones. Raise NoCredentials without any."""
+        try:
+            found = self.session.get_credentials()
+            if found is not None:
+                found.get_frozen_credentials()  # some are fetched only now
+        except boto_errors.BotoCoreError as error:
+            raise translate(error, "find credentials") from None
+        return getattr(found, "_expiry_time", None)
 
     @property
     def region(self) -> str:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from provisioner.errors import FreepostError
+from provisioner.errors import Expiry, FreepostError, NoCredentials
+from provisioner.plan import iso
 from provisioner.providers.base import Check, Choice
 from provisioner.providers.ec2 import choices, dryrun
 from provisioner.providers.ec2.api import Api
 
 # Service Quotas, Amazon EC2: vCPUs of the standard families (A, C, D, H, I, M, R, T, Z), by market.
 QUOTAS = {"on-demand": "L-1216C47A", "spot": "L-34B43A08"}
-_STANDARD = tuple("acdhimrtz")
+_STANDARD = re.compile(r"(?:[acdhimrtz]|im|is)[0-9]")  # hpc, inf, mac, trn and others have quotas of their own
+_SHORT = timedelta(minutes=15)  # too little to launch and look after a job
 
 
 def checks(api: Api, options: Mapping[str, Any], vms: int) -> Iterator[Check]:
     """Who we are, then image, places and groups, then a dry run of each choice, then the quota."""
-    try:
-        found = api.call("get_caller_identity", service="sts")
-        yield Check(
-            "ec2 credentials", good=True, text=f"account {found['Account']}, {found['Arn']}, region {api.region}"
-        )
-    except FreepostError as error:
-        yield Check("ec2 credentials", good=False, text=error.message, hint=error.hint)
+    who = _who(api)
+    yield who
+    if who.good is False:
         return
     try:
         offered = choices.choices(api, options)
@@ -44,6 +44,24 @@ def checks(api: Api, options: Mapping[str, Any], vms: int) -> Iterator[Check]:
     yield from _quotas(api, offered, vms)
 
 
+def _who(api: Api) -> Check:
+    """Whose credentials launch, and until when. A cloud that isn't AWS need not have STS: nothing follows from that."""
+    name = "ec2 credentials"
+    try:
+        ends = api.ends
+        found = api.call("get_caller_identity", service="sts")
+    except FreepostError as error:
+        if api.endpoint_url is None and isinstance(error, (NoCredentials, Expiry)):
+            return Check(name, good=False, text=error.message, hint=error.hint)
+        hint = error.hint or "the lines below show whether they work"
+        return Check(name, good=None, text=f"whose they are is not known: {error.message}", hint=hint)
+    text = f"account {found['Account']}, {found['Arn']}, region {api.region}"
+    if ends is None:
+        return Check(name, good=True, text=f"{text}; long-lived")
+    good = ends - datetime.now(timezone.utc) > _SHORT
+    return Check(name, good=good, text=f"{text}; they end at {iso(ends)}", hint="" if good else "sign in again")
+
+
 def _quotas(api: Api, offered: list[Choice], vms: int) -> Iterator[Check]:
     kinds = sorted({kind for choice in offered for kind in choice.options.get("types", [choice.options.get("type")])})
     markets = list(dict.fromkeys(choice.options["market"] for choice in offered))
@@ -53,15 +71,14 @@ def _quotas(api: Api, offered: list[Choice], vms: int) -> Iterator[Check]:
     except FreepostError as error:
         yield Check("quota", good=None, text=error.message, hint=error.hint)
         return
-    if not any(kind.startswith(_STANDARD) for kind in kinds):
-        yield Check(
-            "quota",
-            good=None,
-            text=f"{', '.join(kinds)}: their family's quota is not looked up",
-            hint="see Service Quotas",
-        )
+    standard = [kind for kind in kinds if _STANDARD.match(kind)]
+    others = [kind for kind in kinds if kind not in standard]
+    if others:
+        text = f"{', '.join(others)}: their family's quota is not looked up"
+        yield Check("quota", good=None, text=text, hint="see Service Quotas")
+    if not standard:
         return
-    needed = max(sizes.values(), default=0) * vms
+    needed = max(sizes.get(kind, 0) for kind in standard) * vms
     for market in markets:
         name = f"quota, {market}"
         try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from agent.grant import instant
-from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Unreachable
+from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Stopped, Unreachable
 from provisioner.plan import from_seconds
 from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
 from provisioner.providers.ec2 import checks, choices, requests
@@ -20,6 +21,7 @@ from provisioner.providers.registry import Context
 
 LIVE = ("pending", "running", "stopping", "stopped")
 PHASES = {"pending": Phase.PENDING, "running": Phase.RUNNING}  # every other state will do no more work
+TAG_TRIES = 4  # to tag a VM that EC2 doesn't know yet: the task matters more
 SPOT_REASON = "Server.SpotInstanceTermination"
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Ec2Provider:
         self._options = options
         self._api = Api(options, limits)
         self._sent: set[str] = set()
+        self._too_young: Counter[str] = Counter()
 
     @classmethod
     def create(cls, context: Context) -> Ec2Provider:
@@ -91,6 +94,8 @@ class Ec2Provider:
         """The VMs of an order that was sent. While they can't be looked for, nobody knows what became of it."""
         try:
             return self.find(order)
+        except Stopped:
+            raise
         except FreepostError as error:
             message = f"an order was sent and its VMs can't be looked for: {error.message}"
             raise Unreachable(message, hint=error.hint) from error
@@ -99,11 +104,14 @@ class Ec2Provider:
         """The VMs of an order by its tag, dead ones too; what launching them left undone is done."""
         # The tag is set by the call that makes the instance: no instance has the token and not the tag.
         found = list(self._described(_filters({f"tag:{requests.ORDER}": [order.token]})))
+        if found and order.options.get("fleet"):  # a launch that was cut off may have left its template
+            self._delete_template(requests.template_name(order))
         return self._claimed(order, found)
 
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
         """How each VM is doing and why, 1,000 to a request."""
-        states = dict.fromkeys((item.id for item in instances), State(Phase.GONE, "EC2 knows no such instance"))
+        unknown = State(Phase.GONE, "EC2 knows no such instance", known=False)
+        states = dict.fromkeys((item.id for item in instances), unknown)
         for batch in _batches(list(states)):
             for found in self._known(batch, lambda ids: list(self._described({"InstanceIds": ids}))):
                 states[found["InstanceId"]] = State(PHASES.get(found["State"]["Name"], Phase.GONE), reason(found))
@@ -165,8 +173,11 @@ class Ec2Provider:
         try:
             self._api.call("create_launch_template", template)
         except FreepostError as error:
-            if "AlreadyExists" not in error.message:  # of the same order, sent before: the name is its token
+            if "AlreadyExists" not in error.message:
                 raise
+            # Of the same task and attempt, cut off before. Its user-data may be another, signed earlier.
+            self._delete_template(template["LaunchTemplateName"])
+            self._api.call("create_launch_template", template)
         try:
             answer = self._api.call("create_fleet", requests.create_fleet(order), instances=1)
         finally:
@@ -179,6 +190,8 @@ class Ec2Provider:
             for each in answer.get("Errors", ())
         ]
         for worse in errors:
+            if isinstance(worse, Unreachable):  # sent again as it is, the order would be answered with the same fleet
+                raise Conflict(worse.message, hint=worse.hint)
             if not isinstance(worse, NoCapacity):
                 raise worse
         messages = dict.fromkeys(each.message for each in errors)
@@ -208,8 +221,14 @@ class Ec2Provider:
         own = requests.tag_list(requests.task_tags(order.job, instance.task))
         try:
             self._api.call("create_tags", {"Resources": [instance.id], "Tags": own})
-        except NotFound:
-            return  # too young to be known everywhere, or gone already; the order's own tags are on it
+        except NotFound as error:
+            # It was described just now, so it is too young to be known everywhere.
+            self._too_young[instance.id] += 1
+            if self._too_young[instance.id] < TAG_TRIES:
+                raise Unreachable(
+                    f"{instance.id} can't be tagged yet: {error.message}", hint="try again later"
+                ) from error
+            _log.warning("%s has the tags of its group, not its task's own: %s", instance.id, error.message)
         except Unreachable:
             raise  # tried again, and then found by the order's tag
         except FreepostError as error:

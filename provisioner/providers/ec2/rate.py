@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from provisioner.errors import Unreachable
+from provisioner.errors import Stopped
 
 RUN_INSTANCES = (1000.0, 2.0)  # VMs
 REQUESTS = {
@@ -46,7 +46,7 @@ class Bucket:
         self._lock = threading.Lock()
 
     def take(self, tokens: float = 1) -> None:
-        """Take tokens when they are there. Raise Unreachable if told to give up first.
+        """Take tokens when they are there. Raise Stopped if told to give up first.
 
         More than the capacity may be taken: it is owed, and whoever comes next waits for it too.
         """
@@ -57,7 +57,7 @@ class Bucket:
             self._level -= tokens
             due = -self._level / self.refill
         if due > 0 and self._wait(due):
-            raise Unreachable("stopped before the request was sent", hint="the same command goes on from here")
+            raise Stopped("stopped before the request was sent", hint="the same command goes on from here")
 
     def slower(self) -> None:
         """The service throttled: halve the rate, and begin with what comes in from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ JOB, TASK, TASKS, ATTEMPT, ORDER, EXPIRES = (
     f"freepost:{word}" for word in ("job", "task", "tasks", "attempt", "order", "expires")
 )
 _TAG_VALUE = 256  # characters (AWS, "Tag your Amazon EC2 resources")
-_FLEET_TOKEN = 64
 
 
 def tags(order: Order) -> dict[str, str]:
@@ -65,24 +65,30 @@ def template_name(order: Order) -> str:
 
 
 def create_launch_template(order: Order) -> dict[str, Any]:
-    """CreateLaunchTemplate for an order that a fleet serves. A template wants its user-data in base64."""
+    """CreateLaunchTemplate for an order that a fleet serves. A template wants its user-data in base64.
+
+    Its name makes it unique. A token would be answered with the template of before, which was deleted since.
+    """
     data = {**_machine(order), "UserData": base64.b64encode(order.user_data).decode()}
     return {
         "LaunchTemplateName": template_name(order),
-        "ClientToken": order.token,
         "LaunchTemplateData": data,
         "TagSpecifications": [{"ResourceType": "launch-template", "Tags": tag_list(tags(order))}],
     }
 
 
 def create_fleet(order: Order) -> dict[str, Any]:
-    """CreateFleet for an order of one VM, by its launch template: EC2 chooses among the types and places."""
+    """CreateFleet for an order of one VM, by its launch template: EC2 chooses among the types and places.
+
+    A fleet that found no room has spent its token, too. So the token is that of these very bytes: an order that is sent
+    again finds its fleet, and one that is signed anew makes another.
+    """
     options = order.options
     overrides = [{"InstanceType": kind, **place} for kind in options["types"] for place in options["places"]]
     market = options["market"]
     request: dict[str, Any] = {
         "Type": "instant",
-        "ClientToken": order.token[:_FLEET_TOKEN],
+        "ClientToken": hashlib.sha256(order.token.encode() + order.user_data).hexdigest(),
         "LaunchTemplateConfigs": [
             {
                 "LaunchTemplateSpecification": {"LaunchTemplateName": template_name(order), "Version": "1"},
