@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,7 @@ from provisioner.paths import state_dir
 from provisioner.providers import registry
 from provisioner.renew import Renewer
 from provisioner.retry import retried
-from provisioner.signer import open_signer
+from provisioner.signer import Signer, open_signer
 from provisioner.spec import JobSpec, StoreSpec, load
 from provisioner.store import Store, open_store
 from provisioner.watch import Watcher
@@ -139,18 +139,27 @@ def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
 
 def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
     """Everything that following a job works with."""
-    again = launcher(opened, provider, report).retry
+    launching, sign = launcher(opened, provider, report), signers(opened)
+
+    def again(record: JobRecord, tasks: Sequence[str]) -> JobRecord:
+        return replace(launching, signer=sign()).retry(record, tasks)
+
     # The embedded store takes a Deny but applies it to no form (measured), so there is nothing to do there.
     finished = None if opened.place.embedded else revoke.on_finish(opened.store, report, clock)
     tend = renewer(opened, provider, report).tend
     return Watcher(opened.store, provider, clock, time.sleep, report, again, finished, tend)
 
 
-def renewer(opened: Opened, provider: Provider, report: Report) -> Renewer:
-    """Everything that renewing grants works with. Credentials that are about to end are looked up anew."""
+def signers(opened: Opened) -> Callable[[], Signer]:
+    """Return what tells who signs now. Credentials that are about to end are looked up anew."""
     found = signer.Renewed(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
     first = open_signer(opened.store, opened.place.store, clock)
-    return Renewer(opened.store, provider, clock, report, lambda: replace(first, own=found()))
+    return lambda: replace(first, own=found())
+
+
+def renewer(opened: Opened, provider: Provider, report: Report) -> Renewer:
+    """Everything that renewing grants works with."""
+    return Renewer(opened.store, provider, clock, report, signers(opened))
 
 
 def notice(provider: Provider, report: Report) -> None:

@@ -53,7 +53,7 @@ class Signer:
     """Gives the credentials that sign a grant. `connect` makes an STS client; sessions are kept for their task."""
 
     own: Credentials
-    connect: Callable[[SignerSpec], Any]
+    connect: Callable[[SignerSpec, Credentials], Any]
     clock: Callable[[], datetime]
     _sessions: dict[str, Credentials] = field(default_factory=dict, repr=False)
 
@@ -88,7 +88,7 @@ class Signer:
         }
         if spec.external_id is not None:
             asked["ExternalId"] = spec.external_id
-        return assume(self.connect(spec), asked)
+        return assume(self.connect(spec, self.own), asked)
 
 
 def length(spec: JobSpec) -> timedelta:
@@ -174,13 +174,12 @@ def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 -
 
 
 def open_signer(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> Signer:
-    """Return the signer for a store: STS is asked with the very credentials that opened it, where they are used."""
+    """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
-    def connect(spec: SignerSpec) -> Any:  # noqa: ANN401 - boto3 clients have no static type
+    def connect(spec: SignerSpec, own: Credentials) -> Any:  # noqa: ANN401 - boto3 clients have no static type
         import boto3
         from botocore.config import Config
 
-        own = store.credentials
         session = boto3.session.Session(own.access_key, own.secret_key, own.token, region_name=store.bucket.region)
         config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10, read_timeout=30)
         return session.client("sts", endpoint_url=spec.endpoint_url or place.endpoint_url, config=config)

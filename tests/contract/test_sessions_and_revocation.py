@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from provisioner import cli, embedded, preflight, renew, revoke, signer
-from provisioner.errors import Expiry, Refused
+from provisioner.errors import Expiry, FreepostError, Refused
 from provisioner.grants import sign_grant
 from provisioner.keys import JobKeys
 from provisioner.plan import make_plan
@@ -195,7 +195,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
 
     def sign():
         used.append(session_of(rgw, 9))
-        return signer.Signer(used[-1], lambda _: None, now)
+        return signer.Signer(used[-1], lambda *_: None, now)
 
     record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.ends)
     failures = []
@@ -241,6 +241,18 @@ def test_a_role_that_may_not_be_assumed_is_named(here, rgw):
     with pytest.raises(Exception, match="assume the role") as told:
         signer.open_signer(store, place, now).credentials(plan, plan.tasks[0])
     assert rgw.secret_key not in repr(told.value)
+
+
+def test_the_role_is_assumed_with_the_credentials_of_the_day(here, rgw):
+    """When the operator's first session has ended, the next one asks for the sessions that sign."""
+    store, place = here
+    spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
+    plan = planned(store, spec)
+    ended = open_store(place, access_key="ended", secret_key="ended")
+    who = signer.open_signer(ended, place, now)
+    with pytest.raises(FreepostError):
+        who.credentials(plan, plan.tasks[0])
+    assert replace(who, own=store.credentials).credentials(plan, plan.tasks[0]).token
 
 
 def recorded(spec=None):

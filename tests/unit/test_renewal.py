@@ -310,7 +310,7 @@ def test_a_session_bounds_its_grants_and_a_new_one_goes_on(running, opened):
     own = opened.credentials
 
     def by(ends):
-        who = signer.Signer(Credentials(own.access_key, own.secret_key, None, ends), lambda _: None, now)
+        who = signer.Signer(Credentials(own.access_key, own.secret_key, None, ends), lambda *_: None, now)
         return replace(renewer, signer=lambda: who)
 
     ends = now().replace(microsecond=0) + timedelta(seconds=300)
@@ -383,6 +383,20 @@ def test_extend_by_command(provision, opened, tmp_path):
     assert opened.list(f"p/{name}/mail/")
     assert provision("terminate", name).code == 0
     assert not opened.list(f"p/{name}/mail/")
+
+
+def test_a_retry_while_watching_is_signed_by_fresh_credentials(provision, opened, bucket, tmp_path):
+    """A watcher whose first session is about to end launches the next attempt with the next one."""
+    job = tmp_path / "job.yaml"
+    job.write_text("name: again\nretries: 1\nrun:\n  command: 'false'\n")
+    assert provision.launch(job, "--wait", "--set", "retries=0").code == 1
+    (name,) = (folder for folder in opened.folders("p/") if not folder.startswith("."))
+    found, record = session.find_job(name, session.embedded_place(bucket, "p"))
+    found.store.credentials = replace(opened.credentials, expires=now() + timedelta(minutes=1))
+    watcher = session.watcher(found, session.make_provider("local", found, {}), lambda _: None)
+    record = watcher.retry(record, ["0"])
+    assert record.attempts == {"0": 2}
+    assert provision("terminate", name).code == 0
 
 
 def spec_of(**more):
