@@ -139,7 +139,7 @@ def revoke(
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Make the store refuse everything that a job's VMs were granted, before it expires."""
+    """Make the store refuse what a job's VMs were granted, before it expires."""
     from provisioner import revoke as revoking
     from provisioner import session
 
