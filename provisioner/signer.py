@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from provisioner.errors import BadInput, FreepostError, Refused
+from provisioner.grants import large_keys
 from provisioner.plan import UPLOAD_MARGIN, Plan, TaskPlan
 from provisioner.policy import Bucket, Credentials, check_lifetime
 from provisioner.slots import large
@@ -106,12 +107,17 @@ def prefixes(plan: Plan, task: TaskPlan) -> list[str]:
 
 
 def reads(plan: Plan, task: TaskPlan) -> list[str]:
-    """What the VM pulls, as resources below the bucket: the job's own inputs in one, others key by key."""
+    """What the VM reads, as resources below the bucket: the job's own inputs in one, others key by key.
+
+    Of what it uploads in parts it may ask whether it is there: HEAD is s3:GetObject.
+    """
     apart = [literal(plan.keys.grant(task.task, task.attempt))] if plan.apart else []
     own = plan.keys.input("")
     keys = [literal(item.key) for item in plan.pulled if not item.key.startswith(own)]
     mail = [f"{literal(plan.keys.mail(task.task, task.attempt))}*"] if plan.spec.renew else []
-    return [*apart, *mail, *([f"{literal(own)}*"] if len(keys) < len(plan.pulled) else []), *dict.fromkeys(keys)]
+    keys += map(literal, large_keys(plan, task))
+    inputs = [f"{literal(own)}*"] if any(item.key.startswith(own) for item in plan.pulled) else []
+    return [*apart, *mail, *inputs, *dict.fromkeys(keys)]
 
 
 def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[str], *, parts: bool = False) -> str:
