@@ -181,7 +181,7 @@ def test_without_a_renewal_the_end_is_told(mailbox):
     assert said.count(": not sent\n") + said.count(": the grant has expired") + said.count("out of time") >= 30 - stored
 
 
-@pytest.mark.parametrize("wrong", ["prefix", "url", "job", "mailbox", "no mailbox", "no grant"])
+@pytest.mark.parametrize("wrong", ["prefix", "url", "job", "mailbox", "no mailbox", "odd mailbox", "no grant"])
 def test_a_forged_renewal_is_refused(mailbox, wrong):
     """Another prefix, address or job, a mailbox elsewhere or none: refused, said, and nothing goes anywhere by it."""
     honest = mailbox.grant(2, 60)
@@ -192,6 +192,7 @@ def test_a_forged_renewal_is_refused(mailbox, wrong):
         "job": honest._replace(job="other"),
         "mailbox": honest._replace(mailbox={**honest.mailbox, "url": "http://192.0.2.7/mail"}),
         "no mailbox": honest._replace(mailbox=None),
+        "odd mailbox": honest._replace(mailbox=["url"]),
         "no grant": None,
     }[wrong]
     mailbox.s3.put_object(

@@ -144,7 +144,15 @@ def test_a_token_that_asks_too_often_waits(serve, mint, ask):
     answer = ask(service, "get", token, {"keys": ["p/run/k"]})
     assert int(answer.headers["Retry-After"]) >= 1
     assert ask(service, "post", mint(), {}).status_code == 200
-    assert [ask(service, "post", "fpt1.a.b.c", {}).status_code for _ in range(4)] == [401, 401, 401, 429]
+    assert [ask(service, "post", "fpt1.a.b.c", {}).status_code for _ in range(6)] == [401, 401, 401, 429, 429, 429]
+    assert sum(event["event"] == "refused" for event in service.events()) == 3  # guessing doesn't fill the log
+
+
+def test_no_answer_leads_elsewhere(serve, mint, http):
+    """A path with a slash too many is not there: no redirect to the host that the client named."""
+    headers = {"Host": "evil.example", "Authorization": f"Bearer {mint()}"}
+    answer = http.post(f"{serve().url}/v1/grant/", headers=headers, timeout=20, allow_redirects=False)
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
 
 
 def test_a_unix_socket_is_its_owners_alone(serve, mint, tmp_path):
