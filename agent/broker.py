@@ -2,7 +2,8 @@
 
 One request before the push, and again when the grant is about to end or the store says that it has (`agent.renew`). The
 token is read from its file each time, so that a fresh one can take its place; it is in no argument and no message, and
-goes over http to this machine alone. The journal lies beside the token file, and while it is used so does the grant.
+goes over http to this machine alone. The journal lies beside the token file, and while it is used so does the grant,
+one for each process.
 """
 
 import atexit
@@ -66,7 +67,7 @@ def obtain(url, path, say):
         grant = insist(lambda: ask(url, path))
     except Failed as failure:
         raise Bad(str(failure), failure.exit) from None
-    held = path + ".grant"
+    held = "%s.grant.%d" % (path, os.getpid())
     atexit.register(forget, held, held + ".lock")
     rewrite(grant, held)
     Renewal(held, again(url, path), NEVER, say).install()

@@ -83,7 +83,9 @@ def parse(text):
                     raise ValueError
             inputs = [dict(item, path=str(item["path"]), url=str(item["url"])) for item in raw.get("inputs", ())]
             names = str(raw["job"]), str(raw["task"]), int(raw["attempt"])
-            return Grant(*names, instant(raw["expires"]), *targets, inputs, raw.get("mailbox"))
+            mailbox = raw.get("mailbox")
+            mailbox = mailbox and dict(mailbox, url=str(mailbox["url"]))
+            return Grant(*names, instant(raw["expires"]), *targets, inputs, mailbox)
     except KeyError as missing:
         raise GrantError("the grant has no field %s" % missing) from None
     except (ValueError, TypeError, AttributeError):

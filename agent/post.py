@@ -74,7 +74,7 @@ class Wire:
     `pace(n)` is called before each n bytes of a file; it may sleep, or raise Failed.
     """
 
-    tls = None
+    tls, stall = None, STALL
 
     def __init__(self, url, pace=lambda count: None):
         self.pace, self.sock, self.where = pace, None, None
@@ -112,7 +112,7 @@ class Wire:
             Wire.tls = self.tls or ssl.create_default_context()  # one for all: it reads every CA there is
             self.sock = self.tls.wrap_socket(self.sock, server_hostname=host)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock.settimeout(STALL)
+        self.sock.settimeout(self.stall)
         self.replies = self.sock.makefile("rb")
 
     def ask(self, *pieces, take=None):

@@ -89,8 +89,7 @@ class Slots(Sender):
         head = "%s%sContent-Length: %d\r\n%s\r\n" % (method, self.head, size, head)
         if patience:
             self.close()
-            self.connect()
-            self.sock.settimeout(patience)
+            self.stall = patience
         return self.ask(head.encode(), data, take=take)
 
     def good(self, answer):

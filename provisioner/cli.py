@@ -138,6 +138,7 @@ def collect_job(
     output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     done = _collect(output, opened, record, folder or Path(record.job))
+    session.revoke_over(opened, record, output.event)
     if done.missing:
         names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:10])
         message = f"{len(done.missing)} of {len(record.spec.tasks)} tasks have not succeeded: {names}"
@@ -193,6 +194,7 @@ def terminate(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = Non
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     count = watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     renew.drop(opened.store, record)
+    session.revoke_over(opened, record, output.event, ended=True)
     output.event(Event("terminated", f"{record.job}: its {count} VMs are ended", {"job": record.job, "vms": count}))
 
 
@@ -204,6 +206,9 @@ def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) 
     output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
+    revoking = session.revoker(opened, output.event)
+    if revoking is not None:
+        revoking.whole(record)
     count = jobs.remove(opened.store, record)
     session.index().forget(record.job)
     output.event(Event("removed", f"{record.job}: {count} objects deleted", {"job": record.job, "objects": count}))

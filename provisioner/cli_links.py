@@ -6,6 +6,7 @@ What they make goes to standard output or to the file that is named, and nowhere
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -98,7 +99,7 @@ def get(  # noqa: PLR0913, PLR0917 - flags
         else:
             size = _size_of(store, key) if check else None
             found.append(signer.get(key, overrides=overrides, file=filename, size=size))
-    output = streams(as_json=as_json)
+    found, output = links.apart(found), streams(as_json=as_json)
     if html is not None:
         from provisioner import form as forms
 
@@ -263,10 +264,11 @@ def _write(path: Path, text: str, output: Output) -> None:
         output.raw(text.encode())
         return
     try:
-        path.write_text(text, encoding="utf-8")
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise BadInput(f"can't write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
-    output.event(Event("written", f"wrote {path}: whoever has this file may use it until it expires"))
+    output.event(Event("written", f"wrote {path}: whoever can read this file may use it until it expires"))
 
 
 def _duration(text: str) -> int:

@@ -79,12 +79,12 @@ def token(  # noqa: PLR0913, PLR0917 - flags
         str | None,
         typer.Argument(metavar="[s3://BUCKET/PREFIX/ | JOB]", help="What a new token is for.", show_default=False),
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Only this task of the JOB.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Which task of the JOB; its only one.")] = None,
     attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Which attempt; its latest.")] = None,
     methods: Annotated[str | None, typer.Option("--methods", help="Some of GET,POST,PUT; POST if not given.")] = None,
     max_bytes: Annotated[str | None, typer.Option("--max-bytes", help="The largest object; 5GiB.")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="How long it lives; 1d.")] = None,
-    prefix: Annotated[list[str] | None, typer.Option("--prefix", help="With --narrow: only below this.")] = None,
+    prefix: Annotated[list[str] | None, typer.Option("--prefix", help="Only below this; several if repeated.")] = None,
     narrow: Annotated[
         Path | None,
         typer.Option("--narrow", metavar="FILE", help="Print a narrower token than the one in FILE (or -)."),
@@ -121,6 +121,9 @@ def token(  # noqa: PLR0913, PLR0917 - flags
         made = tokens.narrow(_text(narrow), limits)
     else:
         bucket, prefixes = _covered(str(where), task, attempt, store, endpoint_url)
+        outside = [each for each in prefix or () if not each.startswith(tuple(prefixes))]
+        if outside:
+            raise BadInput(f"--prefix {outside[0]!r} is not below {' or '.join(prefixes)}", hint="give the whole key")
         limits = tokens.Limits(
             prefix or prefixes,
             limits.methods or ("POST",),
@@ -139,7 +142,7 @@ def revoke(
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Make the store refuse everything that a job's VMs were granted, before it expires."""
+    """Make the store refuse what a job's VMs were granted, before it expires."""
     from provisioner import revoke as revoking
     from provisioner import session
 
@@ -178,8 +181,12 @@ def _covered(
         return bucket, [prefix.strip("/") + "/"]
     opened, record = session.find_job(where, session.named_place(store, endpoint_url))
     keys = JobKeys(opened.store.prefix, record.job)
-    if task is None:
-        return opened.store.bucket.name, [keys.root]
+    if task is None and len(record.spec.tasks) > 1:
+        raise BadInput(
+            f"a token is for one task, and {record.job} has {len(record.spec.tasks)}",
+            hint="--task 0; or for all their results s3://BUCKET/PREFIX/JOB/out/",
+        )
+    task = record.spec.tasks[0] if task is None else task
     if task not in record.spec.tasks:
         raise NotFound(f"{record.job} has no task {task!r}")
     number = attempt or record.attempts.get(task, 1)

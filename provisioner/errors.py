@@ -57,6 +57,10 @@ class NoForms(Refused):
     """The store takes no uploads by form; presigned PUTs may do."""
 
 
+class Unsupported(Refused):
+    """The store has no such thing, or takes it and doesn't act on it: trying again is no help."""
+
+
 class NoCapacity(Refused):
     """The provider has no room for this type, zone or market; another choice may have it."""
 

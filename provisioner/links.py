@@ -10,8 +10,9 @@ import base64
 import binascii
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -58,7 +59,7 @@ class Link:
 
     def curl(self) -> str:
         """A line for a shell that carries the request out; it fails, with exit code 22, when the store refuses."""
-        words = ["curl", "-f"]
+        words = ["curl", "-f", "-g"]  # or it would read {} and [] in -T, and #1 in -o, as patterns
         if "/." in self.key or self.key.startswith("."):
             words.append("--path-as-is")
         if self.method == "GET":
@@ -118,7 +119,8 @@ class Signer:
         """An upload slot for one object of at most 5 GiB.
 
         `size` (exact bytes), `content_type`, `sha256` (hex) and no overwriting are each a signed header, so the store
-        refuses an upload that differs in one of them. BadInput for a size or digest that can't be.
+        refuses an upload that differs in one of them. `file` is the operator's own path, taken as it is. BadInput for a
+        size or digest that can't be.
         """
         headers = {}
         if size is not None:
@@ -132,7 +134,7 @@ class Signer:
         if not overwrite:
             headers["if-none-match"] = "*"
         url = self._presign("PUT", key, headers=headers)
-        name = local_name(file or key.rpartition("/")[2])
+        name = file or local_name(key.rpartition("/")[2])
         return Link("PUT", self.bucket.name, key, url, self.expires, name, headers, size)
 
     def post(self, prefix: str, *, max_bytes: int, min_bytes: int = 0, extra: Sequence[object] = ()) -> Target:
@@ -281,6 +283,14 @@ def local_name(key: str) -> str:
     parts = [_CONTROL.sub("_", part) for part in key.split("/")]
     path = "/".join("_" if part in ("", ".", "..") else part for part in parts)
     return f"./{path}" if path.startswith("-") else path
+
+
+def apart(found: Sequence[Link]) -> list[Link]:
+    """Keep links of different objects from being saved under one name: these get the whole path of their keys."""
+    names = Counter(file for file, _, _ in {(link.file, link.bucket, link.key) for link in found})
+    return [
+        link if names[link.file] == 1 else replace(link, file=local_name(f"{link.bucket}/{link.key}")) for link in found
+    ]
 
 
 def _digest(sha256: str) -> str:

@@ -1,224 +1,229 @@
 """Ends a job's grants before they expire: a Deny on the job's prefix in the bucket policy, and a proof that it holds.
 
 A signed form or URL can't be taken back. What can be done is to forbid what it does to everybody: the VM's writes below
-``out/`` and ``status/``, and its reads below ``inputs/`` and ``mail/``. Reading results stays allowed.
+``out/`` and ``status/``, and its reads below ``inputs/``, ``grants/`` and ``mail/``. Reading results stays allowed, and
+so do presigned GETs of inputs that lie outside the job: others may need these.
 
-The statements are merged with what stands in the policy. Their Sid says until when they matter, and those that
-outlived their grants are swept with the next change, so that jobs don't fill the policy (AWS, "Bucket policies":
-20 KB). S3 has no compare-and-swap for policies: what was written is read back, and written again if somebody else's
-change swallowed it.
+`provisioner.denial` makes the policy. S3 has no compare-and-swap for policies: what was written is read back, and
+written again if somebody else's change swallowed it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
-from provisioner import preflight
-from provisioner.errors import BadInput, FreepostError, Refused
+from agent.grant import Target
+from provisioner import preflight, slots
+from provisioner.denial import Full, fitting, merge, same, statements
+from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
 from provisioner.keys import JobKeys
 from provisioner.output import Event, Report
 from provisioner.plan import iso
-from provisioner.policy import sign_prefix
+from provisioner.policy import Credentials, sign_prefix
 from provisioner.record import JobRecord
-from provisioner.signer import arn, literal
 from provisioner.store import Store
+from provisioner.watch import TaskStatus
 
-LIMIT = 20 * 1024  # bytes of a bucket policy
 PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
-_TRIES = 4
-_SID = re.compile(r"FreepostRevoked(?P<until>[0-9]{14})(?P<job>[0-9a-f]{16})[WR]")
-CANNOT = (
-    "this can't stop what is stored or read already, nor a transfer under way, nor end the VMs (`provision terminate`)"
-)
+_TRIES = 6
+_SOONEST = 0.2  # seconds before a policy that was swallowed is written again; twice as many each time
+_NAMED = 3  # inputs in one message
+CANNOT = "this can't stop what is stored or read already, nor a transfer under way"
 
 
-def revoke(store: Store, record: JobRecord, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Event:
-    """Forbid everything that the job's VMs were granted, any task and attempt, and prove it with a form.
+def revoke(
+    store: Store,
+    record: JobRecord,
+    now: datetime,
+    sleep: Callable[[float], None] = time.sleep,
+    credentials: Credentials | None = None,
+) -> Event:
+    """Forbid what the job's VMs were granted below the job, any task and attempt, and prove it with an upload.
 
-    Safe to repeat. Raise Refused for a store without bucket policies, or one that doesn't apply them to forms.
+    Safe to repeat. Raise Unsupported for a store without bucket policies, or one that doesn't apply them to uploads.
     """
     keys = JobKeys(store.prefix, record.job)
     until = f"until {iso(record.expires)}"
     if record.expires <= now:
         text = f"{record.job}: nothing to revoke, its grants lived {until}"
         return Event("revoked", text, {"job": record.job, "changed": False})
-    writes, reads = [f"{keys.root}out/", keys.status_root], [f"{keys.root}inputs/", keys.mail_root]
-    changed = _change(store, record, now, writes, reads)
-    _prove(store, keys.status_root, record, now, sleep)
-    text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. {CANNOT.capitalize()}."
-    text += f" It forbids retries of the job too: `provision revoke {record.job} --undo` allows them again."
+    reads = [keys.input(""), f"{keys.root}grants/", keys.mail_root]
+    changed = _change(store, record, now, [f"{keys.root}out/", keys.status_root], reads, sleep)
+    _prove(store, keys.status_root, record, credentials or store.credentials, now, sleep)
+    outside = [item.key for item in record.inputs if not item.key.startswith(keys.root)]
+    named = ", ".join(outside[:_NAMED]) + ", …" * (len(outside) > _NAMED)
+    reading = f", nor reads of inputs outside the job ({named})" if outside else ""
+    text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. {CANNOT.capitalize()}{reading}, "
+    text += "nor end the VMs (`provision terminate`). "
+    text += f"It forbids retries of the job too: `provision revoke {record.job} --undo` allows them again."
     return Event("revoked", text, {"job": record.job, "changed": changed, "until": iso(record.expires)})
 
 
-def undo(store: Store, record: JobRecord, now: datetime) -> Event:
+def undo(store: Store, record: JobRecord, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Event:
     """Take the job's statements out of the bucket policy again. Safe to repeat."""
-    changed = _change(store, record, now, None, None)
+    changed = _change(store, record, now, None, None, sleep)
     text = f"{record.job}: no longer revoked" if changed else f"{record.job}: was not revoked"
     return Event("unrevoked", text, {"job": record.job, "changed": changed})
 
 
-def on_finish(store: Store, report: Report, clock: Callable[[], datetime]) -> Callable[[JobRecord, str, int], None]:
-    """Return what a watcher calls for each attempt that is over: it revokes that attempt's grant alone.
+@dataclass
+class Revoker:
+    """Revokes the grants of attempts that are over, each alone, where the job says so (``revoke: on-finish``).
 
-    A store that doesn't support it is told of once, and left alone.
+    What fails is told once and tried again with the next; a store that doesn't support it is left alone from then on.
     """
-    able = True
 
-    def finished(record: JobRecord, task: str, attempt: int) -> None:
-        nonlocal able
-        now = clock()
-        if not able or record.spec.revoke != "on-finish" or record.expires <= now or not attempt:
+    store: Store
+    report: Report
+    clock: Callable[[], datetime]
+    credentials: Callable[[], Credentials]
+    sleep: Callable[[float], None] = time.sleep
+    _open: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    _said: list[str] = field(default_factory=list, repr=False)
+    _able: bool = True
+
+    def finished(self, _: JobRecord, task: str, attempt: int) -> None:
+        """Note an attempt that is over."""
+        self._open += [(task, attempt)] if attempt else []
+
+    def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
+        """Revoke what was noted, in one change of the policy. `found` is where every task stands."""
+        retries = record.spec.retries
+        self.settle(record, last=all(item.over and (item.succeeded or item.attempt > retries) for item in found))
+
+    def settle(self, record: JobRecord, *, last: bool) -> None:
+        """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""
+        for left in (2, 1, 0) if last else (0,):
+            if not self._open or not self._wanted(record):
+                return
+            try:
+                self._revoke(record)
+            except Full as error:
+                if last:
+                    self.whole(record)
+                    return
+                self._tell(record, error)
+            except Unsupported as error:
+                self._able = False
+                self._tell(record, error)
+            except FreepostError as error:
+                if left:
+                    self.sleep(1 << (2 - left))
+                else:
+                    self._tell(record, error)
+
+    def whole(self, record: JobRecord) -> None:
+        """Revoke a job of which nothing more is expected."""
+        if not self._wanted(record):
             return
-        keys = JobKeys(store.prefix, record.job)
-        status = keys.status(task, attempt)
         try:
-            changed = _change(store, record, now, [keys.outputs(task, attempt), status], [])
-            if changed:
-                _prove(store, status, record, now, time.sleep)
-                report(Event("revoked", f"task {task}: its grant is revoked", {"job": record.job, "task": task}))
+            self.report(revoke(self.store, record, self.clock(), self.sleep, self.credentials()))
+            self._open.clear()
         except FreepostError as error:
-            able = False
-            text = f"note: grants are not revoked as tasks end: {error.message}. They expire at {iso(record.expires)}"
-            report(Event("notice", text, {"job": record.job, "text": text}))
+            self._tell(record, error)
 
-    return finished
+    def _wanted(self, record: JobRecord) -> bool:
+        return self._able and record.spec.revoke == "on-finish" and record.expires > self.clock()
+
+    def _revoke(self, record: JobRecord) -> None:
+        keys, now = JobKeys(self.store.prefix, record.job), self.clock()
+        writes = [prefix for each in self._open for prefix in (keys.outputs(*each), keys.status(*each))]
+        if _change(self.store, record, now, writes, [], self.sleep):
+            _prove(self.store, writes[-1], record, self.credentials(), now, self.sleep)
+            for task, _ in self._open:
+                data = {"job": record.job, "task": task}
+                self.report(Event("revoked", f"task {task}: its grant is revoked", data))
+        self._open.clear()
+
+    def _tell(self, record: JobRecord, error: FreepostError) -> None:
+        text = f"note: grants are not revoked: {error.message}. They expire at {iso(record.expires)}"
+        if text not in self._said:
+            self._said.append(text)
+            self.report(Event("notice", text, {"job": record.job, "text": text}))
 
 
-def merge(
-    policy: dict[str, Any] | None,
-    job: str,
-    statements: Sequence[dict[str, Any]] | None,
+def _change(  # noqa: PLR0913, PLR0917 - what to change, and what with
+    store: Store,
+    record: JobRecord,
     now: datetime,
-) -> dict[str, Any] | None:
-    """Put a job's statements into a bucket policy, adding to those it has; None for `statements` takes them out.
-
-    `job` is the hash in the Sids. Ours that have outlived their grants are dropped; everybody else's stay as they
-    are. Return None when no statement is left.
-    """
-    document = dict(policy or {"Version": "2012-10-17"})
-    found = document.get("Statement", [])
-    kept: list[dict[str, Any]] = []
-    mine: dict[str, dict[str, Any]] = {}
-    for item in found if isinstance(found, list) else [found]:
-        ours = _SID.fullmatch(str(item.get("Sid", "")))
-        if ours is None:
-            kept.append(item)
-        elif ours["job"] == job:
-            mine[item["Sid"][-1]] = item
-        elif ours["until"] > now.strftime("%Y%m%d%H%M%S"):
-            kept.append(item)
-    for item in statements or ():
-        before = _texts(mine.get(item["Sid"][-1], {}).get("Resource", []))
-        mine[item["Sid"][-1]] = {**item, "Resource": _widest([*before, *item["Resource"]])}
-    if statements is not None:
-        kept += [mine[kind] for kind in sorted(mine)]
-    return {**document, "Statement": kept} if kept else None
-
-
-def _change(store: Store, record: JobRecord, now: datetime, writes: list[str] | None, reads: list[str] | None) -> bool:
+    writes: list[str] | None,
+    reads: list[str] | None,
+    sleep: Callable[[float], None],
+) -> bool:
     """Merge into the store's policy and see that it stays. False when it was so already."""
     job = hashlib.sha256(JobKeys(store.prefix, record.job).root.encode()).hexdigest()[:16]
-    statements = None if writes is None else _statements(store, record, job, writes, reads or [])
-    changed = False
-    for _ in range(_TRIES):
+    # One second more, so that the Deny never ends before the grant.
+    until = record.expires + timedelta(seconds=1)
+    denied = None if writes is None else statements(store.bucket, job, until, writes, reads or [])
+    for count in range(_TRIES):
         text = store.policy()
         policy = json.loads(text) if text else None
-        merged = merge(policy, job, statements, now)
-        if _same(policy, merged):
-            return changed
-        changed = True
-        store.set_policy(None if merged is None else _fitting(merged))
+        merged = merge(policy, job, denied, now)
+        if same(policy, merged):
+            return count > 0
+        if count:  # somebody else's change, or the store shows the older one for a moment: nothing tells when it ends
+            sleep(_SOONEST * 2 ** (count - 1))
+        store.set_policy(None if merged is None else fitting(merged))
     raise Refused(
         f"the policy of bucket {store.bucket.name} is not as it was written",
         hint="somebody else keeps changing it, or the store rewrites it; look at it and run the same command again",
     )
 
 
-def _statements(store: Store, record: JobRecord, job: str, writes: list[str], reads: list[str]) -> list[dict[str, Any]]:
-    # One second more, so that the Deny never ends before the grant.
-    until = (record.expires + timedelta(seconds=1)).strftime("%Y%m%d%H%M%S")
+def _prove(  # noqa: PLR0913, PLR0917 - what to sign, and what with
+    store: Store,
+    prefix: str,
+    record: JobRecord,
+    credentials: Credentials,
+    now: datetime,
+    sleep: Callable[[float], None],
+) -> None:
+    """Upload as the VM does until the store refuses it, and see that it does so there alone.
 
-    def deny(kind: str, action: str, prefixes: list[str]) -> dict[str, Any]:
-        return {
-            "Sid": f"FreepostRevoked{until}{job}{kind}",
-            "Effect": "Deny",
-            "Principal": "*",
-            "Action": action,
-            "Resource": [f"{arn(store.bucket)}/{literal(prefix)}*" for prefix in prefixes],
-        }
-
-    made = [deny("W", "s3:PutObject", writes)]
-    return [*made, deny("R", "s3:GetObject", reads)] if reads else made
-
-
-def _fitting(policy: dict[str, Any]) -> str:
-    text = json.dumps(policy, separators=(",", ":"))
-    if len(text.encode()) > LIMIT:
-        ours = sum(bool(_SID.fullmatch(str(item.get("Sid", "")))) for item in policy["Statement"])
-        raise BadInput(
-            f"the bucket policy would have {len(text.encode())} bytes; S3 allows {LIMIT}",
-            hint=f"{ours} of its {len(policy['Statement'])} statements are Freepost's: `provision revoke JOB --undo` "
-            "takes out those of jobs that are over, or end the signing key or session",
-        )
-    return text
-
-
-def _prove(store: Store, prefix: str, record: JobRecord, now: datetime, sleep: Callable[[float], None]) -> None:
-    """Post a form like the VM's until the store refuses it. Raise Refused if it never does."""
-    target = sign_prefix(
-        store.bucket,
-        prefix,
-        credentials=store.credentials,
-        now=now,
-        expires=now + timedelta(minutes=5),
-        max_bytes=1,
-    )
+    Raise Unsupported if it never does, Refused if it refuses the same elsewhere in the job.
+    """
+    put = record.spec.method == "put"
+    elsewhere = f"{JobKeys(store.prefix, record.job).root}proof/"
+    denied, allowed = (_probe(store, where, credentials, now, put=put) for where in (prefix, elsewhere))
     waited, pause = 0.0, 0.05
-    while True:
-        try:
-            preflight.post(target, ".revoked", b"")
-        except Refused:
-            return
-        store.delete([f"{prefix}.revoked"])
+    while not _refused(store, denied):
         if waited >= PROOF_SECONDS:
-            break
+            kind = "presigned PUTs" if put else "POST"
+            raise Unsupported(
+                f"the store took the Deny but still accepts uploads below {prefix}: it doesn't apply bucket policies "
+                f"to {kind}",
+                hint=f"others may be stopped, {'PUTs' if put else 'forms'} live until {iso(record.expires)} or the "
+                "signing key's end",
+            )
         sleep(pause)  # no event tells when a policy applies
         waited, pause = waited + pause, pause * 2
-    raise Refused(
-        f"the store took the Deny but still accepts forms below {prefix}: it doesn't apply bucket policies to POST",
-        hint=f"presigned URLs may be stopped, forms live until {iso(record.expires)} or the signing key's end",
-    )
+    if _refused(store, allowed):
+        raise Refused(
+            f"the Deny is in the bucket policy, but the store refuses uploads below {elsewhere}, too: that it refuses "
+            f"them below {prefix} proves nothing",
+            hint="run it again with credentials that may write to the whole job",
+        )
 
 
-def _same(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
-    """Compare policies as stores write them back: a list of one may come as its element."""
-
-    def plain(policy: dict[str, Any] | None) -> list[Any]:
-        found = (policy or {}).get("Statement", [])
-        rows = found if isinstance(found, list) else [found]
-        return [
-            {name: _texts(value) for name, value in item.items() if name != "Sid"} | {"Sid": item.get("Sid")}
-            for item in rows
-        ]
-
-    return plain(left) == plain(right)
+def _probe(store: Store, prefix: str, credentials: Credentials, now: datetime, *, put: bool) -> Target:
+    life = timedelta(minutes=5)
+    if put:
+        return slots.Signing(store.bucket, credentials, now, life).target(prefix, [".revoked"])
+    return sign_prefix(store.bucket, prefix, credentials=credentials, now=now, expires=now + life, max_bytes=1)
 
 
-def _texts(value: Any) -> Any:  # noqa: ANN401 - any element of a policy
-    if isinstance(value, dict):
-        return ["*"] if value in ({"AWS": "*"}, {"AWS": ["*"]}) else {key: _texts(each) for key, each in value.items()}
-    return value if isinstance(value, list) else [value]
-
-
-def _widest(resources: Sequence[str]) -> list[str]:
-    """Each resource once, without those that another one covers."""
-    once = dict.fromkeys(resources)
-    return [
-        item for item in once if not any(item != other and item.startswith(other.removesuffix("*")) for other in once)
-    ]
+def _refused(store: Store, target: Target) -> bool:
+    """Whether the store refuses an upload; what it takes is deleted."""
+    try:
+        preflight.post(target, ".revoked", b"")
+    except NoForms:  # which says nothing of what else it takes
+        raise
+    except Refused:
+        return True
+    store.delete([f"{target.prefix}.revoked"])
+    return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provisioner import jobs, revoke, signer
+from provisioner import jobs, signer, watch
 from provisioner.errors import BadInput, Unreachable
 from provisioner.jobs import JobIndex, Place
 from provisioner.launch import Launcher
@@ -19,10 +19,11 @@ from provisioner.paths import state_dir
 from provisioner.providers import registry
 from provisioner.renew import Renewer
 from provisioner.retry import retried
-from provisioner.signer import open_signer
+from provisioner.revoke import Revoker
+from provisioner.signer import Signer, open_signer
 from provisioner.spec import JobSpec, StoreSpec, load
 from provisioner.store import Store, open_store
-from provisioner.watch import Watcher
+from provisioner.watch import TaskStatus, Watcher
 
 if TYPE_CHECKING:
     from provisioner.embedded import EmbeddedStore, Running
@@ -139,18 +140,53 @@ def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
 
 def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
     """Everything that following a job works with."""
-    again = launcher(opened, provider, report).retry
-    # The embedded store takes a Deny but applies it to no form (measured), so there is nothing to do there.
-    finished = None if opened.place.embedded else revoke.on_finish(opened.store, report, clock)
-    tend = renewer(opened, provider, report).tend
+    launching, sign = launcher(opened, provider, report), signers(opened)
+
+    def again(record: JobRecord, tasks: Sequence[str]) -> JobRecord:
+        return replace(launching, signer=sign()).retry(record, tasks)
+
+    renewing = Renewer(opened.store, provider, clock, report, sign)
+    revoking = revoker(opened, report, sign)
+
+    def tend(record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
+        if revoking is not None:
+            revoking.tend(record, found)
+        return renewing.tend(record, found)
+
+    finished = None if revoking is None else revoking.finished
     return Watcher(opened.store, provider, clock, time.sleep, report, again, finished, tend)
 
 
-def renewer(opened: Opened, provider: Provider, report: Report) -> Renewer:
-    """Everything that renewing grants works with. Credentials that are about to end are looked up anew."""
+def revoker(opened: Opened, report: Report, sign: Callable[[], Signer] | None = None) -> Revoker | None:
+    """Revokes grants of what is over; None for the embedded store, which applies a Deny to no form (measured)."""
+    if opened.place.embedded:
+        return None
+    who = sign or signers(opened)
+    return Revoker(opened.store, report, clock, lambda: who().own)
+
+
+def revoke_over(opened: Opened, record: JobRecord, report: Report, *, ended: bool = False) -> None:
+    """Revoke the grants of tasks that are over, or of all when their VMs are `ended`, where the job says so."""
+    revoking = revoker(opened, report)
+    if revoking is None or record.spec.revoke != "on-finish" or record.expires <= clock():
+        return
+    found = watch.status(opened.store, record)
+    for item in found:
+        for attempt in range(1, item.attempt + 1) if ended or item.over else ():
+            revoking.finished(record, item.task, attempt)
+    revoking.settle(record, last=ended or all(item.over for item in found))
+
+
+def signers(opened: Opened) -> Callable[[], Signer]:
+    """Return what tells who signs now. Credentials that are about to end are looked up anew."""
     found = signer.Renewed(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
     first = open_signer(opened.store, opened.place.store, clock)
-    return Renewer(opened.store, provider, clock, report, lambda: replace(first, own=found()))
+    return lambda: replace(first, own=found())
+
+
+def renewer(opened: Opened, provider: Provider, report: Report) -> Renewer:
+    """Everything that renewing grants works with."""
+    return Renewer(opened.store, provider, clock, report, signers(opened))
 
 
 def notice(provider: Provider, report: Report) -> None:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from provisioner.errors import BadInput, FreepostError, Refused
+from provisioner.grants import large_keys
 from provisioner.plan import UPLOAD_MARGIN, Plan, TaskPlan
 from provisioner.policy import Bucket, Credentials, check_lifetime
 from provisioner.slots import large
@@ -53,7 +54,7 @@ class Signer:
     """Gives the credentials that sign a grant. `connect` makes an STS client; sessions are kept for their task."""
 
     own: Credentials
-    connect: Callable[[SignerSpec], Any]
+    connect: Callable[[SignerSpec, Credentials], Any]
     clock: Callable[[], datetime]
     _sessions: dict[str, Credentials] = field(default_factory=dict, repr=False)
 
@@ -88,7 +89,7 @@ class Signer:
         }
         if spec.external_id is not None:
             asked["ExternalId"] = spec.external_id
-        return assume(self.connect(spec), asked)
+        return assume(self.connect(spec, self.own), asked)
 
 
 def length(spec: JobSpec) -> timedelta:
@@ -106,12 +107,17 @@ def prefixes(plan: Plan, task: TaskPlan) -> list[str]:
 
 
 def reads(plan: Plan, task: TaskPlan) -> list[str]:
-    """What the VM pulls, as resources below the bucket: the job's own inputs in one, others key by key."""
+    """What the VM reads, as resources below the bucket: the job's own inputs in one, others key by key.
+
+    Of what it uploads in parts it may ask whether it is there: HEAD is s3:GetObject.
+    """
     apart = [literal(plan.keys.grant(task.task, task.attempt))] if plan.apart else []
     own = plan.keys.input("")
     keys = [literal(item.key) for item in plan.pulled if not item.key.startswith(own)]
     mail = [f"{literal(plan.keys.mail(task.task, task.attempt))}*"] if plan.spec.renew else []
-    return [*apart, *mail, *([f"{literal(own)}*"] if len(keys) < len(plan.pulled) else []), *dict.fromkeys(keys)]
+    keys += map(literal, large_keys(plan, task))
+    inputs = [f"{literal(own)}*"] if any(item.key.startswith(own) for item in plan.pulled) else []
+    return [*apart, *mail, *inputs, *dict.fromkeys(keys)]
 
 
 def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[str], *, parts: bool = False) -> str:
@@ -174,13 +180,12 @@ def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 -
 
 
 def open_signer(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> Signer:
-    """Return the signer for a store: STS is asked with the very credentials that opened it, where they are used."""
+    """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
-    def connect(spec: SignerSpec) -> Any:  # noqa: ANN401 - boto3 clients have no static type
+    def connect(spec: SignerSpec, own: Credentials) -> Any:  # noqa: ANN401 - boto3 clients have no static type
         import boto3
         from botocore.config import Config
 
-        own = store.credentials
         session = boto3.session.Session(own.access_key, own.secret_key, own.token, region_name=store.bucket.region)
         config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10, read_timeout=30)
         return session.client("sts", endpoint_url=spec.endpoint_url or place.endpoint_url, config=config)

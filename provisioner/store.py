@@ -15,7 +15,7 @@ import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
 
-from provisioner.errors import BadInput, FreepostError, NoCredentials, NotFound, Refused, Unreachable
+from provisioner.errors import BadInput, FreepostError, NoCredentials, NotFound, Refused, Unreachable, Unsupported
 from provisioner.policy import Bucket, Credentials, bucket_url
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _UNKNOWN_KEY = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
 )
 NOT_IMPLEMENTED = 501  # a no for good: this store has no such operation
+_NEVER = frozenset({"NotImplemented", "MethodNotAllowed", "405", "501"})
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404"})
 
 
@@ -173,7 +174,7 @@ class Store:
                     return None
                 raise
             if not text.lstrip().startswith("{"):  # rclone answers with a listing
-                raise Refused("the store has no bucket policies", hint="what was signed lives until it expires")
+                raise Unsupported("the store has no bucket policies", hint="what was signed lives until it expires")
             return text
 
     def set_policy(self, text: str | None) -> None:
@@ -285,7 +286,8 @@ def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
         return NotFound(f"could not {doing}: there is nothing there")
     if code in _TRANSIENT or (status >= 500 and status != NOT_IMPLEMENTED):  # noqa: PLR2004 - HTTP's own classes
         return Unreachable(f"could not {doing}: the store answered {code or status}", hint="try again later")
-    return Refused(
+    kind = Unsupported if code in _NEVER or status == NOT_IMPLEMENTED else Refused
+    return kind(
         f"could not {doing}: the store answered {code or status}",
         hint="check what the credentials may do on this bucket",
     )

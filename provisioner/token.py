@@ -9,7 +9,7 @@ under the tag of the chain before it, so that a bearer can add a link that narro
                                         tagN = HMAC(tagN-1, LINK); the last one is TAG
 
 The first link has all four; a later one any of them. What holds is what every link allows. A word that this version
-doesn't know makes the token void: it was meant to narrow.
+doesn't know makes the token void: it was meant to narrow. So does a value that `mint` and `narrow` would refuse.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -131,24 +132,50 @@ def read(token: str) -> Allowance:
 
 def _combine(parts: _Parts) -> Allowance:
     head = _document(parts.head)
-    links = [_document(link) for link in parts.links]
-    if _LINK_WORDS - set(links[0]) or any(not set(link) <= _LINK_WORDS for link in links):
+    if set(head) != {"id", "bucket"} or not all(_plain(word) for word in head.values()):
         raise Refused(_VOID)
+    first, *more = [_limits(_document(link)) for link in parts.links]
+    if first.prefixes is None or first.methods is None or first.max_bytes is None or first.expires is None:
+        raise Refused(_VOID)
+    prefixes, methods = tuple(first.prefixes), frozenset(first.methods)
+    for limits in more:
+        if limits.prefixes is not None:
+            prefixes = _common(prefixes, limits.prefixes)
+        if limits.methods is not None:
+            methods &= frozenset(limits.methods)
+    return Allowance(
+        id=head["id"],
+        bucket=head["bucket"],
+        prefixes=prefixes,
+        methods=methods,
+        max_bytes=min([first.max_bytes, *(each.max_bytes for each in more if each.max_bytes is not None)]),
+        expires=min([first.expires, *(each.expires for each in more if each.expires is not None)]),
+    )
+
+
+def _limits(link: dict[str, Any]) -> Limits:
+    """What a link says, held to what a link of ours can say: whoever has a token may have added this one."""
+    lists = [link[name] for name in ("prefixes", "methods") if name in link]
+    texts = [each for found in lists if isinstance(found, list) for each in found]
     try:
-        prefixes = tuple(links[0]["prefixes"])
-        for link in links[1:]:
-            if "prefixes" in link:
-                prefixes = _common(prefixes, link["prefixes"])
-        return Allowance(
-            id=str(head["id"]),
-            bucket=str(head["bucket"]),
-            prefixes=prefixes,
-            methods=frozenset.intersection(*(frozenset(link["methods"]) for link in links if "methods" in link)),
-            max_bytes=min(int(link["max_bytes"]) for link in links if "max_bytes" in link),
-            expires=min(instant(link["expires"]) for link in links if "expires" in link),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
+        if (
+            not set(link) <= _LINK_WORDS
+            or not all(type(found) is list for found in lists)
+            or not all(type(text) is str for text in [*texts, link.get("expires", "")])
+            or type(link.get("max_bytes", 0)) is not int
+        ):
+            raise Refused(_VOID)
+        ends = instant(link["expires"]) if "expires" in link else None
+        limits = Limits(link.get("prefixes"), link.get("methods"), link.get("max_bytes"), ends)
+        _link(limits)
+    except (BadInput, TypeError, ValueError, OverflowError):  # `instant` raises the last three for what is no time
         raise Refused(_VOID) from None
+    return limits
+
+
+def _plain(word: object) -> bool:
+    """A name that can be printed and logged as it is."""
+    return type(word) is str and re.fullmatch(r"[!-~]{1,255}", word) is not None
 
 
 def _common(left: Iterable[str], right: Iterable[str]) -> tuple[str, ...]:

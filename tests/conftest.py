@@ -24,7 +24,37 @@ from provisioner.store import open_store
 
 WORKERS = 2  # most tests wait for other processes rather than compute: two fill two cores
 MARK = "TEST_SESSION"  # in the environment of every process that a test starts; FREEPOST_… would not reach the agent
+_USED = pytest.StashKey[dict]()  # what the report names: versions, by name
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config):
+    """Begin the list of what the tests run against."""
+    config.stash[_USED] = {}
+
+
+@pytest.fixture(scope="session")
+def used(request):
+    """What the report names, by name: versions."""
+    return request.config.stash[_USED]
+
+
+def pytest_sessionfinish(session):
+    """Hand the list of a process of pytest-xdist to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["used"] = session.config.stash[_USED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Take in what such a process used; one that died tells nothing."""
+    node.config.stash[_USED].update(getattr(node, "workeroutput", {}).get("used", {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Name each store, and the browser, with its version."""
+    for name, version in sorted(config.stash[_USED].items()):
+        terminalreporter.write_line(f"{'browser' if name == 'Chromium' else 'store'}: {name} {version}")
 
 
 def pytest_xdist_auto_num_workers(config):

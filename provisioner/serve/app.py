@@ -55,7 +55,13 @@ class Service:
 
 def make_app(service: Service) -> FastAPI:
     """Make the service's ASGI application."""
-    app = FastAPI(title="Freepost signing service", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Freepost signing service",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would lead to whatever Host the client named
+    )
     app.state.service = service
     answers.install(app)
     app.include_router(router)
@@ -76,10 +82,10 @@ def bearer(
     try:
         return verify(service.key, shown.credentials, now=service.desk.clock(), revoked=service.revoked.ids())
     except FreepostError as error:
-        service.report(_event("refused", request, None, why=error.message))
         wait = service.limiter.take(f"address {_client(request)}")
         if wait:
             raise slow_down(wait) from None
+        service.report(_event("refused", request, None, why=error.message))  # no oftener than that, or it fills a disk
         raise Told(401, error.message, error.hint, {"WWW-Authenticate": 'Bearer error="invalid_token"'}) from None
 
 

@@ -89,6 +89,9 @@ class Revoked:
         if token_id in self.ids():
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
-            file.write(token_id + "\n")
+        with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            open_line = file.read() not in {b"", b"\n"}  # an editor that leaves out the last newline
+            file.write(b"\n" * open_line + token_id.encode() + b"\n")
         return True

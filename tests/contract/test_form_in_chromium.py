@@ -59,9 +59,9 @@ class Upload:
     def __init__(self, browser, s3, bucket, signer, folder):
         self.browser, self.s3, self.bucket, self.signer, self.folder = browser, s3, bucket, signer, folder
 
-    def page(self, *, age=timedelta(0), success_url="", change=None):
+    def page(self, *, age=timedelta(0), success_url="", change=None, limit=LIMIT):
         """Write a form that was signed `age` ago for an hour. `change` edits its text."""
-        options = form.FormOptions("Send us your data", LIMIT, success_url)
+        options = form.FormOptions("Send us your data", limit, success_url)
         text = form.upload_form(self.signer(datetime.now(timezone.utc) - age), "in/", options)
         path = self.folder / "upload.html"
         path.write_text(change(text) if change else text)
@@ -356,6 +356,79 @@ def test_cancel(upload, site):
     site.gate.set()
     upload.click("Try again")
     upload.says("1 uploaded, 2 not uploaded.")
+
+
+def test_cancel_one_file(upload, site):
+    """Cancelling one file by its own button ends its upload alone: the others arrive, and it can be tried again."""
+    site.gate = threading.Event()
+    upload.open(change=instead(upload, site.url))
+    upload.choose(*(upload.file(f"{number}.txt") for number in range(3)))
+    upload.click("Upload 3 files")
+    upload.until(lambda _: all("waiting for the store" in what for what in upload.rows().values()))
+    upload.browser.find_element(By.CSS_SELECTOR, "[aria-label='Cancel 1.txt']").click()
+    assert upload.rows()["1.txt"] == "Cancelled."
+    site.gate.set()
+    upload.says("2 uploaded, 1 not uploaded.")
+    rows = upload.rows()
+    assert (rows["0.txt"], rows["1.txt"], rows["2.txt"]) == ("Uploaded, 4 bytes", "Cancelled.", "Uploaded, 4 bytes")
+    upload.browser.find_element(By.CSS_SELECTOR, "[aria-label='Try again 1.txt']").click()
+    upload.says("3 files uploaded.")
+    assert upload.rows()["1.txt"] == "Uploaded, 4 bytes"
+
+
+def test_progress_of_each_file_and_of_all(upload, site):
+    """Bars and words tell what was sent of a file and of all files, while they are sent and when they are stored."""
+    site.gate = threading.Event()
+    upload.open(change=instead(upload, site.url))
+    upload.choose(upload.file("a.bin", b"a" * 3000), upload.file("b.bin", b"b" * 7000))
+    upload.click("Upload 2 files")
+    upload.until(lambda _: all("sent, waiting for the store" in what for what in upload.rows().values()))
+
+    def bar(where):
+        """What a bar shows: its value and its end."""
+        found = upload.browser.find_element(By.CSS_SELECTOR, where)
+        return float(found.get_property("value")), float(found.get_property("max"))
+
+    assert bar("#list li:nth-child(1) progress") == (3000, 3000)
+    assert bar("#list li:nth-child(2) progress") == (7000, 7000)
+    upload.says("0 of 2 files uploaded, 10 kB of 10 kB", where="sum")
+    assert bar("#bar") == (10_000, 10_000)
+    site.gate.set()
+    upload.says("2 files uploaded.")
+    upload.says("2 of 2 files uploaded, 10 kB of 10 kB", where="sum")
+    assert not upload.browser.find_element(By.ID, "bar").is_displayed()
+
+
+def test_progress_in_the_midst_of_a_file(upload):
+    """At 200 kB/s the bar of a file rises between nothing and all, and that of all files with it."""
+    upload.open(limit=1_000_000)
+    upload.choose(upload.file("a.bin", b"a" * 400_000))
+    upload.browser.execute_cdp_cmd("Network.enable", {})
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+    upload.browser.execute_cdp_cmd("Network.emulateNetworkConditions", slow)
+    try:
+        upload.browser.execute_script(WATCH)
+        upload.click("Upload 1 file")
+        upload.says("1 file uploaded.")
+    finally:
+        upload.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
+    seen = upload.browser.execute_script("return window.seen")
+    for number, end in ((0, 400_000), (1, 400_000)):
+        values = [each[number] for each in seen if each[number] is not None]
+        assert values == sorted(values)
+        assert any(0 < value < end for value in values), values
+
+
+# Notes what the bars of the first file and of all show, frame by frame, as long as they are there.
+WATCH = """
+window.seen = [];
+const note = () => {
+  const bars = [document.querySelector("#list progress"), document.getElementById("bar")];
+  window.seen.push(bars.map((bar) => (bar && !bar.hidden ? bar.value : null)));
+  requestAnimationFrame(note);
+};
+note();
+"""
 
 
 def test_a_store_that_can_not_be_reached(upload, site):

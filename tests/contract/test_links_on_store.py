@@ -63,19 +63,43 @@ def test_a_download_link_downloads(provision, s3, bucket):
 
 def test_a_prefix_gives_one_url_for_each_key(provision, s3, bucket, tmp_path):
     """All that is below a prefix is printed, and the curl lines rebuild its folders."""
-    for name in ("a.txt", "sub/b.txt", "sub/--help", "we ird'$(id)\".txt"):
+    for name in ("a.txt", "sub/b.txt", "sub/--help", "we ird'$(id)\".txt", "z[1-3]{a,b}#1.txt"):
         s3.put_object(Bucket=bucket, Key=f"out/{name}", Body=name.encode())
     code, out, _ = provision("url", "get", "s3://BUCKET/out/", "--curl")
     assert code == 0
-    assert len(out.splitlines()) == 4
+    assert len(out.splitlines()) == 5
     for line in out.splitlines():
         done = paste(line, tmp_path)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "sub/--help").read_text() == "sub/--help"
     assert (tmp_path / "we ird'$(id)\".txt").read_text() == "we ird'$(id)\".txt"
+    assert (tmp_path / "z[1-3]{a,b}#1.txt").read_text() == "z[1-3]{a,b}#1.txt"
     document = json.loads(provision("url", "get", "s3://BUCKET/out/", "--json")[1])
-    assert [item["size"] for item in document["links"]] == [5, 10, 9, 17]
+    assert [item["size"] for item in document["links"]] == [5, 10, 9, 17, 17]
     assert requests.get(document["links"][0]["url"], timeout=10).text == "a.txt"
+
+
+def test_two_keys_of_one_name_become_two_files(provision, s3, bucket, tmp_path):
+    """Their curl lines save each under its whole key, and a name that there is once stays short."""
+    for key in ("a/x", "b/x", "b/y"):
+        s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    _, out, _ = provision("url", "get", *(f"s3://BUCKET/{key}" for key in ("a/x", "b/x", "b/y", "b/y")), "--curl")
+    for line in out.splitlines():
+        assert paste(line, tmp_path).returncode == 0
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {f"{bucket}/a/x": "a/x", f"{bucket}/b/x": "b/x", "y": "b/y"}
+
+
+def test_an_upload_takes_the_file_that_was_named(provision, objects, tmp_path):
+    """--file is a path as it is, absolute or above the folder, and no pattern of curl's."""
+    (tmp_path / "below").mkdir()
+    for number, name in enumerate([str(tmp_path / "a.csv"), "../b[1-3].csv", "{c,d} #1.csv", "-e.csv"]):
+        (tmp_path / "below" / name).write_bytes(str(number).encode())
+        code, line, _ = provision("url", "put", f"s3://BUCKET/in/{number}", "--file", name, "--curl")
+        assert code == 0
+        done = paste(line, tmp_path / "below")
+        assert done.returncode == 0, done.stderr
+    assert objects() == {f"in/{number}": str(number).encode() for number in range(4)}
 
 
 def test_an_index_and_codes(provision, s3, bucket, tmp_path):
@@ -86,6 +110,7 @@ def test_an_index_and_codes(provision, s3, bucket, tmp_path):
     assert (code, out) == (0, "")
     assert str(page) in err
     assert "X-Amz" not in err
+    assert page.stat().st_mode & 0o777 == 0o600
     assert "<h1>Yours</h1>" in page.read_text()
     assert "<svg" in page.read_text()
     _, out, _ = provision("url", "get", "s3://BUCKET/a.txt", "--qr")

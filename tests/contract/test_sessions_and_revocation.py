@@ -12,11 +12,11 @@ import requests
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from provisioner import cli, embedded, preflight, renew, revoke, signer
-from provisioner.errors import Expiry, Refused
+from provisioner import cli, denial, embedded, preflight, renew, revoke, signer
+from provisioner.errors import Expiry, FreepostError, Refused
 from provisioner.grants import sign_grant
 from provisioner.keys import JobKeys
-from provisioner.plan import make_plan
+from provisioner.plan import StagedInput, make_plan
 from provisioner.policy import presign_url, sign_prefix
 from provisioner.providers.local import LocalProvider
 from provisioner.record import JobRecord
@@ -196,7 +196,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
 
     def sign():
         used.append(session_of(rgw, 9))
-        return signer.Signer(used[-1], lambda _: None, now)
+        return signer.Signer(used[-1], lambda *_: None, now)
 
     record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.ends)
     failures = []
@@ -242,6 +242,18 @@ def test_a_role_that_may_not_be_assumed_is_named(here, rgw):
     with pytest.raises(Exception, match="assume the role") as told:
         signer.open_signer(store, place, now).credentials(plan, plan.tasks[0])
     assert rgw.secret_key not in repr(told.value)
+
+
+def test_the_role_is_assumed_with_the_credentials_of_the_day(here, rgw):
+    """When the operator's first session has ended, the next one asks for the sessions that sign."""
+    store, place = here
+    spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
+    plan = planned(store, spec)
+    ended = open_store(place, access_key="ended", secret_key="ended")
+    who = signer.open_signer(ended, place, now)
+    with pytest.raises(FreepostError):
+        who.credentials(plan, plan.tasks[0])
+    assert replace(who, own=store.credentials).credentials(plan, plan.tasks[0]).token
 
 
 def recorded(spec=None):
@@ -297,16 +309,97 @@ def test_a_task_that_ends_is_revoked_alone(here):
     store, _ = here
     keys = JobKeys("p", JOB)
     events = []
-    finished = revoke.on_finish(store, events.append, now)
-    finished(recorded(), "0", 1)
-    finished(recorded(), "1", 1)
+    revoker = revoke.Revoker(store, events.append, now, lambda: store.credentials)
+    revoker.finished(recorded(), "0", 1)
+    revoker.finished(recorded(), "1", 1)
+    revoker.tend(recorded(), stand("0", "1"))
     for task, attempt, status in (("0", 1, 403), ("1", 1, 403), ("0", 2, 204), ("2", 1, 204)):
         target = form(store, keys.outputs(task, attempt))
         assert post(target, target.prefix + "a").status_code == status
     assert [event.name for event in events] == ["revoked", "revoked"]
-    finished(recorded(replace(recorded().spec, revoke="never")), "5", 1)
+    revoker.finished(recorded(), "5", 1)
+    revoker.tend(recorded(replace(recorded().spec, revoke="never")), stand("5"))
     target = form(store, keys.outputs("5", 1))
     assert post(target, target.prefix + "a").status_code == 204
+
+
+def stand(*tasks):
+    """That these tasks have succeeded, and another runs."""
+    return [*(TaskStatus(task, 1, "succeeded", now()) for task in tasks), TaskStatus("9", 1, "started", now())]
+
+
+def test_what_fails_is_tried_again_and_told_once(here, rgw):
+    """A store that is away for a while stops nothing: the next look revokes what was missed."""
+    store, place = here
+    events = []
+    away = open_store(replace(place, endpoint_url="http://127.0.0.1:1"), access_key="a", secret_key="b")
+    revoker = revoke.Revoker(away, events.append, now, lambda: store.credentials, sleep=lambda _: None)
+    revoker.finished(recorded(), "0", 1)
+    for _ in range(2):
+        revoker.tend(recorded(), stand("0"))
+    assert [event.name for event in events] == ["notice"]
+    revoker.store = store
+    revoker.tend(recorded(), stand("0"))
+    assert [event.name for event in events] == ["notice", "revoked"]
+    target = form(store, JobKeys("p", JOB).outputs("0", 1))
+    assert post(target, target.prefix + "a").status_code == 403
+
+
+def test_a_full_policy_makes_way_for_one_deny_of_the_whole_job(here, monkeypatch):
+    """Tasks that no longer fit are revoked together, by a shorter statement, once all of them are over."""
+    store, _ = here
+    events = []
+    revoker = revoke.Revoker(store, events.append, now, lambda: store.credentials)
+    for task in range(40):
+        revoker.finished(recorded(), str(task), 1)
+    monkeypatch.setattr(denial, "LIMIT", 3000)
+    revoker.tend(recorded(), stand("0"))
+    assert "3000" in events[-1].text
+    assert store.policy() is None
+    revoker.tend(recorded(), stand("0")[:1])
+    assert events[-1].name == "revoked"
+    target = form(store, JobKeys("p", JOB).outputs("39", 1))
+    assert post(target, target.prefix + "a").status_code == 403
+
+
+def test_a_refusal_everywhere_is_no_proof(here, bucket):
+    """A store that refuses forms outside the denied prefixes, too, has shown nothing."""
+    store, _ = here
+    everywhere = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:PutObject",
+        "Resource": f"arn:aws:s3:::{bucket}/p/*",
+    }
+    store.set_policy(json.dumps({"Version": "2012-10-17", "Statement": [everywhere]}))
+    with pytest.raises(Refused, match="proves nothing"):
+        revoke.revoke(store, recorded(), now())
+
+
+def test_a_grant_that_lies_apart_is_revoked_and_an_input_elsewhere_is_named(here):
+    """Presigned reads below the job are refused, too; of inputs outside it the command says that they live on."""
+    store, _ = here
+    own = f"p/{JOB}/grants/0/1.json"
+    for key in (own, "p/data/a.csv"):
+        store.put(key, b"x")
+    elsewhere = StagedInput("a.csv", "p/data/a.csv", "0644", 1, None)
+    told = revoke.revoke(store, replace(recorded(), inputs=(elsewhere,)), now()).text
+    assert "nor reads of inputs outside the job (p/data/a.csv)" in told
+    for key, status in ((own, 403), ("p/data/a.csv", 200)):
+        url = presign_url("GET", store.bucket, key, credentials=store.credentials, now=now(), lifetime=HOUR)
+        with requests.Session() as http:
+            http.trust_env = False
+            assert http.get(url, timeout=30).status_code == status
+
+
+def test_a_policy_that_somebody_keeps_changing_is_not_hammered(here, monkeypatch):
+    """What was swallowed is written again after growing pauses, a few times, and then told."""
+    store, _ = here
+    monkeypatch.setattr(store, "set_policy", lambda _: None)
+    pauses = []
+    with pytest.raises(Refused, match="not as it was written"):
+        revoke.revoke(store, recorded(), now(), sleep=pauses.append)
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2]
 
 
 def test_the_embedded_store_is_found_out(store):
@@ -347,6 +440,29 @@ def job(rgw, bucket, tmp_path, monkeypatch):
         return str(path)
 
     return written
+
+
+@pytest.mark.parametrize("command", ["collect", "terminate", "rm"])
+def test_a_job_that_nobody_watched_is_revoked_later(job, bucket, rgw, here, tmp_path, capfd, command):
+    """collect, terminate and rm end the grants of what is over, too; the first two leave the next attempt's alone."""
+    assert cli.main(["launch", job(), "--provider", "local"]) == 0
+    store, _ = here
+    (name,) = (folder for folder in store.folders("p/") if not folder.startswith("."))
+    keys = JobKeys("p", name)
+    until = time.monotonic() + 60
+    while not any(item.key == keys.event("0", 1, "succeeded") for item in store.list(keys.status_root)):
+        assert time.monotonic() < until
+        time.sleep(0.1)  # the store tells nobody of a new object
+    forms = [form(store, keys.outputs("0", attempt)) for attempt in (1, 2)]
+    assert post(forms[0], forms[0].prefix + "late").status_code == 204
+    at = ["--store", f"s3://{bucket}/p", "--endpoint-url", rgw.endpoint_url]
+    words = [command, name, *([str(tmp_path / "results")] if command == "collect" else []), *at]
+    assert cli.main(words) == 0
+    said = capfd.readouterr().err
+    assert "revoked" in said
+    codes = [post(each, each.prefix + "later").status_code for each in forms]
+    assert codes == [403, 403 if command == "rm" else 204]
+    capfd.readouterr()
 
 
 def test_a_job_is_revoked_when_it_is_over(job, rgw, bucket, here, tmp_path, capfd):

@@ -79,6 +79,25 @@ def test_a_large_file_outlives_many_grants(serve, token, s3, bucket, tmp_path):
 
 
 @pytest.mark.e2e
+def test_two_pushes_share_a_token(serve, token, s3, bucket, tmp_path):
+    """Each has a grant of its own: the end of the one takes nothing from the other, which goes on renewing."""
+    service, folder = serve("--longest", "4s"), files(tmp_path, 60, 20_000)
+    words = [*options(service, token), "--base", tmp_path]
+    slow = start(*words, "--as", "slow", "--limit-rate", "150K", folder)
+    until = time.monotonic() + 30
+    while not stored(s3, bucket):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (tmp_path / "quick").write_bytes(b"x")
+    run_agent("push", *words, tmp_path / "quick", check=0)
+    said = slow.communicate(timeout=60)[0]
+    assert slow.returncode == 0, said
+    assert sum(event["event"] == "grant" for event in service.events()) >= 3
+    assert len(stored(s3, bucket)) == 61
+    assert not list(tmp_path.glob("token.grant*"))
+
+
+@pytest.mark.e2e
 def test_an_object_that_takes_longer_than_a_grant_lives_fails(serve, token, tmp_path):
     """It is tried three times, never for ever; the sentence says what is wrong, and small files are stored."""
     service, folder = serve("--longest", "2s"), files(tmp_path, 1, 10_000_000)

@@ -190,7 +190,7 @@ def test_without_a_renewal_the_end_is_told(mailbox):
     assert said.count(": not sent\n") + said.count(": the grant has expired") + said.count("out of time") >= 30 - stored
 
 
-@pytest.mark.parametrize("wrong", ["prefix", "url", "job", "mailbox", "no mailbox", "no grant"])
+@pytest.mark.parametrize("wrong", ["prefix", "url", "job", "mailbox", "no mailbox", "odd mailbox", "no grant"])
 def test_a_forged_renewal_is_refused(mailbox, wrong):
     """Another prefix, address or job, a mailbox elsewhere or none: refused, said, and nothing goes anywhere by it."""
     honest = mailbox.grant(2, 60)
@@ -201,6 +201,7 @@ def test_a_forged_renewal_is_refused(mailbox, wrong):
         "job": honest._replace(job="other"),
         "mailbox": honest._replace(mailbox={**honest.mailbox, "url": "http://192.0.2.7/mail"}),
         "no mailbox": honest._replace(mailbox=None),
+        "odd mailbox": honest._replace(mailbox=["url"]),
         "no grant": None,
     }[wrong]
     mailbox.s3.put_object(
@@ -319,7 +320,7 @@ def test_a_session_bounds_its_grants_and_a_new_one_goes_on(running, opened):
     own = opened.credentials
 
     def by(ends):
-        who = signer.Signer(Credentials(own.access_key, own.secret_key, None, ends), lambda _: None, now)
+        who = signer.Signer(Credentials(own.access_key, own.secret_key, None, ends), lambda *_: None, now)
         return replace(renewer, signer=lambda: who)
 
     ends = now().replace(microsecond=0) + timedelta(seconds=300)
@@ -392,6 +393,20 @@ def test_extend_by_command(provision, opened, tmp_path):
     assert opened.list(f"p/{name}/mail/")
     assert provision("terminate", name).code == 0
     assert not opened.list(f"p/{name}/mail/")
+
+
+def test_a_retry_while_watching_is_signed_by_fresh_credentials(provision, opened, bucket, tmp_path):
+    """A watcher whose first session is about to end launches the next attempt with the next one."""
+    job = tmp_path / "job.yaml"
+    job.write_text("name: again\nretries: 1\nrun:\n  command: 'false'\n")
+    assert provision.launch(job, "--wait", "--set", "retries=0").code == 1
+    (name,) = (folder for folder in opened.folders("p/") if not folder.startswith("."))
+    found, record = session.find_job(name, session.embedded_place(bucket, "p"))
+    found.store.credentials = replace(opened.credentials, expires=now() + timedelta(minutes=1))
+    watcher = session.watcher(found, session.make_provider("local", found, {}), lambda _: None)
+    record = watcher.retry(record, ["0"])
+    assert record.attempts == {"0": 2}
+    assert provision("terminate", name).code == 0
 
 
 def spec_of(**more):

@@ -4,7 +4,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from provisioner import revoke
+from provisioner import denial
 from provisioner.errors import BadInput
 
 NOW = datetime(2026, 11, 23, 21, tzinfo=timezone.utc)
@@ -22,15 +22,15 @@ def test_statements_of_tasks_are_gathered_in_one():
     """Each task that ends adds its prefixes to the job's one statement; twice is once."""
     policy = None
     for task in ("0", "1", "1"):
-        policy = revoke.merge(policy, JOB, [deny(JOB, "20261124000000", "W", f"p/j/out/{task}/1/*")], NOW)
+        policy = denial.merge(policy, JOB, [deny(JOB, "20261124000000", "W", f"p/j/out/{task}/1/*")], NOW)
     (found,) = policy["Statement"]
     assert found["Resource"] == ["arn:aws:s3:::bkt/p/j/out/0/1/*", "arn:aws:s3:::bkt/p/j/out/1/1/*"]
 
 
 def test_a_wider_prefix_takes_the_place_of_the_narrow_ones():
     """Revoking the whole job leaves no list of its tasks behind."""
-    policy = revoke.merge(None, JOB, [deny(JOB, "20261124000000", "W", "p/j/out/0/1/*")], NOW)
-    policy = revoke.merge(policy, JOB, [deny(JOB, "20261124000000", "W", "p/j/out/*")], NOW)
+    policy = denial.merge(None, JOB, [deny(JOB, "20261124000000", "W", "p/j/out/0/1/*")], NOW)
+    policy = denial.merge(policy, JOB, [deny(JOB, "20261124000000", "W", "p/j/out/*")], NOW)
     assert policy["Statement"][0]["Resource"] == ["arn:aws:s3:::bkt/p/j/out/*"]
 
 
@@ -39,24 +39,24 @@ def test_what_others_wrote_stays_as_it_is(single):
     """A policy of one statement, not in a list, and its Id survive; without ours it is as before."""
     theirs = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::1:root"}, "Action": "*", "Resource": "*"}
     policy = {"Version": "2008-10-17", "Id": "x", "Statement": theirs if single else [theirs]}
-    merged = revoke.merge(policy, JOB, [deny()], NOW)
+    merged = denial.merge(policy, JOB, [deny()], NOW)
     assert (merged["Version"], merged["Id"], merged["Statement"][0]) == ("2008-10-17", "x", theirs)
-    assert revoke.merge(merged, JOB, None, NOW) == {**policy, "Statement": [theirs]}
+    assert denial.merge(merged, JOB, None, NOW) == {**policy, "Statement": [theirs]}
 
 
 def test_statements_that_outlived_their_grants_are_swept():
     """Other jobs' statements stay until their grants are dead, and go with the next change."""
     live, dead = deny(OTHER, "20261123210001"), deny("c" * 16, "20261123205959")
-    merged = revoke.merge({"Statement": [live, dead]}, JOB, [deny()], NOW)
+    merged = denial.merge({"Statement": [live, dead]}, JOB, [deny()], NOW)
     assert merged["Statement"] == [live, deny()]
-    assert revoke.merge({"Statement": [dead]}, JOB, None, NOW) is None
+    assert denial.merge({"Statement": [dead]}, JOB, None, NOW) is None
 
 
 def test_a_policy_that_would_be_too_large_is_refused_with_its_size():
     """S3's 20 KB are minded before the store is asked, and the message says whose statements fill it."""
     many = [deny(JOB, "20261124000000", "W", *(f"p/j/out/{number}/1/*" for number in range(1000)))]
     with pytest.raises(BadInput, match="20480") as told:
-        revoke._fitting(revoke.merge(None, JOB, many, NOW))
+        denial.fitting(denial.merge(None, JOB, many, NOW))
     assert "1 of its 1 statements" in told.value.hint
 
 
@@ -64,5 +64,5 @@ def test_a_policy_that_the_store_wrote_back_its_own_way_is_the_same():
     """A list of one may come back as its element, and everybody as AWS: *."""
     ours = {"Statement": [deny()]}
     theirs = {"Statement": {**deny(), "Resource": deny()["Resource"][0], "Principal": {"AWS": "*"}}}
-    assert revoke._same(ours, theirs)
-    assert not revoke._same(ours, None)
+    assert denial.same(ours, theirs)
+    assert not denial.same(ours, None)

@@ -8,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -16,11 +17,15 @@ import requests
 
 from agent import grant as grants
 from provisioner import cli, signer
+from provisioner import record as records
 from provisioner.errors import BadInput, Expiry, NotFound, Refused
+from provisioner.keys import JobKeys
 from provisioner.policy import Bucket, Credentials
+from provisioner.record import JobRecord
 from provisioner.serve import keyfiles, listen
 from provisioner.serve.rate import Limiter
 from provisioner.serve.signing import Desk
+from provisioner.spec import JobSpec, RunSpec
 from provisioner.token import Allowance
 
 NOW = datetime(2026, 11, 23, 21, tzinfo=timezone.utc)
@@ -75,7 +80,7 @@ def test_a_put_of_another_size_is_refused_by_the_store(serve, mint, ask, http):
 def test_a_tasks_token_gets_the_tasks_grant(serve, mint, ask):
     """A token for a task's two prefixes gets a grant like its VM's, and the same one when it asks again."""
     service = serve()
-    token = mint("x/", "--prefix", "p/hello-1/out/3/2/", "--prefix", "p/hello-1/status/3/2/")
+    token = mint("p/hello-1/", "--prefix", "p/hello-1/out/3/2/", "--prefix", "p/hello-1/status/3/2/")
     first, again = (grants.parse(ask(service, "grant", token, body).text) for body in (None, {"seconds": 60}))
     assert first[:3] == again[:3] == ("hello-1", "3", 2)
     assert (first.outputs.prefix, first.status.prefix) == ("p/hello-1/out/3/2/", "p/hello-1/status/3/2/")
@@ -139,7 +144,15 @@ def test_a_token_that_asks_too_often_waits(serve, mint, ask):
     answer = ask(service, "get", token, {"keys": ["p/run/k"]})
     assert int(answer.headers["Retry-After"]) >= 1
     assert ask(service, "post", mint(), {}).status_code == 200
-    assert [ask(service, "post", "fpt1.a.b.c", {}).status_code for _ in range(4)] == [401, 401, 401, 429]
+    assert [ask(service, "post", "fpt1.a.b.c", {}).status_code for _ in range(6)] == [401, 401, 401, 429, 429, 429]
+    assert sum(event["event"] == "refused" for event in service.events()) == 3  # guessing doesn't fill the log
+
+
+def test_no_answer_leads_elsewhere(serve, mint, http):
+    """A path with a slash too many is not there: no redirect to the host that the client named."""
+    headers = {"Host": "evil.example", "Authorization": f"Bearer {mint()}"}
+    answer = http.post(f"{serve().url}/v1/grant/", headers=headers, timeout=20, allow_redirects=False)
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
 
 
 def test_a_unix_socket_is_its_owners_alone(serve, mint, tmp_path):
@@ -243,6 +256,15 @@ def test_the_revoked_list_is_read_again_when_it_changes(tmp_path):
         listed.add("../x")
 
 
+def test_a_revoked_list_that_ends_in_the_middle_of_a_line_goes_on(tmp_path):
+    """A last line without its newline is ended before the next id, so that both count."""
+    listed = keyfiles.Revoked(tmp_path / "revoked")
+    listed.path.write_text("fedcba9876543210  # lost laptop")
+    assert listed.add("0123456789abcdef")
+    assert listed.path.read_text() == "fedcba9876543210  # lost laptop\n0123456789abcdef\n"
+    assert listed.ids() == {"0123456789abcdef", "fedcba9876543210"}
+
+
 def desk(credentials, longest=timedelta(hours=12), root="p/"):
     """A desk at NOW."""
     return Desk(Bucket("bkt", "us-east-1", "http://h/bkt/"), root, lambda: credentials, lambda: NOW, longest)
@@ -304,6 +326,8 @@ def test_credentials_are_found_again_before_they_end():
         ["s3://b/p", "--show", "f"],
         ["s3://b/p", "--expires", "never"],
         ["s3://b/p", "--methods", "DELETE"],
+        ["s3://b/x/", "--prefix", "y/"],
+        ["s3://b/x/", "--prefix", "x/a/", "--prefix", "xy/"],
     ],
 )
 def test_a_token_that_makes_no_sense_is_refused(words, state, capfd):
@@ -328,3 +352,21 @@ def test_a_token_is_narrowed_and_shown_by_the_command(mint, state, tmp_path, cap
     shown = json.loads(capfd.readouterr().out)
     assert (shown["prefixes"], shown["methods"], shown["max_bytes"]) == (["p/run/a/"], ["GET"], 1000)
     assert not Path(state / "token.key").exists()
+
+
+def test_a_jobs_token_is_for_one_task(provision, state, opened, bucket, store, monkeypatch):
+    """Without --task only a job of one task has a token; it is for two prefixes, never for the job's whole folder."""
+    spec = JobSpec("hello", RunSpec(("true",)))
+    at = datetime.now(timezone.utc) + timedelta(hours=1)
+    for job, array in (("one-1", ()), ("many-1", (0, 1))):
+        made = JobRecord(job, replace(spec, array=array), "local", at, at, at)
+        opened.put(JobKeys("p", job).record, records.dump(made))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
+    place = ["--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url]
+    found = json.loads(provision("token", "one-1", *place, "--json").out)
+    assert found["prefixes"] == ["p/one-1/out/0/1/", "p/one-1/status/0/1/"]
+    done = provision("token", "many-1", *place)
+    assert (done.code, "--task" in done.err) == (2, True)
+    found = json.loads(provision("token", "many-1", "--task", "1", *place, "--json").out)
+    assert found["prefixes"] == ["p/many-1/out/1/1/", "p/many-1/status/1/1/"]

@@ -126,6 +126,41 @@ def test_nothing_is_signed_outside_the_token_in_ten_thousand_requests(app, beare
     tally = fuzz(app, bearer, MANY // 4)
     print("signing service:", json.dumps({str(name): count for name, count in tally.items()}))  # noqa: T201 - the figure
     assert tally["post"] >= MANY
+    assert tally["signed"] > MANY // 20  # or it would prove nothing
+
+
+TEXTS = st.text(st.characters(), max_size=8)  # lone surrogates, too
+ODD = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.lists(TEXTS, max_size=2)
+LINKS = st.fixed_dictionaries(
+    {},
+    optional={
+        "prefixes": ODD | st.lists(st.builds(lambda text: f"{PREFIX}{text}/", TEXTS), min_size=1, max_size=3),
+        "methods": ODD | st.lists(st.sampled_from([*token.METHODS, "DELETE"]), max_size=3),
+        "max_bytes": st.integers(0) | st.floats() | ODD,
+        "expires": ODD | st.datetimes().map("{:%Y-%m-%dT%H:%M:%SZ}".format) | st.just("2099-01-01T00:00:00Z"),
+    },
+)
+
+
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LINKS, min_size=1, max_size=2))
+def test_no_link_that_a_bearer_adds_breaks_the_service(app, bearer, links):
+    """Whatever JSON is chained to a token, each answer is a signature inside the token or a refusal."""
+    *rest, tag = bearer.split(".")
+    tag = token._decode(tag)
+    for link in links:
+        rest.append(token._encode(json.dumps(link).encode()))
+        tag = token._tag(tag, rest[-1])
+    headers = {"Authorization": "Bearer " + ".".join([*rest, token._encode(tag)])}
+    tally = Counter()
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    for path, body in (("get", {"keys": [PREFIX + "k"]}), ("put", {"key": PREFIX + "k", "size": 1}), ("grant", {})):
+        hold(schema[f"/v1/{path}"]["POST"].Case(body=body, media_type="application/json").call(headers=headers), tally)
+    shown = schema["/v1/token"]["GET"].Case().call(headers=headers)
+    assert shown.status_code in {200, 401}
+    if shown.status_code == 200:
+        assert all(prefix.startswith(PREFIX) for prefix in shown.json()["prefixes"])
+        assert 0 <= shown.json()["max_bytes"] <= LIMIT
 
 
 @pytest.mark.parametrize("checked", ["not_a_server_error", "status_code_conformance", "response_schema_conformance"])

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+import socket
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from agent.grant import dump, parse
+from agent.post import Failed
+from agent.slots import Slots
 from provisioner import slots
 from provisioner.errors import BadInput
 from provisioner.grants import sign_grant
 from provisioner.plan import make_plan
 from provisioner.policy import Bucket, Credentials, presign_url
-from provisioner.spec import JobSpec, OutputSpec, RunSpec, StoreSpec
+from provisioner.signer import reads
+from provisioner.spec import JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec
 from provisioner.userdata import render
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, 123456, tzinfo=timezone.utc)
@@ -125,3 +129,22 @@ def test_the_plan_names_each_object():
     assert task["slots"]["outputs"] == ["p/j-1/out/0/1/a b", "p/j-1/out/0/1/big"]
     assert "p/j-1/status/0/1/log/000001" in task["slots"]["status"]
     assert "policies" not in json.dumps(task)
+
+
+def test_a_store_that_is_away_when_parts_are_put_together_is_tried_again():
+    """No connection for the one patient request is a failure like any other: exit code 7, which may pass."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    bucket = Bucket("b", "us-east-1", f"http://127.0.0.1:{port}/b/")
+    signing = slots.Signing(bucket, Credentials("AKIAEXAMPLE", "secret"), NOW, timedelta(hours=3))
+    sender = Slots(signing.target("p/", ["k"]))
+    with pytest.raises(Failed) as told:
+        sender.complete("p/k", "0" * 64, "&uploadId=x", {1: "e"}, 1)
+    assert (told.value.exit, told.value.fatal) == (7, False)
+
+
+def test_a_role_may_look_at_what_it_uploads_in_parts():
+    """The agent's HEAD of a large output, when the answer was lost, is within the session's policy; others' aren't."""
+    made = plan(spec(OutputSpec("a"), OutputSpec("big", max_size=1 << 40), signer=SignerSpec("arn:aws:iam::1:r")))
+    assert reads(made, made.tasks[0]) == ["p/j-1/out/0/1/big"]

@@ -121,6 +121,47 @@ def test_a_word_that_this_version_does_not_know_makes_a_token_void(minted):
         verify(f"{version}.{head}.{link}.{more}.{added}")
 
 
+def linked(text, raw):
+    """The token `text` with one more link of any bytes, as a bearer can add it."""
+    *rest, tag = text.split(".")
+    link = token._encode(raw)
+    return ".".join([*rest, link, token._encode(token._tag(token._decode(tag), link))])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"max_bytes": 1e999}',
+        b'{"max_bytes": NaN}',
+        b'{"max_bytes": -1}',
+        b'{"max_bytes": "1"}',
+        b'{"max_bytes": true}',
+        b'{"max_bytes": null}',
+        rb'{"prefixes": ["p/job/\ud800/"]}',
+        b'{"prefixes": ["p/job/a"]}',
+        b'{"prefixes": ["p/job/../"]}',
+        b'{"prefixes": "p/job/"}',
+        b'{"prefixes": [["p/job/"]]}',
+        b'{"prefixes": []}',
+        b'{"methods": "GET"}',
+        b'{"methods": [["GET"]]}',
+        b'{"methods": ["DELETE"]}',
+        b'{"methods": {"GET": 1}}',
+        b'{"expires": 1}',
+        b'{"expires": "2026"}',
+        b'{"expires": "9999-99-99T99:99:99Z"}',
+        b"[]",
+        b"\xff",
+    ],
+)
+def test_a_link_that_narrow_would_refuse_makes_a_token_void(minted, raw):
+    """A bearer can sign any link; only what `narrow` could have added counts, and nothing else raises."""
+    assert verify(linked(minted, b'{"max_bytes": 7}')).max_bytes == 7
+    for look in (verify, token.read):
+        with pytest.raises(Refused, match="not one of this service"):
+            look(linked(minted, raw))
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_a_token_or_is_refused(text):
     """Rubbish is refused with a sentence, never with a traceback."""
