@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from provisioner.errors import BadInput, MissingDependency, NotFound, Refused, Unreachable
+from provisioner.caged import last_line, run
+from provisioner.errors import BadInput, MissingDependency, NotFound, Refused
 from provisioner.paths import cache_dir as default_cache
 
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
@@ -197,7 +198,7 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
             check=False,
         )
         if done.returncode:
-            raise BadInput(f"{path} can't be read: {_last_line(done.stderr)}")
+            raise BadInput(f"{path} can't be read: {last_line(done.stderr)}")
         _replace(made, folder / "imported" / name)
     return find(name, cache_dir)
 
@@ -211,7 +212,7 @@ def _bootstrap(suite: str, made: Path, log: IO[bytes] | None) -> None:
     config = made / "99-local.cfg"
     config.write_text(CLOUD_CFG)
     root = made / "root"
-    _run([*recipe(suite, str(config)), str(root)], log, f"The image {suite} could not be built")
+    run([*recipe(suite, str(config)), str(root)], log, f"The image {suite} could not be built")
     config.unlink()
     for kernel, name in (("vmlinuz-*", "vmlinuz"), ("initrd.img-*", "initrd.img")):
         shutil.copyfile(max((root / "boot").glob(kernel)), made / name)
@@ -219,36 +220,15 @@ def _bootstrap(suite: str, made: Path, log: IO[bytes] | None) -> None:
     with disk.open("wb") as file:
         file.truncate(DISK_SIZE)
     options = ["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(root)]
-    _run(["mke2fs", *options, str(disk)], log, f"The disk of the image {suite} could not be made")
-
-
-def _run(command: list[str], log: IO[bytes] | None, failure: str) -> None:
-    """Run a program, copy what it says to `log`, and put its last line into the error if it fails."""
-    piped, nothing = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=nothing, stdout=piped, stderr=subprocess.STDOUT) as process:
-        assert process.stdout  # noqa: S101 - for mypy: it is a pipe
-        said = b""
-        for line in process.stdout:
-            # The first error is the cause, what follows are its consequences.
-            said = said if said.startswith(b"E: ") or not line.strip() else line
-            if log:
-                log.write(line)
-                log.flush()
-    if process.returncode:
-        raise Unreachable(f"{failure}: {command[0]}: {_last_line(said)}", hint="Is Debian's package mirror reachable?")
+    run(["mke2fs", *options, str(disk)], log, f"The disk of the image {suite} could not be made")
 
 
 def _disk_info(path: Path) -> dict[str, Any]:
     done = subprocess.run(["qemu-img", "info", "--output=json", path.absolute()], capture_output=True, check=False)
     if done.returncode:
-        raise BadInput(f"{path} is not a disk image: {_last_line(done.stderr)}")
+        raise BadInput(f"{path} is not a disk image: {last_line(done.stderr)}")
     about: dict[str, Any] = json.loads(done.stdout)
     return about
-
-
-def _last_line(said: bytes) -> str:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
 
 
 @contextmanager
@@ -264,7 +244,7 @@ def _locked(name: str, cache_dir: Path | None) -> Iterator[Path]:
 @contextmanager
 def _scratch(folder: Path, name: str) -> Iterator[Path]:
     """A folder on the same file system that is gone afterwards, unless it was renamed. Under the lock of `name`."""
-    for stale in folder.glob(f".making-{name}-*"):  # of a build that was killed
+    for stale in folder.glob(f".making-{name}-*"):  # of a build that was killed; what it mounted went with it
         shutil.rmtree(stale)
     made = Path(tempfile.mkdtemp(prefix=f".making-{name}-", dir=folder))
     made.chmod(0o755)  # mmdebstrap's apt user reads below it; nothing in an image is secret
