@@ -112,8 +112,8 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes) -> tuple[BootFile, ...]
         .get_template("freepost.service.j2")
         .render(
             stop_seconds=run.grace + 60,
-            # Uploads that wait for a renewed grant may take all the time there is.
-            max_seconds=plan.spec.deadline if plan.spec.renew else run.timeout + 2 * run.grace + 60,
+            # Uploads may take all the time that the dead-man timer leaves them, and never less than a minute.
+            max_seconds=max(plan.spec.deadline, run.timeout + 2 * run.grace + 60),
         )
     )
     return (
