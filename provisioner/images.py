@@ -13,6 +13,7 @@ renamed into place under a lock; nothing changes it afterwards, because machines
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -23,7 +24,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +35,7 @@ from provisioner.paths import cache_dir as default_cache
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
 DEFAULT = "bookworm"  # where a job names none
 DISK_SIZE = 8 << 30  # bytes of the ext4 disk; the file is sparse and holds what the root holds
+SBIN = ("/usr/sbin", "/sbin")
 
 # The packages of the host, by the program that needs them.
 PROGRAMS = {
@@ -83,6 +84,9 @@ class Image:
 
 def need(*programs: str, purpose: str) -> None:
     """Raise MissingDependency, naming the Debian packages to install, unless every program is there."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    # Root by a plain `su` has no sbin in its PATH, nor has a user; from here on the programs are found there.
+    os.environ["PATH"] = os.pathsep.join([*path, *(folder for folder in SBIN if folder not in path)])
     missing = [PROGRAMS[program] for program in programs if not shutil.which(program)]
     if missing:
         raise MissingDependency(
@@ -153,15 +157,17 @@ def build(suite: str, cache_dir: Path | None = None, *, fresh: bool = False, log
     """
     if suite not in SUITES:
         raise BadInput(f"There is no suite {suite!r}.", hint=f"One of: {', '.join(SUITES)}")
-    with _locked(suite, cache_dir) as folder:
+    with contextlib.suppress(NotFound):
         if not fresh:
-            try:
+            return find(suite, cache_dir)
+    with _locked(suite, cache_dir) as folder:
+        with contextlib.suppress(NotFound):
+            if not fresh:
                 return find(suite, cache_dir)
-            except NotFound:
-                pass
-        need("mmdebstrap", "mke2fs", purpose="Building an image")
         if os.geteuid() != 0:
-            raise MissingDependency("Building an image needs root.", hint="Run the same command with sudo.")
+            command = f"provision image build --suite {suite}{' --fresh' if fresh else ''}"
+            raise MissingDependency("Building an image needs root.", hint=f"Run: {as_root(cache_dir)} {command}")
+        need("mmdebstrap", "mke2fs", purpose="Building an image")
         final = folder / f"{suite}-{recipe_hash(suite)}"
         with _scratch(folder, suite) as made:
             _bootstrap(suite, made, log)
@@ -198,9 +204,14 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
             check=False,
         )
         if done.returncode:
-            raise BadInput(f"{path} can't be read: {last_line(done.stderr)}")
+            raise BadInput(f"{path} could not be copied: {last_line(done.stderr)}")
         _replace(made, folder / "imported" / name)
     return find(name, cache_dir)
+
+
+def as_root(cache_dir: Path | None = None) -> str:
+    """The beginning of a command that root runs on this user's images, and not on those of its own cache."""
+    return f"sudo FREEPOST_CACHE_DIR={shlex.quote(str((cache_dir or default_cache()).absolute()))}"
 
 
 def virtual_size(disk: Path) -> int:
@@ -215,7 +226,10 @@ def _bootstrap(suite: str, made: Path, log: IO[bytes] | None) -> None:
     run([*recipe(suite, str(config)), str(root)], log, f"The image {suite} could not be built")
     config.unlink()
     for kernel, name in (("vmlinuz-*", "vmlinuz"), ("initrd.img-*", "initrd.img")):
-        shutil.copyfile(max((root / "boot").glob(kernel)), made / name)
+        found = sorted((root / "boot").glob(kernel))
+        if not found:
+            raise Refused(f"The image {suite} got no {name}.", hint="Build it with --verbose to see why.")
+        shutil.copyfile(found[-1], made / name)
     disk = made / "disk.raw"
     with disk.open("wb") as file:
         file.truncate(DISK_SIZE)
@@ -231,17 +245,21 @@ def _disk_info(path: Path) -> dict[str, Any]:
     return about
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(name: str, cache_dir: Path | None) -> Iterator[Path]:
-    """Hold the lock of one image and give the folder of all."""
+    """Hold the lock of one image and give the folder of all. Raise Refused when something can't be written there."""
     folder = (cache_dir or default_cache()) / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    except OSError as error:
+        hint = f"Is there room in {folder}, and is it yours? FREEPOST_CACHE_DIR names another cache folder."
+        raise Refused(f"The image could not be written: {error}", hint=hint) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _scratch(folder: Path, name: str) -> Iterator[Path]:
     """A folder on the same file system that is gone afterwards, unless it was renamed. Under the lock of `name`."""
     for stale in folder.glob(f".making-{name}-*"):  # of a build that was killed; what it mounted went with it

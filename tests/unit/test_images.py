@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,8 @@ def test_an_unknown_suite(cache):
 def test_missing_programs_are_named_by_package(cache, monkeypatch, tmp_path):
     """Without mmdebstrap the error says what to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(images, "SBIN", ())
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(MissingDependency) as caught:
         images.build("bookworm")
     assert caught.value.hint == "Run: apt-get install --no-install-recommends mmdebstrap e2fsprogs"
@@ -118,8 +121,7 @@ def test_missing_programs_are_named_by_package(cache, monkeypatch, tmp_path):
 
 
 def test_needs_root(cache, mmdebstrap, monkeypatch):
-    """Building says that it needs root, before it begins."""
-    needs_mke2fs()
+    """Building says that it needs root, before it begins and before it asks for packages."""
     mmdebstrap(FILL)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(MissingDependency, match="root"):
@@ -149,6 +151,45 @@ def test_what_is_not_the_mirrors_fault_is_not_called_so(cache, mmdebstrap):
     with pytest.raises(Unreachable, match="Failed to fetch") as caught:
         images.build("bookworm")
     assert "mirror" in caught.value.hint
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts")
+def test_no_room_for_an_image(cache, tmp_path):
+    """A cache on a full disk ends a build and an import with a sentence, not with a traceback, and leaves nothing."""
+    program = """
+        import os, subprocess, sys
+        from pathlib import Path
+        from provisioner import images
+        from provisioner.errors import Refused
+        cache = Path(os.environ["FREEPOST_CACHE_DIR"])
+        cache.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", cache], check=True)
+        images.DISK_SIZE = 1 << 20
+        images.run = lambda command, *_: [
+            (Path(command[-1]) / "boot").mkdir(parents=True),
+            (Path(command[-1]) / "boot/vmlinuz-1").write_bytes(b"x" * (1 << 16)),
+        ]
+        try:
+            images.build("bookworm")
+        except Refused as error:
+            print(error.message, error.hint, sorted(path.name for path in cache.glob("images/*") if path.is_dir()))
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "No space left on device" in done.stdout
+    assert "FREEPOST_CACHE_DIR" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_a_build_without_a_kernel(cache, mmdebstrap):
+    """A root in which no kernel was installed is no image, and the error says so."""
+    needs_mke2fs()
+    mmdebstrap('for last; do :; done; mkdir -p "$last/boot"')
+    with pytest.raises(Refused, match="got no vmlinuz"):
+        images.build("bookworm")
+    assert images.listing() == []
 
 
 # Mounts a folder of the host below the one that it fills, as mmdebstrap does with /dev/shm, says so, and doesn't end.
