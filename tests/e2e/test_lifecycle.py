@@ -102,11 +102,12 @@ def test_a_power_cut(provision, machine, tmp_path, on, moment):
     A VM loses what its own kernel had not written; a machine's kernel is the host's, which lives on.
     """
     patience = guests.KINDS[on].patience
+    size = 524288 if on == "machine" else 16384  # an emulated processor is slow at making noise
     text = f"""
 name: cut
 run:
   command: |
-    mkdir out; for n in $(seq {FILES}); do head -c 524288 /dev/urandom >out/$n; done; echo made; touch running
+    mkdir out; for n in $(seq {FILES}); do head -c {size} /dev/urandom >out/$n; done; echo made; touch running
     {"exec sleep 300" if moment == "job" else "true"}
   timeout: 10m
 vm: {{boot_budget: 15m}}
@@ -125,7 +126,7 @@ outputs: [out/**]
     vm.provider.cut_power([vm.instance])
     before = stored()
     assert len(before) < FILES, "the power cut came too late to test anything"
-    assert told(provision, vm)["status"] == "started"
+    assert told(provision, vm)["status"] in {"started", "heartbeat"}
     time.sleep(1)  # what is stored from now on has another time, in whole seconds
     vm.provider.boot_again(vm.instance)
     ended(vm, patience)
@@ -140,7 +141,7 @@ outputs: [out/**]
     assert provision("logs", vm.job).out == "made\n"
     provision("collect", vm.job, tmp_path / "r")
     assert {path.name: path.stat().st_size for path in (tmp_path / "r/out").iterdir()} == {
-        str(number): 524288 for number in range(1, FILES + 1)
+        str(number): size for number in range(1, FILES + 1)
     }
 
 

@@ -35,11 +35,48 @@ def test_terraform_gets_a_flat_map_of_strings(terraform):
     answer = json.loads(done.out)
     assert all(isinstance(value, str) for value in answer.values())
     data = base64.b64decode(answer["user_data_base64"])
-    assert cloudconfig.unpack(data).document == cloudconfig.unpack(answer["user_data"].encode()).document
+    assert "user_data" not in answer, "it is larger than EC2 takes"
     task = json.loads(cloudconfig.unpack(data).file("/run/freepost/task.json"))
     assert task["env"]["GREETING"] == "from = terraform"
     assert (answer["task"], answer["attempt"]) == ("0", "1")
     assert answer["deadline"] < answer["expires"]
+
+
+def test_terraform_gets_text_where_it_is_told_to(terraform):
+    """A resource that takes no gzip gets the plain document, as text and as base64."""
+    answer = json.loads(terraform(b"{}", "--raw").out)
+    assert answer["user_data"].startswith("#cloud-config\n")
+    assert base64.b64decode(answer["user_data_base64"]).decode() == answer["user_data"]
+
+
+def test_terraforms_answer_stands_alone(terraform):
+    """Terraform reads all of standard output as one object, so --json and its event lines are refused."""
+    done = terraform(b"{}", "--json", "--stage")
+    assert done.code == 2
+    assert "leave out --json" in done.out
+    assert "user_data" not in done.out
+
+
+def test_raw_user_data_is_held_to_the_limit_too(provision, tmp_path, monkeypatch):
+    """What isn't gzipped is counted as it is: a file goes by the bucket, and what still doesn't fit is refused."""
+    with monkeypatch.context() as tight:
+        tight.setattr(LocalProvider, "raw_limit", LocalProvider.user_data_limit)  # as EC2, which has no other one
+        done = provision("render", HELLO, "--local", "--raw")
+    assert (done.code, done.out) == (2, "")
+    assert "bytes as it is; local takes 16384" in done.err
+    assert "leave out --raw" in done.err
+    assert "agent: " in done.err
+    (tmp_path / "table").write_text("a line\n" * 5000)  # which gzip makes small
+    (tmp_path / "job.yaml").write_text("name: t\nrun: {command: sort table, files: [table]}\n")
+    done = provision("render", tmp_path / "job.yaml", "--local", "--raw")
+    assert done.code == 0, done.err
+    assert len(done.out) <= 32_768
+    assert "a line" not in done.out
+    assert "the VM will pull table" in done.err
+    done = provision("render", tmp_path / "job.yaml", "--local")
+    assert "pull table" not in done.err
+    done = provision("render", HELLO, "--local", "--raw", "--explain")
+    assert "not gzipped" in done.out
 
 
 @pytest.mark.parametrize(
