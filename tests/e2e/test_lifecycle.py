@@ -95,7 +95,10 @@ WORKERS = 32  # files that may be on their way at once
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize(("on", "moment"), [("machine", "job"), ("machine", "upload"), ("qemu", "upload")])
+@pytest.mark.parametrize(
+    ("on", "moment"),
+    [("machine", "job"), ("machine", "upload"), pytest.param("qemu", "upload", marks=pytest.mark.vm)],
+)
 def test_a_power_cut(provision, machine, tmp_path, on, moment):
     """Power goes while the job runs or its outputs are sent; booted again, nothing is lost and nothing doubled.
 
