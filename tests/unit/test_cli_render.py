@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import sys
 from datetime import datetime, timezone
@@ -122,6 +123,36 @@ def test_the_audit_of_a_guest(provision):
     assert places["/var/lib/cloud/instance/obj.pkl"]["readers"] == "uid 0 in the guest"
     as_root, _ = audited(provision, "--provider", "qemu", "--set", "run.user=null")
     assert "the job, which runs as root" in as_root["POST policy: outputs"]["places"][0]["readers"]
+
+
+def test_the_audit_of_what_the_operator_wrote(provision, tmp_path):
+    """Command, environment and files are listed apart: each where the guest shows it, and a spilled file's object."""
+    (tmp_path / "key").write_text("k")
+    (tmp_path / "table").write_bytes(os.urandom(20_000))
+    job = tmp_path / "job.yaml"
+    job.write_text('name: w\nrun: {command: sort table, files: [{source: key, mode: "0600"}, table], env: {A: b}}\n')
+
+    def places(*words):
+        done = provision("render", job, "--audit", "--json", *words)
+        assert done.code == 0, done.err
+        found = {secret["name"]: secret["places"] for secret in json.loads(done.out.splitlines()[-1])}
+        return {name: {place["where"]: place for place in where} for name, where in found.items()}
+
+    found = places()
+    assert found["run.command"]["the process list (ps), while the job runs"]["readers"] == "every uid in the guest"
+    assert found["run.env.A"]["the environment of the job's processes"]["readers"] == "uid of job, root"
+    assert found["file key"]["/run/freepost/files/key"]["readers"] == "uid 0 in the guest"
+    assert found["file key"]["/srv/job/key"]["readers"] == "uid of job, root"
+    assert found["file table"]["/srv/job/table"]["readers"] == "every uid in the guest"
+    (spilled,) = (place for where, place in found["file table"].items() if "/.files/" in where)
+    assert "presigned GET" in spilled["readers"]
+    assert "/var/lib/cloud/instance/user-data.txt" in found["file key"]
+    assert "/var/lib/cloud/instance/user-data.txt" not in found["file table"], "it is not in the user-data"
+    assert "/srv/job/key" not in places("--local")["file key"]
+    folder = "the machine's folder in Freepost's state folder"
+    words = ["--provider", "machine", "--set", "vm.keep_disk=true"]
+    assert "keep_disk" in places(*words)["run.command"][folder]["until"]
+    assert "keep_disk" not in places(*words[:2])["run.command"][folder]["until"]
 
 
 def test_what_render_leaves_out_is_told(provision, tmp_path):
