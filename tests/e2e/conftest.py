@@ -22,7 +22,7 @@ def machine(provision, store, tmp_path):
     where = open_store(spec, access_key=store.access_key, secret_key=store.secret_key)
     booted = []
 
-    def boot(text, first="", *, runs=True, on="machine", **options):
+    def boot(text, first="", *, runs=True, on="machine", edit=str, **options):
         provider = guests.KINDS[on].make(folder, store.endpoint_url)
         try:
             provider._check(guests.built(options.get("image", "bookworm")))
@@ -36,7 +36,7 @@ def machine(provision, store, tmp_path):
         lines = [first] * bool(first) + ([tail.strip().removeprefix("- ")] if runs else [])
         document = head + "runcmd: " + json.dumps(lines or ["true"]) + "\n"
         job = re.search("job (.*)", done.err)[1]
-        (instance,) = provider.launch(guests.order(document.encode(), job, **options))
+        (instance,) = provider.launch(guests.order(edit(document).encode(), job, **options))
         booted.append((provider, instance))
         return SimpleNamespace(job=job, provider=provider, instance=instance, folder=folder, store=where)
 

@@ -58,6 +58,19 @@ def test_terraforms_answer_stands_alone(terraform):
     assert "user_data" not in done.out
 
 
+def test_what_does_not_fit_is_refused_with_the_ledger(provision, tmp_path):
+    """User-data that nothing can make fit is refused, with what each part of it costs."""
+    job = tmp_path / "job.yaml"
+    job.write_text(f"name: large\nrun: {{command: 'true', env: {{TABLE: {os.urandom(12_000).hex()}}}}}\n")
+    done = provision("render", job, "--local")
+    assert (done.code, done.out) == (2, "")
+    assert "takes 16384" in done.err
+    for section in ("grant", "task", "agent", "unit", "cloud-config"):
+        assert re.search(rf"^ *{section}: [0-9]+ bytes, -?[0-9]+ compressed$", done.err, re.MULTILINE), section
+    task = re.search(r"task: [0-9]+ bytes, ([0-9]+) compressed", done.err)[1]
+    assert int(task) > 12_000
+
+
 def test_raw_user_data_is_held_to_the_limit_too(provision, tmp_path, monkeypatch):
     """What isn't gzipped is counted as it is: a file goes by the bucket, and what still doesn't fit is refused."""
     with monkeypatch.context() as tight:
