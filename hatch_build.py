@@ -1,8 +1,9 @@
 """Puts cloud-init's schema into the build, taken from Debian's own package, so that `provision` validates anywhere.
 
-`apt-get download` fetches and verifies the package (no root needed); the schema in it must have one of the sums in
-pyproject.toml, so a build never carries one that nobody looked at. FREEPOST_SCHEMA=must fails the build where that is
-not possible (a release does); =no leaves it out; otherwise the build warns and goes on without.
+`apt-get download` fetches and verifies the package (no root needed). The schema in it, or one that an earlier build
+left, must have one of the sums in pyproject.toml, so a build never carries one that nobody looked at.
+FREEPOST_SCHEMA=must fails the build where that is not possible (a release does); =no leaves it out; otherwise the build
+warns and goes on without.
 """
 
 from __future__ import annotations
@@ -33,18 +34,20 @@ class SchemaHook(BuildHookInterface):
         if wish == "no" or self.target_name != "wheel":
             return
         try:
-            if not target.exists():
-                target.write_bytes(self._pinned(fetch()))
+            if target.exists():
+                self._pinned(target.read_bytes(), str(target))
+            else:
+                target.write_bytes(self._pinned(fetch(), "the schema in this system's package"))
             build_data["artifacts"].append(f"/{TARGET}")
         except (OSError, KeyError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
             if wish == "must":
                 raise
             self.app.display_warning(f"cloud-init's schema is not in this build: {type(error).__name__}: {error}")
 
-    def _pinned(self, content: bytes) -> bytes:
+    def _pinned(self, content: bytes, what: str) -> bytes:
         found = hashlib.sha256(content).hexdigest()
         if found not in self.config["sha256"]:
-            raise ValueError(f"the schema in this system's package, sha256 {found}, is not one of those pinned")
+            raise ValueError(f"{what}, sha256 {found}, is not one of those pinned")
         return content
 
 

@@ -99,8 +99,9 @@ class Task:
             env.update(HOME=self.user.pw_dir, USER=self.user.pw_name)
             for family, address, there in IMDS:
                 if os.path.exists(there):
-                    rule = "ip %s rule add uidrange %d-%d to %s prohibit"
-                    subprocess.check_call((rule % (family, self.user.pw_uid, self.user.pw_uid, address)).split())
+                    # Whoever it may become in a user namespace has a uid above its own, of /etc/subuid.
+                    rule = "ip %s rule add uidrange %d-4294967294 to %s prohibit"
+                    subprocess.check_call((rule % (family, self.user.pw_uid, address)).split())
             command = ["systemd-run", "-q", "--scope", "--unit=freepost-job", "--uid=" + self.user.pw_name] + command
         else:
             env.update(HOME=self.workdir, FREEPOST_GRANT=self.path)
@@ -121,8 +122,8 @@ class Task:
 
     def stop(self, number, _):
         """End the job: its time is up (SIGALRM) or the system says so. SIGTERM, and after the grace SIGKILL."""
-        if self.asked and number != signal.SIGALRM:
-            return
+        if self.child.returncode == 0 or (self.asked and number != signal.SIGALRM):
+            return  # it has succeeded already, or knows
         if not self.asked:
             self.reason = "interrupted by signal %d" % number
             if number == signal.SIGALRM:
@@ -235,11 +236,13 @@ class Task:
                 signal.alarm(self.task["timeout"])
                 attendant = threading.Thread(target=self.attend, daemon=True)
                 attendant.start()
+                os.sync()  # or a power cut may take the grant, which cloud-init has only just written
                 self.child.wait()
                 signal.alarm(0)
                 self.hit(signal.SIGKILL)
                 self.over.set()
                 attendant.join()
+                os.sync()  # a status must not outlive the outputs
                 self.save(status=self.child.returncode, reason=self.reason)
         self.over.set()
         os.ftruncate(self.fd, 511)

@@ -16,10 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 from agent.grant import Grant, Target
 from provisioner.errors import BadInput
 from provisioner.plan import Plan, iso
-from provisioner.userdata import UserData
+from provisioner.userdata import WORKDIR, UserData
 
 _SHOWN = 12  # names of slots in one line
 GONE = "until the VM's disk is deleted"
+EVERYONE = "every uid in the guest"
 OFF = "until the VM powers off"
 CLOUD = "/var/lib/cloud/instance"
 
@@ -48,17 +49,6 @@ def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[
     """List the secrets of a rendered document. `platform` is a provider's name, or empty for any other platform."""
     common = (*kept(plan, platform), *_outside(plan, platform))
     in_grant = (_file(user_data, "grant", plan), *common)
-    in_task = (
-        _file(user_data, "task", plan),
-        Place("the job's own process", "", f"uid of {_job(plan)}, root", "until the job ends"),
-        Place(
-            f"s3://{plan.bucket.name}/{plan.keys.record}",
-            "",
-            "principals with s3:GetObject on it",
-            "until provision rm",
-        ),
-        *common,
-    )
     ends = f"until {iso(plan.expires)}"
     targets = {"outputs": grant.outputs, "status": grant.status}
     if plan.by_put:
@@ -89,16 +79,33 @@ def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[
         allows = "read the renewed grant of this task that will be put there, which allows what the two policies do"
         ends = f"until {_url_ends(grant.mailbox['url'])}; none is put there after {grant.mailbox['until']}"
         found.append(Secret("mailbox: presigned GET", allows, ends, in_grant))
-    run = plan.spec.run
-    what = ["run.command", *(f"run.env.{name}" for name in run.env), *(f"file {item.path}" for item in plan.carried)]
-    found.append(
-        Secret(
-            ", ".join(what),
-            "whatever you put into them",
-            "for as long as it does elsewhere: Freepost sets it no end",
-            in_task,
-        )
-    )
+    return [*found, *_job_secrets(plan, user_data, platform, common)]
+
+
+def _job_secrets(plan: Plan, user_data: UserData, platform: str, common: tuple[Place, ...]) -> list[Secret]:
+    """What the operator wrote into the job: the command, the environment, the files."""
+    run, task = plan.spec.run, _file(user_data, "task", plan)
+    allows, works = "whatever you put into it", "for as long as it does elsewhere: Freepost sets it no end"
+    job, everyone = f"uid of {_job(plan)}, root", "every user of this machine" if platform == "local" else EVERYONE
+    recorded = _object(plan, plan.keys.record)
+    shown = [Place("the process list (ps), while the job runs", "", everyone, "until the job ends")]
+    if platform != "local":  # systemd describes the job's scope by its command
+        shown.append(Place("the guest's journal, which names the job's scope", "", "root, groups adm and others", GONE))
+    found = [Secret("run.command", allows, works, (task, *shown, recorded, *common))]
+    if run.env:
+        environment = Place("the environment of the job's processes", "", job, "until the job ends")
+        names = ", ".join(f"run.env.{name}" for name in run.env)
+        found.append(Secret(names, allows, works, (task, environment, recorded, *common)))
+    for item in run.files:
+        there = job if not int(item.mode, 8) & 0o004 else everyone
+        home = f"{WORKDIR}/{item.path}" if platform != "local" else f"the job's own folder: {item.path}"
+        lies = Place(home, item.mode, there, GONE if platform != "local" else "until the job ends")
+        if item in plan.spilled:
+            spilled = _object(plan, plan.spill_entry(item).key, "whoever has its presigned GET")
+            found.append(Secret(f"file {item.path}", allows, works, (spilled, lies, recorded)))
+        else:
+            carried = _file(user_data, f"file {item.path}", plan)
+            found.append(Secret(f"file {item.path}", allows, works, (carried, lies, recorded, *common)))
     return found
 
 
@@ -156,7 +163,7 @@ def kept(plan: Plan, platform: str) -> list[Place]:
 def _outside(plan: Plan, platform: str) -> list[Place]:
     """Where the platform keeps user-data, and hands it out."""
     if platform == "ec2":
-        everyone = "every uid in the guest that reaches IMDS over IPv4 or IPv6"
+        everyone = f"{EVERYONE} that reaches IMDS over IPv4 or IPv6"
         # The agent has the kernel prohibit these routes to the job's user (agent/task.py); root can't be kept away.
         denied = plan.spec.run.user not in (None, "root")
         readers = f"{everyone}, but not {_job(plan)}" if denied else f"{everyone}, {_job(plan)} too"
@@ -171,21 +178,25 @@ def _outside(plan: Plan, platform: str) -> list[Place]:
             who = "principals with ec2:DescribeLaunchTemplateVersions"
             places.append(Place("the fleet's launch template", "", who, "until the launch is over, or provision gc"))
         return places
-    host = "you and root on this machine"
+    host, ends = "you and root on this machine", "until the machine ends, or is terminated after it died"
+    if plan.spec.vm.options.get("keep_disk"):
+        ends = "until the machine is terminated: keep_disk keeps its seed, too"
     if platform == "local":
         return [Place("the job's folder in Freepost's state folder", "0600", host, "until the job ends")]
     if platform in {"machine", "qemu"}:
-        home = Place("the machine's folder in Freepost's state folder", "0600", host, "until the machine ends")
+        home = Place("the machine's folder in Freepost's state folder", "0600", host, ends)
         disk = Place("the seed disk, labelled CIDATA", "", _root(plan), OFF)
         return [home] if platform == "machine" else [disk, home]
     return [Place("what `render` wrote", "0600", "you, and the platform that you give it to", "until you delete it")]
 
 
 def _apart(plan: Plan, grant: Grant) -> Place:
-    where = f"s3://{plan.bucket.name}/{plan.keys.grant(grant.task, grant.attempt)}"
-    return Place(
-        where, "", "principals with s3:GetObject on it, and whoever has its presigned GET", "until provision rm"
-    )
+    return _object(plan, plan.keys.grant(grant.task, grant.attempt), "whoever has its presigned GET")
+
+
+def _object(plan: Plan, key: str, *others: str) -> Place:
+    readers = ", and ".join(("principals with s3:GetObject on it", *others))
+    return Place(f"s3://{plan.bucket.name}/{key}", "", readers, "until provision rm")
 
 
 def _puts(target: Target) -> str:

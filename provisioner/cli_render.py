@@ -56,6 +56,10 @@ def render(  # noqa: PLR0913, PLR0917 - flags
     as_json: Annotated[bool, typer.Option("--json", help="With --explain or --audit: print JSON.")] = False,
 ) -> None:
     """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
+    if form is Format.terraform and as_json:
+        raise BadInput(
+            "--format terraform is JSON already, and --json would put events into it", hint="leave out --json"
+        )
     wanted = [explain, audit, seed is not None, form is Format.terraform]
     if sum(wanted) > 1:
         raise BadInput("--explain, --audit, --seed and --format terraform each want the output", hint="give one")
@@ -65,9 +69,8 @@ def render(  # noqa: PLR0913, PLR0917 - flags
         task, more = _query(task)
         changes += more
     plan, chosen, grant, made, platform = _rendered(
-        output, job, changes, task, local=local, provider=provider, stage=stage
+        output, job, changes, task, local=local, provider=provider, stage=stage, raw=raw
     )
-    content = made.plain if raw else made.data
     if explain:
         from provisioner import userdata
 
@@ -80,12 +83,12 @@ def render(  # noqa: PLR0913, PLR0917 - flags
     elif seed is not None:
         from provisioner import seed as seeds
 
-        seeds.write(seeds.files(plan, chosen, content), seed)
+        seeds.write(seeds.files(plan, chosen, made.data), seed)
         output.event(Event("seed", f"wrote {seed}; it holds the task's policies", {"path": str(seed), "job": plan.job}))
     elif form is Format.terraform:
         output.raw(json.dumps(_answer(plan, chosen, made)).encode() + b"\n")
     else:
-        output.raw(content)
+        output.raw(made.data)
 
 
 def _rendered(  # noqa: PLR0913 - what the command line says
@@ -97,6 +100,7 @@ def _rendered(  # noqa: PLR0913 - what the command line says
     local: bool,
     provider: str | None,
     stage: bool,
+    raw: bool,
 ) -> tuple[Plan, TaskPlan, Grant, UserData, str]:
     """Render, validate, and stage the job or say what the VM would miss. The last is the platform's name."""
     from provisioner import cloudschema, session
@@ -108,11 +112,11 @@ def _rendered(  # noqa: PLR0913 - what the command line says
     opened = session.open_place(place)
     using = session.make_provider(name if platform else "elsewhere", opened, spec.vm.options)
     launcher = session.launcher(opened, using, output.event)
-    plan = launcher.plan(spec)
+    plan = launcher.plan(spec, raw=raw)
     chosen = plan.task(task)
     if stage:  # a job of this task alone, tried once: nobody here can start another VM
         array = (int(task or chosen.members[0]),) if spec.array else ()
-        plan = launcher.plan(replace(spec, array=array, retries=0))
+        plan = launcher.plan(replace(spec, array=array, retries=0), raw=raw)
         chosen = plan.task(None)
     grant, made = launcher.render(plan, chosen, use=stage)
     cloudschema.require(made.plain, output.event, quiet=platform == "local")
@@ -150,7 +154,7 @@ def _answer(plan: Plan, task: TaskPlan, made: UserData) -> dict[str, Any]:
     from provisioner.plan import iso
 
     return {
-        "user_data": made.plain.decode(),
+        **({"user_data": made.plain.decode()} if plan.raw else {}),  # what isn't sent isn't held to the limit
         "user_data_base64": base64.b64encode(made.data).decode(),
         "job": plan.job,
         "task": task.task,

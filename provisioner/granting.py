@@ -40,9 +40,16 @@ class Granter:
         grant, apart = self._sign(plan, task, self.clock(), self._begun(plan, task) if use else {})
         user_data = userdata.render(plan, task, grant, apart)
         if len(user_data.data) > plan.user_data_limit:
-            message = f"the user-data has {len(user_data.data)} bytes; {plan.provider} takes {plan.user_data_limit}"
-            ledger = [f"{line.section}: {line.size} bytes, {line.cost} compressed" for line in user_data.ledger()]
-            raise BadInput(message, hint="shorten run.command or run.env, or move them to an input", faults=ledger)
+            how = " as it is" if plan.raw else ""
+            message = (
+                f"the user-data has {len(user_data.data)} bytes{how}; {plan.provider} takes {plan.user_data_limit}"
+            )
+            packed = "written" if plan.raw else "compressed"
+            ledger = [f"{line.section}: {line.size} bytes, {line.cost} {packed}" for line in user_data.ledger()]
+            hint = "shorten run.command or run.env, or move them to an input"
+            if plan.raw:
+                hint += f"; or leave out --raw: gzipped it has {len(userdata.gzipped(user_data.plain))} bytes"
+            raise BadInput(message, hint=hint, faults=ledger)
         if use:
             for key, data in user_data.beside.items():
                 self.store.put(key, data)

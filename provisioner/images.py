@@ -13,6 +13,7 @@ renamed into place under a lock; nothing changes it afterwards, because machines
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -23,17 +24,18 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from provisioner.errors import BadInput, MissingDependency, NotFound, Refused, Unreachable
+from provisioner.caged import last_line, run
+from provisioner.errors import BadInput, MissingDependency, NotFound, Refused
 from provisioner.paths import cache_dir as default_cache
 
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
 DEFAULT = "bookworm"  # where a job names none
 DISK_SIZE = 8 << 30  # bytes of the ext4 disk; the file is sparse and holds what the root holds
+SBIN = ("/usr/sbin", "/sbin")
 
 # The packages of the host, by the program that needs them.
 PROGRAMS = {
@@ -82,6 +84,9 @@ class Image:
 
 def need(*programs: str, purpose: str) -> None:
     """Raise MissingDependency, naming the Debian packages to install, unless every program is there."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    # Root by a plain `su` has no sbin in its PATH, nor has a user; from here on the programs are found there.
+    os.environ["PATH"] = os.pathsep.join([*path, *(folder for folder in SBIN if folder not in path)])
     missing = [PROGRAMS[program] for program in programs if not shutil.which(program)]
     if missing:
         raise MissingDependency(
@@ -152,15 +157,17 @@ def build(suite: str, cache_dir: Path | None = None, *, fresh: bool = False, log
     """
     if suite not in SUITES:
         raise BadInput(f"There is no suite {suite!r}.", hint=f"One of: {', '.join(SUITES)}")
-    with _locked(suite, cache_dir) as folder:
+    with contextlib.suppress(NotFound):
         if not fresh:
-            try:
+            return find(suite, cache_dir)
+    with _locked(suite, cache_dir) as folder:
+        with contextlib.suppress(NotFound):
+            if not fresh:
                 return find(suite, cache_dir)
-            except NotFound:
-                pass
-        need("mmdebstrap", "mke2fs", purpose="Building an image")
         if os.geteuid() != 0:
-            raise MissingDependency("Building an image needs root.", hint="Run the same command with sudo.")
+            command = f"provision image build --suite {suite}{' --fresh' if fresh else ''}"
+            raise MissingDependency("Building an image needs root.", hint=f"Run: {as_root(cache_dir)} {command}")
+        need("mmdebstrap", "mke2fs", purpose="Building an image")
         final = folder / f"{suite}-{recipe_hash(suite)}"
         with _scratch(folder, suite) as made:
             _bootstrap(suite, made, log)
@@ -197,9 +204,14 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
             check=False,
         )
         if done.returncode:
-            raise BadInput(f"{path} can't be read: {_last_line(done.stderr)}")
+            raise BadInput(f"{path} could not be copied: {last_line(done.stderr)}")
         _replace(made, folder / "imported" / name)
     return find(name, cache_dir)
+
+
+def as_root(cache_dir: Path | None = None) -> str:
+    """The beginning of a command that root runs on this user's images, and not on those of its own cache."""
+    return f"sudo FREEPOST_CACHE_DIR={shlex.quote(str((cache_dir or default_cache()).absolute()))}"
 
 
 def virtual_size(disk: Path) -> int:
@@ -211,60 +223,46 @@ def _bootstrap(suite: str, made: Path, log: IO[bytes] | None) -> None:
     config = made / "99-local.cfg"
     config.write_text(CLOUD_CFG)
     root = made / "root"
-    _run([*recipe(suite, str(config)), str(root)], log, f"The image {suite} could not be built")
+    run([*recipe(suite, str(config)), str(root)], log, f"The image {suite} could not be built")
     config.unlink()
     for kernel, name in (("vmlinuz-*", "vmlinuz"), ("initrd.img-*", "initrd.img")):
-        shutil.copyfile(max((root / "boot").glob(kernel)), made / name)
+        found = sorted((root / "boot").glob(kernel))
+        if not found:
+            raise Refused(f"The image {suite} got no {name}.", hint="Build it with --verbose to see why.")
+        shutil.copyfile(found[-1], made / name)
     disk = made / "disk.raw"
     with disk.open("wb") as file:
         file.truncate(DISK_SIZE)
     options = ["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(root)]
-    _run(["mke2fs", *options, str(disk)], log, f"The disk of the image {suite} could not be made")
-
-
-def _run(command: list[str], log: IO[bytes] | None, failure: str) -> None:
-    """Run a program, copy what it says to `log`, and put its last line into the error if it fails."""
-    piped, nothing = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=nothing, stdout=piped, stderr=subprocess.STDOUT) as process:
-        assert process.stdout  # noqa: S101 - for mypy: it is a pipe
-        said = b""
-        for line in process.stdout:
-            # The first error is the cause, what follows are its consequences.
-            said = said if said.startswith(b"E: ") or not line.strip() else line
-            if log:
-                log.write(line)
-                log.flush()
-    if process.returncode:
-        raise Unreachable(f"{failure}: {command[0]}: {_last_line(said)}", hint="Is Debian's package mirror reachable?")
+    run(["mke2fs", *options, str(disk)], log, f"The disk of the image {suite} could not be made")
 
 
 def _disk_info(path: Path) -> dict[str, Any]:
     done = subprocess.run(["qemu-img", "info", "--output=json", path.absolute()], capture_output=True, check=False)
     if done.returncode:
-        raise BadInput(f"{path} is not a disk image: {_last_line(done.stderr)}")
+        raise BadInput(f"{path} is not a disk image: {last_line(done.stderr)}")
     about: dict[str, Any] = json.loads(done.stdout)
     return about
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
-
-
-@contextmanager
+@contextlib.contextmanager
 def _locked(name: str, cache_dir: Path | None) -> Iterator[Path]:
-    """Hold the lock of one image and give the folder of all."""
+    """Hold the lock of one image and give the folder of all. Raise Refused when something can't be written there."""
     folder = (cache_dir or default_cache()) / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    except OSError as error:
+        hint = f"Is there room in {folder}, and is it yours? FREEPOST_CACHE_DIR names another cache folder."
+        raise Refused(f"The image could not be written: {error}", hint=hint) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _scratch(folder: Path, name: str) -> Iterator[Path]:
     """A folder on the same file system that is gone afterwards, unless it was renamed. Under the lock of `name`."""
-    for stale in folder.glob(f".making-{name}-*"):  # of a build that was killed
+    for stale in folder.glob(f".making-{name}-*"):  # of a build that was killed; what it mounted went with it
         shutil.rmtree(stale)
     made = Path(tempfile.mkdtemp(prefix=f".making-{name}-", dir=folder))
     made.chmod(0o755)  # mmdebstrap's apt user reads below it; nothing in an image is secret

@@ -32,7 +32,7 @@ from provisioner.keys import JobKeys, parse_status
 from provisioner.orders import ATTEMPTS, Desk, Journal, Started
 from provisioner.output import Event, Report
 from provisioner.plan import Plan, StagedInput, TaskPlan, launch_token, make_plan, new_job_id, task_plans
-from provisioner.providers.base import Choice, Instance, Phase, Provider
+from provisioner.providers.base import Choice, Instance, Phase, Provider, raw_limit
 from provisioner.record import JobRecord
 from provisioner.retry import retried
 from provisioner.signer import Signer
@@ -112,10 +112,12 @@ class Launcher:
         job: str | None = None,
         attempts: Mapping[str, int] | None = None,
         inputs: Sequence[StagedInput] | None = None,
+        raw: bool = False,
     ) -> Plan:
         """Say everything that launching `spec` will do. Nothing is changed anywhere.
 
-        A new job unless `job` names one, the first attempt of every task unless `attempts` says otherwise.
+        A new job unless `job` names one, the first attempt of every task unless `attempts` says otherwise. `raw` is for
+        a platform that refuses gzip, with a limit of its own.
         """
         now = self.clock()
         name = job or new_job_id(spec.name, now, "".join(secrets.choice(_ENTROPY) for _ in range(4)))
@@ -126,7 +128,8 @@ class Launcher:
             bucket=self.store.bucket,
             prefix=self.store.prefix,
             provider=self.provider.name,
-            user_data_limit=self.provider.user_data_limit,
+            user_data_limit=raw_limit(self.provider) if raw else self.provider.user_data_limit,
+            raw=raw,
             now=now,
             credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.signed)),
             attempts=attempts,

@@ -70,7 +70,8 @@ class StagedInput:
 class Plan:
     """A launch. Times are UTC; prefixes come from `keys`.
 
-    `apart` says that the grants lie in the bucket, and the user-data only tells where.
+    `apart` says that the grants lie in the bucket, and the user-data only tells where; `raw`, that it goes to the VM
+    as it is and not gzipped.
     """
 
     job: str
@@ -87,6 +88,7 @@ class Plan:
     inputs: tuple[StagedInput, ...] = ()
     spilled: tuple[FileSpec, ...] = ()
     apart: bool = False
+    raw: bool = False
 
     @property
     def needed(self) -> datetime:
@@ -271,6 +273,7 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
     attempts: Mapping[str, int] | None = None,
     inputs: Sequence[StagedInput] = (),
     groups: bool = False,
+    raw: bool = False,
 ) -> Plan:
     """Make the plan of a launch. `attempts` maps the tasks to launch to their attempt; None: all, the first.
 
@@ -309,6 +312,7 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
         tasks=task_plans(job, chosen, GROUP_SIZE if grouped else 1),
         group_size=GROUP_SIZE if grouped else 1,
         inputs=tuple(inputs),
+        raw=raw,
     )
 
 

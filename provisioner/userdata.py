@@ -54,7 +54,7 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class UserData:
-    """Rendered user-data: `plain` is the document, `data` what the provider is given (gzipped)."""
+    """Rendered user-data: `plain` is the document, `data` what the provider is given (gzipped unless it is raw)."""
 
     plain: bytes = field(repr=False)
     data: bytes = field(repr=False)
@@ -63,21 +63,22 @@ class UserData:
 
     def ledger(self) -> list[LedgerLine]:
         """What each file costs, in the order of the document. Costs don't add up: gzip shares between sections."""
-        whole = len(self.data)
+        whole, pack = len(self.data), bytes if self.data == self.plain else gzipped
         lines = []
         for file in self.files:
             without = self.plain.replace(written(file.content).encode(), b"")
-            lines.append(LedgerLine(file.section, len(file.content), whole - len(gzipped(without))))
+            lines.append(LedgerLine(file.section, len(file.content), whole - len(pack(without))))
         rest = sum(len(written(file.content)) for file in self.files)
         return [*lines, LedgerLine("cloud-config", len(self.plain) - rest, whole - sum(line.cost for line in lines))]
 
 
 def explain(user_data: UserData, limit: int) -> str:
     """What is in the user-data and what each part costs, as text."""
+    raw = user_data.data == user_data.plain
     lines = [
-        f"{len(user_data.data)} bytes of {limit} (gzip of {len(user_data.plain)})",
+        f"{len(user_data.data)} bytes of {limit} ({'not gzipped' if raw else f'gzip of {len(user_data.plain)}'})",
         "",
-        "   bytes  gzipped  section",
+        f"   bytes  {'written' if raw else 'gzipped'}  section",
     ]
     lines += [f"{line.size:8}  {line.cost:7}  {line.section}" for line in user_data.ledger()]
     modes = [f"{file.mode}  {file.path}" for file in user_data.files]
@@ -101,7 +102,7 @@ def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -
         )
         .encode()
     )
-    return UserData(plain, gzipped(plain), files, beside)
+    return UserData(plain, plain if plan.raw else gzipped(plain), files, beside)
 
 
 def boot_files(plan: Plan, task: TaskPlan, grant: bytes) -> tuple[BootFile, ...]:
@@ -112,8 +113,8 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes) -> tuple[BootFile, ...]
         .get_template("freepost.service.j2")
         .render(
             stop_seconds=run.grace + 60,
-            # Uploads that wait for a renewed grant may take all the time there is.
-            max_seconds=plan.spec.deadline if plan.spec.renew else run.timeout + 2 * run.grace + 60,
+            # Uploads may take all the time that the dead-man timer leaves them, and never less than a minute.
+            max_seconds=max(plan.spec.deadline, run.timeout + 2 * run.grace + 60),
         )
     )
     return (
@@ -246,7 +247,7 @@ def fit(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> P
     """
     if len(render(plan, task, grant, stub).data) <= plan.user_data_limit - LIMIT_MARGIN:
         return plan
-    costs = {item.path: len(gzipped(item.content)) for item in plan.carried}
+    costs = {item.path: len(written(item.content) if plan.raw else gzipped(item.content)) for item in plan.carried}
     if plan.by_put and not plan.apart and len(gzipped(grants.dump(grant).encode())) > max(costs.values(), default=0):
         return dataclasses.replace(plan, apart=True)
     if not costs:

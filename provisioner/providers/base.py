@@ -99,7 +99,8 @@ class Provider(Protocol):
 
     A provider may have more, each looked for by name and done without where it is missing (`Cloud` types them):
     ``concurrency`` (orders in flight at a time, 1), ``groups`` (an order may have several tasks, False), ``choices``,
-    ``find``, ``of_job``, ``pinned``, ``notice`` (what people should know), ``leftovers``, ``remove``, ``checks``.
+    ``find``, ``of_job``, ``pinned``, ``notice`` (what people should know),
+    ``raw_limit`` (how much plain user-data it takes), ``leftovers``, ``remove``, ``checks``.
 
     Errors are `provisioner.errors`: BadInput for options the provider can't serve, Refused for a permanent no,
     Unreachable for what may work later, MissingDependency for a program or privilege that is not there.
@@ -178,3 +179,8 @@ def guest_url(provider: Provider, url: str) -> str:
     """
     translate = getattr(provider, "guest_url", None)
     return str(translate(url)) if translate else url
+
+
+def raw_limit(provider: Provider) -> int:
+    """How large user-data may be that isn't gzipped: as large as any, unless the provider has a `raw_limit`."""
+    return int(getattr(provider, "raw_limit", provider.user_data_limit))

@@ -18,6 +18,7 @@ class ElsewhereProvider:
 
     name: ClassVar[str] = "elsewhere"
     user_data_limit: ClassVar[int] = 16_384  # the platform isn't known, so the tightest limit holds: EC2's
+    raw_limit: ClassVar[int] = 32_768  # the tightest of those that take no gzip: Hetzner Cloud's
     option_schema: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod

@@ -46,6 +46,7 @@ class LocalProvider:
 
     name: ClassVar[str] = "local"
     user_data_limit: ClassVar[int] = 16_384  # as tight as EC2's, so that what runs here also launches there
+    raw_limit: ClassVar[int] = 32_768  # as `elsewhere`
     option_schema: ClassVar[Mapping[str, Any]] = {}
     notice: ClassVar[str] = "the local provider isolates nothing: the job runs as you, on this machine"
 

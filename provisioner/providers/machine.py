@@ -24,9 +24,10 @@ class MachineProvider(GuestProvider):
     name: ClassVar[str] = "machine"
 
     def _check(self, image: images.Image) -> None:
-        images.need("systemd-nspawn", "slirp4netns", "mke2fs", "ip", "unshare", purpose="The machine provider")
         if os.geteuid() != 0:
-            raise MissingDependency("The machine provider needs root.", hint="Run with sudo, or use the qemu provider.")
+            hint = f"Run the command with {images.as_root(self.cache)}, or use the qemu provider."
+            raise MissingDependency("The machine provider needs root.", hint=hint)
+        images.need("systemd-nspawn", "slirp4netns", "mke2fs", "ip", "unshare", purpose="The machine provider")
         missing = [device for device in DEVICES if not os.path.exists(device)]  # noqa: PTH110 - a device, not a path of ours
         if missing:
             raise MissingDependency(f"This kernel has no {missing[0]}.", hint="Load its module: modprobe tun loop")

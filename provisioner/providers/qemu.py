@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,8 @@ from provisioner.providers._guest.provider import GuestProvider
 from provisioner.providers._guest.vm import CPU
 
 PROBE_SECONDS = 15  # in which a kernel boots under KVM on any machine, many times over
+LATE, LATE_SECONDS = "late", 600  # what is kept of a probe that ran out of time, and how long
+BOOT = Path("/boot")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -28,10 +31,13 @@ class QemuProvider(GuestProvider):
 
     @property
     def notice(self) -> str:
-        """What to expect where KVM is known not to work."""
-        if _kvm_opens() and _answer(self.cache) != "tcg":
-            return ""
-        return "KVM does not work here, so the processor is emulated: a boot takes a minute or more"
+        """What to expect where KVM is known not to work, or can't be tried."""
+        slow = "so the processor is emulated: a boot takes a minute or more"
+        if not _kvm_opens() or _answer(self.cache) in {"tcg", LATE}:
+            return f"KVM does not work here, {slow}"
+        if not _answer(self.cache) and not _kernel(self.cache):
+            return f"there is no kernel to try KVM with, {slow}; provision image build makes one"
+        return ""
 
     def _check(self, image: images.Image) -> None:  # noqa: ARG002 - it boots every image
         images.need("qemu-system-x86_64", "qemu-img", "slirp4netns", "ip", "unshare", purpose="The qemu provider")
@@ -53,22 +59,35 @@ def kvm_works(image: images.Image, cache: Path | None = None) -> bool:
     """Tell whether KVM boots a kernel here. The answer is kept until the host boots again.
 
     A device that opens proves nothing (nested hosts offer one on which no kernel ever starts), so a kernel is booted
-    without a root file system, up to the panic for the lack of it. The kernel is the image's, or any built image's.
+    without a root file system, up to the panic for the lack of it. The kernel is the image's, any built image's, or the
+    host's own. None in time may only mean that the host is busy: that is kept for ten minutes.
     """
     if not _kvm_opens():
         return False
-    kernel = image.kernel or next((each.kernel for each in images.listing(cache) if each.kernel), None)
-    if not kernel:
-        return False  # nothing to try it with; emulation always works
-    if not _answer(cache):
-        file = _answer_file(cache)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for old in file.parent.glob("kvm-*"):
+    found = _answer(cache)
+    kernel = image.kernel or _kernel(cache)
+    if not found and kernel:
+        found = _probe(kernel)
+        _keep(found, cache)
+    return found == "kvm"  # where there is nothing to try it with, emulation always works
+
+
+def _kernel(cache: Path | None) -> Path | None:
+    """A kernel to try KVM with: a built image's, or the host's if we may read it."""
+    kernels = [each.kernel for each in images.listing(cache) if each.kernel]
+    host = BOOT / f"vmlinuz-{os.uname().release}"
+    return kernels[0] if kernels else host if os.access(host, os.R_OK) else None
+
+
+def _keep(found: str, cache: Path | None) -> None:
+    file = _answer_file(cache)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for old in file.parent.glob("kvm-*"):
+        if not old.name.startswith(file.name):  # another process may be writing the answer of this boot
             old.unlink(missing_ok=True)
-        new = file.with_suffix(f".{os.getpid()}")
-        new.write_text("kvm" if _boots(kernel) else "tcg")
-        new.replace(file)
-    return _answer(cache) == "kvm"
+    new = file.with_suffix(f".{os.getpid()}")
+    new.write_text(found)
+    new.replace(file)
 
 
 def _kvm_opens() -> bool:
@@ -80,14 +99,16 @@ def _answer_file(cache: Path | None) -> Path:
 
 
 def _answer(cache: Path | None) -> str:
-    """What `kvm_works` found since the host booted: kvm, tcg, or nothing yet."""
+    """What `kvm_works` found since the host booted: kvm, tcg, late (for a while), or nothing yet."""
     try:
-        return _answer_file(cache).read_text()
+        found, when = _answer_file(cache).read_text(), _answer_file(cache).stat().st_mtime
     except FileNotFoundError:
         return ""
+    return "" if found == LATE and not 0 <= time.time() - when < LATE_SECONDS else found
 
 
-def _boots(kernel: Path) -> bool:
+def _probe(kernel: Path) -> str:
+    """Boot a kernel under KVM: kvm when it did, tcg when it did not, late when it did neither in time."""
     command = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-m", "256", "-machine", "q35,smm=off", "-accel", "kvm", "-cpu", CPU["kvm"]),
@@ -98,5 +119,5 @@ def _boots(kernel: Path) -> bool:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return False
-    return b"Kernel panic - not syncing: VFS" in done.stdout
+        return LATE
+    return "kvm" if b"Kernel panic - not syncing: VFS" in done.stdout else "tcg"

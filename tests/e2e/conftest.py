@@ -18,28 +18,29 @@ from tests import guests
 def machine(provision, store, tmp_path):
     """Boot a rendered job: a function of (job.yaml, first line of runcmd, options). Ended after the test."""
     folder = tmp_path / "machines"
-    provider = guests.KINDS["machine"].make(folder, store.endpoint_url)
     spec = StoreSpec("freepost", "", store.endpoint_url, store.region, "path")
     where = open_store(spec, access_key=store.access_key, secret_key=store.secret_key)
     booted = []
 
-    def boot(text, first="", *, runs=True, **options):
+    def boot(text, first="", *, runs=True, on="machine", edit=str, **options):
+        provider = guests.KINDS[on].make(folder, store.endpoint_url)
         try:
             provider._check(guests.built(options.get("image", "bookworm")))
         except MissingDependency as missing:
             pytest.skip(f"{missing.message} {missing.hint}")
         path = tmp_path / "job.yaml"
         path.write_text(text)
-        done = provision("render", path, "--provider", "machine", "--stage", "--raw")
+        done = provision("render", path, "--provider", on, "--stage", "--raw")
         assert done.code == 0, done.err
         head, tail = done.out.split("runcmd:\n")
         lines = [first] * bool(first) + ([tail.strip().removeprefix("- ")] if runs else [])
         document = head + "runcmd: " + json.dumps(lines or ["true"]) + "\n"
         job = re.search("job (.*)", done.err)[1]
-        (instance,) = provider.launch(guests.order(document.encode(), job, **options))
-        booted.append(instance)
+        (instance,) = provider.launch(guests.order(edit(document).encode(), job, **options))
+        booted.append((provider, instance))
         return SimpleNamespace(job=job, provider=provider, instance=instance, folder=folder, store=where)
 
     yield boot
-    provider.terminate(booted)
-    assert guests.left_behind(folder, [instance.id for instance in booted]) == []
+    for provider, instance in booted:
+        provider.terminate([instance])
+    assert guests.left_behind(folder, [instance.id for _, instance in booted]) == []

@@ -180,7 +180,7 @@ def test_boots_again_when_it_asks_for_it(boot):
     assert said.count("second boot") == 1
 
 
-@pytest.mark.parametrize("name", ["machine", "qemu"])
+@pytest.mark.parametrize("name", ["machine", pytest.param("qemu", marks=pytest.mark.vm)])
 def test_power_cut(boot, name):
     """Power goes, the disk stays: booted again, what was synced is there, and runcmd doesn't run a second time."""
     script = "echo kept >/root/kept; sync; echo written; exec sleep 600"
@@ -226,8 +226,10 @@ def test_dies_with_its_supervisor(boot, tmp_path):
 
 
 def test_has_its_limits(boot):
-    """A guest that fills its disk, its memory or its process table hurts itself only, and still powers off."""
+    """A guest that fills its disk or its memory hurts itself only, makes no device, and still powers off."""
     script = """
+    mknod /root/disk b 7 0 && echo "made a device"
+    test -c /dev/null && echo "has devices"
     dd if=/dev/zero of=/root/full bs=1M 2>&1 | grep -o 'No space left on device'
     df -m / | awk 'NR == 2 && $2 < 1100 {print "disk is small"}'
     python3 -c 'b = bytearray(1 << 30)' || echo "memory: $?"
@@ -237,6 +239,8 @@ def test_has_its_limits(boot):
     assert "No space left on device" in said
     assert "disk is small" in said
     assert "memory: 137" in said
+    assert "made a device" not in said
+    assert "has devices" in said
 
 
 def test_ends_with_its_grant(tmp_path):

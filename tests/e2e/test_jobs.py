@@ -18,11 +18,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 SUITES = ("bookworm", "trixie", "bullseye")
 
-# What the job's user tries in the guest, once a listener really stands at both addresses of the metadata service.
+# What the job's user tries in the guest, once a listener really stands at both addresses of the metadata service; and
+# what one of its subuids does, who it is in a user namespace.
 INTRUDER = """
-import os, socket, time
-while not os.path.exists("/srv/job/listening"):
-    time.sleep(0.1)
+import os, socket, sys, time
 def reach(address, family):
     with socket.socket(family) as link:
         link.settimeout(5)
@@ -37,7 +36,11 @@ def read(path):
             return len(file.read())
     except OSError as error:
         return type(error).__name__
-print(os.getuid() > 0, reach("169.254.169.254", socket.AF_INET), reach("fd00:ec2::254", socket.AF_INET6))
+if len(sys.argv) == 1:
+    open("/srv/job/begun", "w")
+    while not os.path.exists("/srv/job/listening"):
+        time.sleep(0.1)
+print(os.getuid() > 0, reach("169.254.169.254", socket.AF_INET), reach("fd00:ec2::254", socket.AF_INET6), flush=True)
 for path in ("/run/freepost/grant.json", "/var/lib/freepost/grant.json", "/var/lib/cloud/instance/user-data.txt"):
     print(read(path))
 """
@@ -139,20 +142,28 @@ def stand_in(folder):
     """Put a listener at the metadata service's addresses, in a network beside the guest's own; root reaches it."""
     enter = ["nsenter", "-t", guest_leader(folder), "-m", "-p", "-n", "-i", "sh", "-uc"]
     probe = "import socket; [socket.create_connection((a, 80), 9) for a in ('169.254.169.254', 'fd00:ec2::254')]"
-    wait = f'until python3 -c "{probe}"; do sleep 0.2; done; touch /srv/job/listening'
+    wait = f'until python3 -c "{probe}"; do sleep 0.2; done; '
+    wait += "until [ -e /srv/job/begun ]; do sleep 0.2; done; "  # which is when the fence stands
+    wait += "for id in 100000 999; do setpriv --reuid $id --regid $id --clear-groups python3 /srv/job/intruder.py $id; "
+    wait += "done >/srv/job/others; touch /srv/job/listening"
     subprocess.run([*enter, METADATA + wait], check=True, timeout=90, stderr=subprocess.DEVNULL)
 
 
 def test_the_jobs_user_reaches_no_secret(provision, state_folder, tmp_path):
-    """The grant, the user-data and the metadata service, over IPv4 and IPv6, are closed to the job's user."""
-    text = "name: intruder\nrun: {command: python3 intruder.py, files: [intruder.py], timeout: 2m}\n"
+    """The grant, the user-data and the metadata service, over IPv4 and IPv6, are closed to the job's user.
+
+    So is the metadata service to its subuids; a service of the system still reaches it.
+    """
+    text = "name: intruder\nrun: {command: 'python3 intruder.py; cat others', files: [intruder.py], timeout: 2m}\n"
     (tmp_path / "intruder.py").write_text(INTRUDER)
     needed("machine", "bookworm", tmp_path)
     threading.Thread(target=stand_in, args=(state_folder,), daemon=True).start()
     done, job = launch(provision, tmp_path, text)
     assert done.code == 0, done.err
     said = provision("logs", job).out.splitlines()
-    assert said == ["True PermissionError PermissionError", *["PermissionError"] * 3]
+    refused = ["PermissionError"] * 3
+    fenced = "True PermissionError PermissionError"
+    assert said == [fenced, *refused, fenced, *refused, "True reached reached", *refused]
 
 
 def test_the_jobs_user_pushes_without_the_grant(provision, tmp_path):

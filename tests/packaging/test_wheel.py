@@ -51,6 +51,20 @@ def test_file_list(wheel):
         assert sorted(archive.namelist()) == sorted(name.replace("VERSION", version) for name in listed)
 
 
+def test_a_schema_that_nobody_looked_at_is_not_packed(source, tmp_path):
+    """A schema that lies in the tree must have a pinned sum, as one that is fetched: else a release's build fails."""
+    left = source / "provisioner/cloud-config.schema.json"
+    left.write_text("{}")
+    try:
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(source)]
+        environment = {**os.environ, "FREEPOST_SCHEMA": "must"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    finally:
+        left.unlink()
+    assert done.returncode != 0
+    assert "is not one of those pinned" in done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def scripts(wheel, tmp_path_factory):
     """Install the wheel and its dependencies into a fresh environment; return the folder of its scripts."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from provisioner import images
 from provisioner.errors import BadInput, MissingDependency, NotFound, Refused, Unreachable
+from tests import guests
 
 ROOT = Path(__file__).parents[2]
 FAIL = 'echo "I: begin"; echo "E: no such mirror"; echo "E: mmdebstrap failed to run"; exit 1'
@@ -43,6 +46,10 @@ def mmdebstrap(tmp_path, monkeypatch):
         program = programs / "mmdebstrap"
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
+        if os.getuid():  # then nothing can be mounted: a cage in name only
+            cage = programs / "unshare"
+            cage.write_text('#!/bin/sh\nwhile [ "${1#-}" != "$1" ] || [ "$1" = private ]; do shift; done\nexec "$@"\n')
+            cage.chmod(0o755)
         monkeypatch.setenv("PATH", f"{programs}:/usr/sbin:/sbin:{os.environ['PATH']}")
         monkeypatch.setattr(os, "geteuid", lambda: 0)
 
@@ -105,6 +112,8 @@ def test_an_unknown_suite(cache):
 def test_missing_programs_are_named_by_package(cache, monkeypatch, tmp_path):
     """Without mmdebstrap the error says what to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(images, "SBIN", ())
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(MissingDependency) as caught:
         images.build("bookworm")
     assert caught.value.hint == "Run: apt-get install --no-install-recommends mmdebstrap e2fsprogs"
@@ -112,8 +121,7 @@ def test_missing_programs_are_named_by_package(cache, monkeypatch, tmp_path):
 
 
 def test_needs_root(cache, mmdebstrap, monkeypatch):
-    """Building says that it needs root, before it begins."""
-    needs_mke2fs()
+    """Building says that it needs root, before it begins and before it asks for packages."""
     mmdebstrap(FILL)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(MissingDependency, match="root"):
@@ -130,6 +138,97 @@ def test_a_build_that_fails(cache, mmdebstrap, tmp_path):
     assert "mmdebstrap failed to run" in (tmp_path / "log").read_text()
     assert not list(cache.glob("images/[!.]*"))
     assert [path.name for path in cache.glob("images/.making*")] == []
+
+
+def test_what_is_not_the_mirrors_fault_is_not_called_so(cache, mmdebstrap):
+    """Only a build that could not fetch something asks whether the mirror is reachable."""
+    needs_mke2fs()
+    mmdebstrap("echo 'E: write: No space left on device'; exit 1")
+    with pytest.raises(Refused, match="No space left") as caught:
+        images.build("bookworm")
+    assert "mirror" not in caught.value.hint
+    mmdebstrap("echo 'E: Failed to fetch http://deb.debian.org/debian/dists'; exit 1")
+    with pytest.raises(Unreachable, match="Failed to fetch") as caught:
+        images.build("bookworm")
+    assert "mirror" in caught.value.hint
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts")
+def test_no_room_for_an_image(cache, tmp_path):
+    """A cache on a full disk ends a build and an import with a sentence, not with a traceback, and leaves nothing."""
+    program = """
+        import os, subprocess, sys
+        from pathlib import Path
+        from provisioner import images
+        from provisioner.errors import Refused
+        cache = Path(os.environ["FREEPOST_CACHE_DIR"])
+        cache.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", cache], check=True)
+        images.DISK_SIZE = 1 << 20
+        images.run = lambda command, *_: [
+            (Path(command[-1]) / "boot").mkdir(parents=True),
+            (Path(command[-1]) / "boot/vmlinuz-1").write_bytes(b"x" * (1 << 16)),
+        ]
+        try:
+            images.build("bookworm")
+        except Refused as error:
+            print(error.message, error.hint, sorted(path.name for path in cache.glob("images/*") if path.is_dir()))
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "No space left on device" in done.stdout
+    assert "FREEPOST_CACHE_DIR" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_a_build_without_a_kernel(cache, mmdebstrap):
+    """A root in which no kernel was installed is no image, and the error says so."""
+    needs_mke2fs()
+    mmdebstrap('for last; do :; done; mkdir -p "$last/boot"')
+    with pytest.raises(Refused, match="got no vmlinuz"):
+        images.build("bookworm")
+    assert images.listing() == []
+
+
+# Mounts a folder of the host below the one that it fills, as mmdebstrap does with /dev/shm, says so, and doesn't end.
+MOUNT = """
+for last; do :; done
+mkdir -p "$last/dev/shm"
+mount --bind "$FREEPOST_CACHE_DIR/../precious" "$last/dev/shm"
+trap '' INT TERM
+echo mounted >"$FREEPOST_CACHE_DIR/../mounted"
+sleep 60
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_build_leaves_the_host_alone(cache, mmdebstrap, tmp_path, number):
+    """However a build ends, mmdebstrap ends with it, no mount stays, and what was mounted below its folder is whole."""
+    needs_mke2fs()
+    mmdebstrap(MOUNT)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("whole")
+    os.mkfifo(tmp_path / "mounted")
+    program = "from provisioner import images; images.build('bookworm')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    build = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        assert (tmp_path / "mounted").read_text() == "mounted\n"
+        build.send_signal(number)
+        build.wait(20)
+    finally:
+        build.kill()
+        build.wait()
+    mmdebstrap(FILL)
+    images.build("bookworm")  # takes away what the killed one left
+    assert (precious / "file").read_text() == "whole"
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+    guests.wait_until(lambda: not guests.command_lines(str(tmp_path / "bin")), 10)
+    assert [path.name for path in cache.glob("images/.*") if path.is_dir()] == []
 
 
 def test_a_build_is_kept(cache, mmdebstrap):

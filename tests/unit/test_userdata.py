@@ -132,6 +132,17 @@ def test_the_dead_man_timer(passed, seconds, tmp_path):
     assert done.stdout.endswith("systemctl poweroff\n")
 
 
+@pytest.mark.parametrize(("example", "renew"), [("hello", None), ("hello", 3600), ("pi", None)])
+def test_the_unit_ends_nothing_before_the_dead_man_timer(example, renew):
+    """The agent may upload until that timer powers the VM off: systemd's limit, from a later start, is no tighter."""
+    spec = dataclasses.replace(load(ROOT / "examples" / example / "job.yaml"), renew=renew)
+    unit = cloudconfig.unpack(rendered(spec).data).file(userdata.UNIT_PATH).decode()
+    assert f"\nRuntimeMaxSec={spec.deadline}\n" in unit
+    short = dataclasses.replace(spec, vm=dataclasses.replace(spec.vm, boot_budget=1))
+    unit = cloudconfig.unpack(rendered(short).data).file(userdata.UNIT_PATH).decode()
+    assert f"\nRuntimeMaxSec={spec.run.timeout + 2 * spec.run.grace + 60}\n" in unit
+
+
 def test_modules_ride_along_by_need():
     """A job that bundles, pulls, calls the agent or has a store behind TLS gets the modules for it, no other does."""
     secure = planned(JobSpec("x", RunSpec(("true",))))

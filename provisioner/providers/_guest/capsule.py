@@ -29,7 +29,7 @@ from pathlib import Path
 
 from provisioner.providers._guest import cgroup, nspawn, vm
 from provisioner.providers._guest.home import Home
-from provisioner.providers._guest.tools import run
+from provisioner.providers._guest.tools import run, said
 
 RESOLVER = "10.0.3.3"  # the outer slirp4netns answers DNS here
 SETUP_FAILED = 125
@@ -42,12 +42,8 @@ def main(home_path: str, descriptor: str, *groups: str) -> int:
     try:
         cgroup.join(groups)
         guest = _set_up(Home(Path(home_path)), supervisor)
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode("utf-8", "replace").strip().splitlines()
-        supervisor.sendall(f"{error.cmd[0]}: {said[-1] if said else 'failed without a word'}".encode())
-        return SETUP_FAILED
-    except OSError as error:
-        supervisor.sendall(str(error).encode())
+    except (OSError, subprocess.CalledProcessError) as error:
+        supervisor.sendall(said(error).encode())
         return SETUP_FAILED
     supervisor.sendall(b"up")
     return guest.wait()

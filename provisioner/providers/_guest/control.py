@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +49,7 @@ def outcome(home: Home, launch: subprocess.Popen[bytes]) -> str:
     wait([home])
     log = home.path / "log"
     failure = answer or log.read_text().strip().rpartition("\n")[2] or "its supervisor ended without a word"
-    shutil.rmtree(home.path)
+    home.remove()
     return failure
 
 

@@ -21,12 +21,14 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 PENDING, RUNNING, GONE = "pending", "running", "gone"
+REMOVED = ".removed-"  # a folder that is being deleted
 CONSOLE_BYTES = 4 << 20  # the console keeps the last one to two times this
 
 
@@ -77,12 +79,42 @@ class Home:
         return said
 
     @contextmanager
-    def launching(self) -> Iterator[None]:
-        """Wait until nobody else starts or ends this machine, and keep them from it."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.path / "launching").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def launching(self, *, wait: bool = True) -> Iterator[None]:
+        """Wait until nobody else starts or ends this machine, and keep them from it.
+
+        Raise BlockingIOError when somebody does and we are not to wait.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            try:
+                file = (self.path / "launching").open("a")
+            except FileNotFoundError:
+                continue  # whoever had the folder has just removed it
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_still(self.path / "launching", file.fileno()):
+                    yield
+                    return
+
+    def remove(self) -> None:
+        """Forget this machine. Only for one who holds `launching` and knows that no supervisor lives."""
+        # Renamed first: whoever waits for the lock finds it gone, and never a folder that is half deleted.
+        beside = self.path.with_name(f"{REMOVED}{self.path.name}-{os.getpid()}-{time.monotonic_ns()}")
+        self.path.rename(beside)
+        shutil.rmtree(beside, ignore_errors=True)  # `sweep` comes back for what can't be deleted now
+
+    def forgettable(self, seconds: float) -> bool:
+        """Tell whether this machine ended so long ago, or its launch was killed before it was one."""
+        status = self.status()
+        if not status:
+            return True
+        try:
+            age = time.time() - (self.path / "state.json").stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return age > seconds and status["phase"] == GONE and not self.alive()
 
     def lock(self) -> int:
         """Take the supervisor's lock, for it to inherit. Only for one who holds `launching` and saw it dead."""
@@ -119,6 +151,25 @@ class Home:
         with open(new, "wb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
             file.write(content)
         new.replace(path)
+
+
+def homes(folder: Path) -> list[Home]:
+    """Every machine's folder, and what is left of one after a crash."""
+    found = sorted(folder.iterdir()) if folder.exists() else []
+    return [Home(path) for path in found if not path.name.startswith(REMOVED)]
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a crash left of folders that were being deleted."""
+    for path in folder.glob(f"{REMOVED}*"):
+        shutil.rmtree(path, ignore_errors=True)  # another process may be at it
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _delete(path: Path) -> None:

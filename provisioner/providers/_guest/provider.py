@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import signal
-import time
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from provisioner.errors import BadInput, FreepostError, NotFound, Refused
 from provisioner.kinds import flag, size, text
 from provisioner.paths import state_dir
 from provisioner.providers._guest import cgroup, control
-from provisioner.providers._guest.home import GONE, PENDING, Home
+from provisioner.providers._guest.home import GONE, PENDING, Home, homes, sweep
+from provisioner.providers._guest.tools import said
 from provisioner.providers.base import Check, Instance, Leftover, Order, Phase, State
 from provisioner.providers.registry import Context
 
@@ -68,22 +68,37 @@ class GuestProvider(ABC):
         self._forget()
         instances = []
         with contextlib.ExitStack() as stack:
-            started = []
+            started, failures = [], []
             for index, task in enumerate(order.tasks):
                 instance = Instance(f"{machine_id(self.name, order.token)}-{index}", task, order.attempt)
                 instances.append(instance)
                 home = self._home(instance.id)
                 stack.enter_context(home.launching())
-                if not home.status() or (home.status()["phase"] == PENDING and not home.alive()):
+                status = home.status()
+                if not status or (status["phase"] == PENDING and not home.alive()):
                     record = self._record(order, instance, options, image)
                     seed = nocloud.seed(instance.id, order.user_data, mac=record["mac"] if not image.kernel else "")
-                    home.prepare(record, seed)
-                    self._make_disk(home, image, options["disk"])
-                    started.append((home, control.start(home)))
-            failures = [failure for home, launch in started if (failure := control.outcome(home, launch))]
+                    try:
+                        started.append((home, self._start(home, record, seed, image, options["disk"])))
+                    except (OSError, subprocess.CalledProcessError) as error:
+                        failures.append(said(error))
+                        break
+            failures += [failure for home, launch in started if (failure := control.outcome(home, launch))]
             if failures:
-                raise Refused(f"A machine could not be started: {failures[0]}")
+                raise Refused(f"A machine could not be started: {failures[0]}", hint=f"Its folder: {self._folder()}")
         return instances
+
+    def _start(
+        self, home: Home, record: dict[str, Any], seed: dict[str, bytes], image: images.Image, size: int
+    ) -> subprocess.Popen[bytes]:
+        """Make a machine's folder and start its supervisor. On any failure nothing is left, least of all the grant."""
+        try:
+            self._make_disk(home, image, size)
+            home.prepare(record, seed)
+            return control.start(home)
+        except BaseException:
+            home.remove()
+            raise
 
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
         """Tell how each machine is doing. One whose supervisor was killed is GONE, and what it left is removed."""
@@ -95,12 +110,12 @@ class GuestProvider(ABC):
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """End these machines at once and delete their disks. The console stays."""
-        homes = [home for home in (self._home(instance.id) for instance in instances) if home.exists()]
+        known = [home for home in (self._home(instance.id) for instance in instances) if home.exists()]
         with contextlib.ExitStack() as stack:
-            for home in homes:
+            for home in known:
                 stack.enter_context(home.launching())
-            control.end(homes, signal.SIGTERM)
-            for home in homes:
+            control.end(known, signal.SIGTERM)
+            for home in known:
                 self._bury(home, "terminated", keep_disk=False)
 
     def guest_url(self, endpoint_url: str) -> str:
@@ -116,11 +131,11 @@ class GuestProvider(ABC):
 
     def cut_power(self, instances: Sequence[Instance]) -> None:
         """Kill these machines as a power cut would, and keep their disks for `boot_again`."""
-        homes = [self._home(instance.id) for instance in instances]
+        running = [self._home(instance.id) for instance in instances]
         with contextlib.ExitStack() as stack:
-            for home in homes:
+            for home in running:
                 stack.enter_context(home.launching())
-            control.end(homes, signal.SIGUSR1)
+            control.end(running, signal.SIGUSR1)
 
     def boot_again(self, instance: Instance) -> None:
         """Boot a machine that has ended from the disk that it left. Raise NotFound when it left none."""
@@ -177,15 +192,13 @@ class GuestProvider(ABC):
 
     def _living(self) -> Iterator[dict[str, Any]]:
         """The records of the machines that are not gone."""
-        folder = self._folder()
-        for path in sorted(folder.iterdir()) if folder.exists() else ():
-            home = Home(path)
-            if (
-                home.exists()
-                and home.record()["provider"] == self.name
-                and self._state(path.name).phase is not Phase.GONE
-            ):
-                yield home.record()
+        for home in homes(self._folder()):
+            try:
+                record = home.record()
+            except FileNotFoundError:
+                continue
+            if record["provider"] == self.name and self._state(home.path.name).phase is not Phase.GONE:
+                yield record
 
     @abstractmethod
     def _check(self, image: images.Image) -> None:
@@ -246,17 +259,18 @@ class GuestProvider(ABC):
 
     def _state(self, name: str) -> State:
         home = self._home(name)
-        if not home.status():
-            return State(Phase.GONE, "never launched here")
-        if home.status()["phase"] != GONE and not home.alive():
+        status = home.status()
+        if status and status["phase"] != GONE and not home.alive():
             with home.launching():
                 self._bury(home, "its supervisor was killed", keep_disk=True)
-        status = home.status()
+            status = home.status()
+        if not status:
+            return State(Phase.GONE, "never launched here")
         return State(Phase(status["phase"]), status["reason"])
 
     def _bury(self, home: Home, reason: str, *, keep_disk: bool) -> None:
         """Put down that a machine has ended and delete what is left of it, unless its supervisor lives."""
-        if home.alive():
+        if home.alive() or not home.exists():
             return
         if home.status().get("phase") != GONE:
             cgroup.remove(home.path.name)  # the one thing that the kernel keeps
@@ -264,14 +278,14 @@ class GuestProvider(ABC):
         home.clean(keep_disk=keep_disk)
 
     def _forget(self) -> None:
-        """Delete what is left of machines that ended long ago."""
-        folder = self._folder()
-        for path in folder.iterdir() if folder.exists() else ():
-            state = path / "state.json"
-            if state.exists() and state.stat().st_mtime < time.time() - REMEMBERED:
-                home = Home(path)
-                if home.status()["phase"] == GONE and not home.alive():
-                    shutil.rmtree(path)
+        """Delete what is left of machines that ended long ago, and of launches that were killed in the midst of one."""
+        sweep(self._folder())
+        for home in homes(self._folder()):
+            with contextlib.suppress(BlockingIOError):  # somebody has it in hand
+                if home.forgettable(REMEMBERED):
+                    with home.launching(wait=False):
+                        if home.forgettable(REMEMBERED):  # still
+                            home.remove()
 
 
 def machine_id(provider: str, token: str) -> str:

@@ -13,6 +13,14 @@ def run(*command: str, cwd: str | None = None) -> None:
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, cwd=cwd)
 
 
+def said(error: OSError | subprocess.CalledProcessError) -> str:
+    """Why a call or a program failed, in a line."""
+    if isinstance(error, OSError):
+        return str(error)
+    lines = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
+    return f"{error.cmd[0]}: {lines[-1] if lines else 'failed without a word'}"
+
+
 def wait_for(process: subprocess.Popen[bytes]) -> int:
     """Wait for a child, like a shell: 128 and the signal's number when it was killed."""
     status = process.wait()
