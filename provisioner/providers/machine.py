@@ -1,7 +1,8 @@
 """The ``machine`` provider: an image's root booted by systemd-nspawn on this host's kernel, in 3 to 6 seconds.
 
 Real systemd as process 1, unmodified cloud-init, a control group and namespaces of its own. Not a security boundary as
-strong as a VM's: guest and host share a kernel. Needs root.
+strong as a VM's: guest and host share a kernel, and the guest's root, which can't make devices, can still mount a
+devtmpfs and find the host's there. Run no job as root here that you would not run as root on the host. Needs root.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def start(home: Home, record: dict[str, Any]) -> Guest:
                 "--keep-unit",  # we are in our own control group
                 f"--network-namespace-path={network}",
                 "--capability=CAP_NET_ADMIN",  # or the guest can't configure its card
-                "--drop-capability=CAP_MKNOD",  # or its root makes itself the host's disks
+                "--drop-capability=CAP_MKNOD",  # it makes no device of the host; providers/machine.py says what is left
                 f"--machine={record['id']}",
                 "--resolv-conf=off",
                 "--timezone=off",
