@@ -23,7 +23,7 @@ from contextlib import suppress
 from hashlib import md5, sha256
 from urllib.parse import quote
 
-from agent.post import Changed, Failed, Sender, Wire, base64, blocks, insist, refusal
+from agent.post import STALL, Changed, Failed, Sender, Wire, base64, blocks, insist, refusal
 
 FULL = 1 << 20  # bytes of log in a slot
 FINAL = ("succeeded", "failed", "interrupted")
@@ -87,9 +87,9 @@ class Slots(Sender):
         self.aim(self.target.url + quote(key, "/~") + query)
         size = data[2] if isinstance(data, tuple) else len(data)
         head = "%s%sContent-Length: %d\r\n%s\r\n" % (method, self.head, size, head)
-        if patience:
+        if self.stall != (patience or STALL):
             self.close()
-            self.stall = patience
+            self.stall = patience or STALL
         return self.ask(head.encode(), data, take=take)
 
     def good(self, answer):

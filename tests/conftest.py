@@ -1,6 +1,6 @@
 """Fixtures that every suite shares. No fakes: the store is a SeaweedFS server of the test session's own.
 
-A whole run is split over two processes (pytest-xdist), file by file; each has its own store and its own leak check.
+A whole run is split over three processes (pytest-xdist), file by file; each has its own store and its own leak check.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from provisioner import cli, embedded, seaweedfs
 from provisioner.spec import StoreSpec
 from provisioner.store import open_store
 
-WORKERS = 2  # most tests wait for other processes rather than compute: two fill two cores
+WORKERS = 3  # most tests wait for other processes rather than compute: three fill two cores
 MARK = "TEST_SESSION"  # in the environment of every process that a test starts; FREEPOST_… would not reach the agent
 _USED = pytest.StashKey[dict]()  # what the report names: versions, by name
 _numbers = itertools.count(1)

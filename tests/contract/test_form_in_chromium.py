@@ -20,10 +20,13 @@ from provisioner import form, links
 from provisioner.policy import Bucket, Credentials, bucket_url
 from tests.uploads import NAMES, content
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="needs Debian's chromium and chromium-driver",
-)
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="needs Debian's chromium and chromium-driver",
+    ),
+]
 LIMIT = 10_000
 # The machine may have no GPU, no user namespaces and no network.
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking

@@ -248,6 +248,7 @@ def test_the_form_sets_cors_once(provision, s3, bucket):
     assert provision("form", "s3://BUCKET/in", "-o", "-")[2] == ""
 
 
+@pytest.mark.e2e
 def test_local_means_the_embedded_store(capfd, monkeypatch, tmp_path):
     """--local signs for the embedded store, which it starts, without any credentials of the user's."""
     monkeypatch.delenv("FREEPOST_ENDPOINT_URL", raising=False)

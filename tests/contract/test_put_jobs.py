@@ -13,6 +13,8 @@ from provisioner import cli, embedded, slots
 from provisioner.spec import StoreSpec
 from provisioner.store import open_store
 
+pytestmark = pytest.mark.e2e
+
 LARGE = slots.LEAST_PART + (6 << 20)
 HEAD = len(slots.STATUS_NAMES) - slots.LOG_SLOTS  # the status names that are no log
 

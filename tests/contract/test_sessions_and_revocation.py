@@ -465,6 +465,7 @@ def test_a_job_that_nobody_watched_is_revoked_later(job, bucket, rgw, here, tmp_
     capfd.readouterr()
 
 
+@pytest.mark.e2e
 def test_a_job_is_revoked_when_it_is_over(job, rgw, bucket, here, tmp_path, capfd):
     """From launch to results, after which the grant is dead by default; the command revoke is there for the rest."""
     results = tmp_path / "results"
@@ -492,6 +493,7 @@ def test_a_launch_by_a_role_finds_out_before_a_vm_is_paid_for(job, rgw, capfd):
     assert "launched task" not in said
 
 
+@pytest.mark.e2e
 def test_a_launch_by_a_role_goes_by_put_where_forms_are_dropped(job, rgw, tmp_path, capfd):
     """Left to itself the same launch finds out that forms are not kept, and its VM uploads by presigned PUTs."""
     results = tmp_path / "results"

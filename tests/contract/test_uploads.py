@@ -208,6 +208,7 @@ def test_every_kind_of_file_comes_home_as_it_was(way, work):
     assert way.collected() == files
 
 
+@pytest.mark.e2e
 def test_a_large_file_goes_up_in_pieces(way, work):
     """A file of more than one piece comes home whole; by PUT it is one object, put together of its parts."""
     files = {"big.bin": os.urandom(LARGE), "small": b"s"}
@@ -258,6 +259,7 @@ def test_an_expired_grant_stops_at_once(way, work):
     assert way.stored() == []
 
 
+@pytest.mark.e2e
 def test_a_killed_push_goes_on_where_it_stopped(way, work):
     """After SIGKILL the same command sends only the rest, and all of it comes home."""
     files = {f"{number:02}": os.urandom(200_000) for number in range(20)}
@@ -274,6 +276,7 @@ def test_a_killed_push_goes_on_where_it_stopped(way, work):
     assert way.collected() == files
 
 
+@pytest.mark.e2e
 def test_a_killed_push_of_a_large_file_sends_no_piece_twice(way, work, monkeypatch):
     """After SIGKILL the pieces that the store has are not sent again."""
     files = {"big.bin": os.urandom(LARGE)}

@@ -45,6 +45,7 @@ def test_a_launch_that_starts_nothing_exits_as_its_error(bench, document, parse,
     assert instances(ec2) == []
 
 
+@pytest.mark.e2e
 def test_one_announcement_that_fails_ends_no_launch(bench, document, parse, monkeypatch):
     """Each task is announced by a form; a store that has no time for one of them is asked again, for each."""
     document.update(array=4, isolation="group")
@@ -178,6 +179,7 @@ def test_a_dead_vm_of_a_cut_off_launch_takes_its_next_attempt(bench, document, p
     assert [tags(found)[requests.ATTEMPT] for found in instances(ec2) if found["State"]["Name"] == "running"] == ["2"]
 
 
+@pytest.mark.e2e
 def test_a_vm_that_is_not_known_yet_is_not_dead(bench, document, parse, cloud, ec2):
     """An order of a launch that was cut off is sent again, and EC2 doesn't list its VM yet: no other attempt."""
     cloud.inject("RunInstances", *[Fault("InternalError", status=500)] * 5)

@@ -132,6 +132,7 @@ def test_doctor_needs_no_job(provision, bucket, store):
     assert [each["good"] for each in json.loads(out)] == [True, True, True, True, None]
 
 
+@pytest.mark.e2e
 def test_a_launch_that_finds_no_room_says_so_once(provision, job, document, cloud, ec2):
     """Exit code 5, and one sentence that lists every choice with its own error; nothing is launched."""
     document["vm"].update(type=["t3.micro", "t3.small"])
@@ -202,6 +203,7 @@ def test_gc_finds_what_expired_whoever_launched_it(provision, cloud, bucket, sto
     assert [each["LaunchTemplateName"] for each in ec2.describe_launch_templates()["LaunchTemplates"]] == ["t1"]
 
 
+@pytest.mark.e2e
 def test_gc_goes_on_when_a_cloud_fails(provision, bench, document, parse, cloud, bucket, store, ec2):
     """What can't be looked through, or isn't installed, is told with exit code 6; the others are cleared."""
     one = bench(document)
@@ -249,6 +251,7 @@ def test_gc_removes_the_marks_and_orders_of_a_launch_that_nobody_ended(
     assert not [entry.key for entry in one.store.list("p/") if "/launch/" in entry.key or ".launching" in entry.key]
 
 
+@pytest.mark.e2e
 def test_terminate_ends_what_no_record_knows(provision, bench, document, parse, bucket, store, cloud, ec2):
     """A VM whose launcher died before the record was written is found by its tag."""
     cloud.inject("RunInstances", Fault(lost=True), *[Fault("InternalError", status=500)] * 9)

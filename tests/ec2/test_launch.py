@@ -50,6 +50,7 @@ def test_what_heeds_a_notice_travels_with_spot_vms_alone(document, parse, bench,
     assert ("spot" in userdata.modules(plan, plan.tasks[0])) is packed
 
 
+@pytest.mark.e2e
 def test_many_tasks_go_in_groups(bench, document, parse, cloud, ec2):
     """Sixty tasks take two RunInstances calls, and each VM has its own task's tag and status event."""
     document["array"] = 60

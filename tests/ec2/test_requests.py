@@ -96,6 +96,7 @@ def test_a_fleets_token_is_that_of_its_bytes():
     assert requests.create_fleet(one)["ClientToken"] != requests.create_fleet(other)["ClientToken"]
 
 
+@pytest.mark.e2e
 def test_an_option_goes_all_the_way(bench, document, parse, cloud, ec2):
     """Key, disk, subnet, groups by tag and by id, and tags of a job.yaml are in the request, and EC2 takes it."""
     subnet = ec2.describe_subnets()["Subnets"][0]

@@ -252,6 +252,7 @@ def test_an_attempt_that_was_recorded_is_not_ordered_again(bench, document, pars
     assert len(instances(ec2)) == 2
 
 
+@pytest.mark.e2e
 def test_a_retry_goes_elsewhere_than_a_launch_that_was_cut_off(bench, document, parse, cloud):
     """A VM that was found by the journal has its choice on record, so that its retry begins with another."""
     document["vm"].update(zones=["eu-west-1a", "eu-west-1b"], market="spot")
@@ -267,6 +268,7 @@ def test_a_retry_goes_elsewhere_than_a_launch_that_was_cut_off(bench, document, 
     assert one.launcher.retry(record, ["0"]).instances[-1].place == "t3.small in eu-west-1b, spot"
 
 
+@pytest.mark.e2e
 def test_an_interrupted_launch_goes_on(bench, document, parse, cloud, ec2):
     """Ctrl-C while orders wait for their turn ends them at once and untold; the next launch makes what is missing."""
     document.update(array=12, isolation="task")

@@ -109,6 +109,7 @@ def test_many_kills(tmp_path):
     assert kill_until_done(tmp_path, ROUNDS, random.randrange(1 << 30)) == ROUNDS
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_interrupt_leaves_the_journal_whole(tmp_path, number):
     """Told to end, a push ends with exit code 130 and leaves no process; the next one sends the rest."""

@@ -123,6 +123,7 @@ def forge(link, row, *files, **more):
     return outcome(link, *files, **more)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("python", AGENT_PYTHONS)
 def test_a_tree_through_the_door(python, s3, bucket, tmp_path):
     """On each Python, files of all sizes and names, bundled, split and streamed, arrive as by a push with the grant."""

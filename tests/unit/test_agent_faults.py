@@ -59,7 +59,7 @@ def test_a_passing_fault_costs_one_request_each(evil, pusher, one, faults, reque
 
 def test_a_stall_ends_the_attempt(evil, pusher, one, monkeypatch):
     """A server that takes the body and says nothing costs one request and the stall limit."""
-    monkeypatch.setattr(post, "STALL", 0.2)
+    monkeypatch.setattr(post.Wire, "stall", 0.2)
     evil.faults.append("stall")
     result = pusher.push([str(one)], base=str(one.parent))
     assert (result.exit_code, evil.requests) == (0, 2)

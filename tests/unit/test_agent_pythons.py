@@ -8,6 +8,7 @@ from tests.faults.kit import gather, reader, real_grant, run_agent, tree_of, wri
 from tests.interpreters import AGENT_PYTHONS
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("python", AGENT_PYTHONS)
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_a_tree_on_each_python(python, locale, s3, bucket, tmp_path, monkeypatch):

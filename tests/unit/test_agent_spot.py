@@ -213,6 +213,7 @@ def test_uploads_that_take_longer_make_room_for_the_last_word(cloud, vm):
         assert "Traceback" not in said
 
 
+@pytest.mark.e2e
 def test_a_job_that_is_done_may_still_succeed(cloud, vm):
     """A notice while the outputs are pushed sets the deadline alone: what is stored in time has succeeded."""
     with slow(vm.grant, "/out/", 3) as (vm.grant, busy):
@@ -251,6 +252,7 @@ def test_a_notice_that_makes_no_sense_counts(cloud, vm, text):
     assert "Traceback" not in said
 
 
+@pytest.mark.e2e
 def test_it_leaves_no_process(cloud, vm):
     """What looks out for the notice ends with the agent, and by itself when the agent was killed."""
     vm.run(cloud.host, "exec sleep 60")

@@ -106,6 +106,7 @@ def test_an_object_that_takes_longer_than_a_grant_lives_fails(serve, token, tmp_
     assert "grants are too short for it" in done.stderr.decode()
 
 
+@pytest.mark.e2e
 def test_a_killed_push_is_resumed(serve, token, s3, bucket, tmp_path):
     """What a killed push has stored is not sent again: the journal lies beside the token file."""
     service, folder = serve(), files(tmp_path, 40, 20_000)
@@ -151,6 +152,7 @@ def test_too_many_requests_are_waited_out(serve, token, tmp_path):
     assert 1 <= time.monotonic() - began < 30
 
 
+@pytest.mark.e2e
 def test_what_the_service_refuses_is_said_with_its_exit_code(serve, mint, token, tmp_path):
     """A forged, an expired and a useless token, and a file that holds none, each end with a sentence and a code."""
     service, folder = serve(), files(tmp_path, 1, 10)
@@ -203,6 +205,7 @@ def unused_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.e2e
 def test_a_service_that_comes_up_late_is_found(serve, unused_port, token, tmp_path):
     """A push that starts before the service waits for it."""
     folder = files(tmp_path, 1, 10)

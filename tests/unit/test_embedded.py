@@ -104,6 +104,7 @@ def test_the_store_is_bound_to_loopback(shared):
         socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("how", ["kill -9", "stop"])
 def test_objects_survive_a_death(shared, how):
     """What was acknowledged just before the server died is there after the next start, at the same address and keys."""
@@ -134,6 +135,7 @@ def test_objects_survive_a_death(shared, how):
             assert s3.get_object(Bucket="survivors", Key=key)["Body"].read() == body
 
 
+@pytest.mark.e2e
 def test_objects_are_there_on_other_ports(shared):
     """When a stranger listens on the store's old address the store moves, with all that it has."""
     store = EmbeddedStore(shared)
@@ -148,6 +150,7 @@ def test_objects_are_there_on_other_ports(shared):
         assert s3.get_object(Bucket="movers", Key="k")["Body"].read() == b"moved"
 
 
+@pytest.mark.e2e
 @needs_proc
 def test_the_server_outlives_its_launcher(shared):
     """A launcher that is killed leaves the server, in a session of its own, and the next start finds it."""
@@ -161,6 +164,7 @@ def test_the_server_outlives_its_launcher(shared):
     assert servers(shared) == [pid]
 
 
+@pytest.mark.e2e
 @needs_proc
 def test_a_launcher_killed_half_way_is_made_good(folder):
     """When a launcher dies before its server serves, the next start ends with this one, and no other process."""
@@ -184,6 +188,7 @@ def test_a_server_that_nobody_wrote_down_never_begins(folder, monkeypatch):
     assert "Seaweed" not in EmbeddedStore(folder).log.read_text()
 
 
+@pytest.mark.e2e
 @needs_proc
 def test_concurrent_starts_yield_one_server(folder):
     """Two commands that start the store at the same moment get the same one."""
@@ -195,6 +200,7 @@ def test_concurrent_starts_yield_one_server(folder):
     assert servers(folder) == [answers[0][0]]
 
 
+@pytest.mark.e2e
 def test_a_recorded_pid_that_is_someone_elses_is_left_alone(shared):
     """A pid that went to another process is neither taken for the store nor ever signalled."""
     store = EmbeddedStore(shared)
@@ -257,6 +263,7 @@ def test_secrets_stay_in_files_of_the_user(shared):
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
+@pytest.mark.e2e
 def test_the_operators_aws_settings_have_no_say(shared, monkeypatch):
     """A profile that isn't there, a proxy and keys in the environment change nothing, and let nobody in."""
     monkeypatch.setenv("AWS_PROFILE", "nobody")
@@ -281,6 +288,7 @@ def test_a_bad_bucket_name_is_bad_input(shared, name):
     assert EmbeddedStore(shared).status() is not None
 
 
+@pytest.mark.e2e
 def test_a_bad_bucket_name_is_not_remembered(folder):
     """A first start that asks for what can't be a bucket leaves a store that the next start finds, with the default."""
     with pytest.raises(BadInput):
@@ -344,6 +352,7 @@ def test_a_server_that_never_serves_is_told(folder, monkeypatch):
     assert EmbeddedStore(folder).stop()
 
 
+@pytest.mark.e2e
 def test_a_port_lost_to_a_stranger_is_replaced(folder, monkeypatch):
     """A port that someone takes between the choice and the start makes the store choose again."""
     real = seaweedfs.free_ports

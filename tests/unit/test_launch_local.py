@@ -56,6 +56,7 @@ def test_an_array_computes(provision, tmp_path):
     assert "3.1" in combined.stdout
 
 
+@pytest.mark.e2e
 def test_status_logs_and_collect_again(provision, tmp_path):
     """Afterwards status tells of success and files, logs has what the job printed, and collect fetches once."""
     launched = provision.launch(HELLO, "--wait", "--json")
@@ -159,6 +160,7 @@ def test_a_command_that_does_not_exist_is_told(provision, tmp_path):
     assert "could not be started" in done.err
 
 
+@pytest.mark.e2e
 def test_a_timeout_ends_the_job(provision, tmp_path):
     """A job that ignores SIGTERM is killed after its grace, and what it printed is uploaded."""
     command = "trap '' TERM; echo begun; while :; do sleep 1; done"
@@ -170,6 +172,7 @@ def test_a_timeout_ends_the_job(provision, tmp_path):
     assert provision("logs", job).out == "begun\n"
 
 
+@pytest.mark.e2e
 def test_inputs_are_pulled(provision, tmp_path):
     """A local input is staged in the bucket and lies in the job's directory, with its mode, before the job starts."""
     job = write(
@@ -192,6 +195,7 @@ def test_large_job_files_are_spilled(provision, tmp_path):
     assert int((tmp_path / "r/size.txt").read_text()) > 30_000
 
 
+@pytest.mark.e2e
 def test_a_job_pushes_by_itself(provision, tmp_path):
     """A job may call `agent push`; what it pushed is in the same manifest and is collected with the rest."""
     command = "echo 1 >one; agent push one; echo 2 >two"
@@ -223,6 +227,7 @@ def test_a_wrong_bucket_is_found_before_anything_starts(provision, tmp_path, sto
     assert "no bucket" in done.err or "no such bucket" in done.err
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("moment", [0.3, 0.9, 1.4, 1.9])
 def test_a_killed_launch_goes_on(provision, opened, tmp_path, moment):
     """A launch killed at any moment and run again gives one job, each of whose tasks ran once."""

@@ -181,6 +181,7 @@ def test_uploads_wait_for_a_late_renewal(mailbox, s3, bucket, tmp_path):
     assert len(tree) == 30
 
 
+@pytest.mark.e2e
 def test_without_a_renewal_the_end_is_told(mailbox):
     """Nobody renews: when the deadline passes, exit 4, the reason, and which files are stored and which are not."""
     said = mailbox.push(mailbox.grant(1, 2, until=5), check=4)
@@ -190,6 +191,7 @@ def test_without_a_renewal_the_end_is_told(mailbox):
     assert said.count(": not sent\n") + said.count(": the grant has expired") + said.count("out of time") >= 30 - stored
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("wrong", ["prefix", "url", "job", "mailbox", "no mailbox", "odd mailbox", "no grant"])
 def test_a_forged_renewal_is_refused(mailbox, wrong):
     """Another prefix, address or job, a mailbox elsewhere or none: refused, said, and nothing goes anywhere by it."""
@@ -213,6 +215,7 @@ def test_a_forged_renewal_is_refused(mailbox, wrong):
     assert not mailbox.s3.list_objects_v2(Bucket=mailbox.bucket, Prefix="job/out/7/")["KeyCount"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("python", AGENT_PYTHONS)
 def test_older_letters_lead_to_the_newest(mailbox, python):
     """An agent that was away finds its way along expired letters to the one that holds, on each Python."""
@@ -378,6 +381,7 @@ def test_what_cannot_be_extended_is_said(running, provision, tmp_path):
     assert provision("extend", "nowhere", "--for", "soon").code == 2
 
 
+@pytest.mark.e2e
 def test_extend_by_command(provision, opened, tmp_path):
     """`launch` says what has to be done; `extend` does it for a running job and tells until when."""
     job = tmp_path / "job.yaml"
@@ -395,6 +399,7 @@ def test_extend_by_command(provision, opened, tmp_path):
     assert not opened.list(f"p/{name}/mail/")
 
 
+@pytest.mark.e2e
 def test_a_retry_while_watching_is_signed_by_fresh_credentials(provision, opened, bucket, tmp_path):
     """A watcher whose first session is about to end launches the next attempt with the next one."""
     job = tmp_path / "job.yaml"

@@ -112,6 +112,7 @@ def fuzz_one(operation, bearer, rounds, tally):
     ask()
 
 
+@pytest.mark.e2e
 def test_nothing_is_signed_outside_the_token(app, bearer):
     """A few hundred generated requests: no 5xx, no signature outside the prefix or over the size."""
     tally = fuzz(app, bearer, 50)
@@ -142,6 +143,7 @@ LINKS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.e2e
 @settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINKS, min_size=1, max_size=2))
 def test_no_link_that_a_bearer_adds_breaks_the_service(app, bearer, links):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parents[1]
 
 
@@ -20,6 +22,7 @@ def test_every_test_says_what_it_holds():
     assert not without
 
 
+@pytest.mark.e2e
 def test_the_report_names_what_ran_in_other_processes(tmp_path):
     """Split by pytest-xdist, a run still prints each store and its version."""
     (tmp_path / "test_it.py").write_text("def test_it(used):\n    used['Bucketeer'] = '1.2'\n")
