@@ -28,6 +28,7 @@ TASK_LIMIT = 10_000
 # AWS, "General purpose bucket naming rules", loosely; then a prefix of characters that every store keeps as they are.
 _BUCKET = r"s3://(?![^/]*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _PREFIX = r"/(?!/)(?!.*//)(?!(?:.*/)?\.{1,2}(?:/|$))[A-Za-z0-9!_.*'()=@+,:/-]*"
+_NO_NUL = r"^(?![\s\S]*\x00)"  # no `$`: text may well end in a newline
 _LOCAL = "a local file, relative to job.yaml"
 STORE_URL = f"^{_BUCKET}(?:{_PREFIX})?$"
 
@@ -51,7 +52,7 @@ GLOB = text(
 
 def _source(allowed: str, check: Callable[[str, At], Any]) -> dict[str, Any]:
     """Where a file comes from; where it lands is `path`."""
-    return text("Where it comes from.", allowed, r"^[^\x00]+$", maxLength=4000, **{"x-check": check})
+    return text("Where it comes from.", allowed, _NO_NUL, maxLength=4000, **{"x-check": check})
 
 
 def _file_list(
@@ -115,7 +116,7 @@ RUN: dict[str, Schema] = {
     "command": {
         "anyOf": [
             text("", "", r"^(?![\s\S]*\x00)[\s\S]*\S", **{"x-read": lambda line: ("/bin/sh", "-c", line)}),
-            items("", text("", "text without NUL", r"^[^\x00]*$", minLength=0), minItems=1),
+            items("", text("", "text without NUL", _NO_NUL, minLength=0), minItems=1),
         ],
         "description": "Lines for /bin/sh, or a program and its arguments.",
         "x-allowed": "lines for /bin/sh, or a list: a program and its arguments",
@@ -129,7 +130,7 @@ RUN: dict[str, Schema] = {
         ),
         "additionalProperties": {
             "type": ["string", "number"],
-            "pattern": r"^[^\x00]*$",
+            "pattern": _NO_NUL,
             "x-quiet": True,
             "x-allowed": "text or a number",
         },

@@ -105,6 +105,13 @@ def test_store_as_text():
     assert parse(store="s3://my.bucket/a/b/").store == StoreSpec("my.bucket", "a/b")
 
 
+def test_text_may_end_in_a_newline():
+    """A program in a block of YAML, and a value of the environment, keep the newline that they end in."""
+    found = parse(run={"command": ["python3", "-c", "print(1)\n"], "env": {"A": "x\n"}})
+    assert found.run.command == ("python3", "-c", "print(1)\n")
+    assert dict(found.run.env) == {"A": "x\n"}
+
+
 def test_command_as_list():
     """A list is run as it is, without a shell; an empty argument stays."""
     assert parse(run={"command": ["python3", "-c", ""]}).run.command == ("python3", "-c", "")
