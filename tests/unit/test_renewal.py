@@ -99,7 +99,7 @@ def test_two_minutes_by_policies_of_twenty_seconds(provision, opened, state_fold
 def test_a_job_that_nobody_renews_tells_what_it_could_not_store(provision, state_folder, opened, tmp_path):
     """Its outputs wait until the deadline; then the console has the reason and each file, and the job is lost."""
     job = tmp_path / "job.yaml"
-    run = "run: {command: 'sleep 6; mkdir out; echo a >out/a; echo b >out/b', timeout: 7s, grace: 1s}"
+    run = "run: {command: 'sleep 6; mkdir out; echo a >out/a; echo b >out/b', timeout: 15s, grace: 1s}"
     job.write_text(f"name: left\nrenew: 5s\nvm: {{boot_budget: 1s}}\n{run}\noutputs: [out/**]\n")
     done = provision.launch(job)
     name = next(line.split()[1] for line in done.err.splitlines() if line.startswith("job "))
