@@ -45,9 +45,9 @@ def knock(options, paths):
         with suppress(ConnectionError):  # it may have told why before it hung up
             if paths == ["-"]:
                 out, into = os.pipe()
-                threading.Thread(target=pump, args=(link, into), daemon=True).start()
                 tell(link, out, options=options, stream=True)
                 os.close(out)
+                threading.Thread(target=pump, args=(link, into), daemon=True).start()
             else:
                 found, failed = scan(paths, options.get("base", "."), options.get("as"), say)
                 items = list(found.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import knock as knocking
 from agent.grant import dump
 from tests.faults.kit import ROOT, broken_store, fake_grant, gather, reader, real_grant, tree_of, write_grant
 from tests.interpreters import AGENT_PYTHONS
@@ -409,3 +410,36 @@ def test_it_is_named_by_no_process_that_outlives_it(evil_door):
     tell(link, options={})
     link.close()
     assert Path(evil_door).is_socket()
+
+
+def test_a_stream_is_announced_before_its_end(tmp_path, monkeypatch):
+    """However fast standard input ends, the first message says what is wanted, and the last how long it was."""
+
+    class AtOnce:
+        """A thread that has done its work when it is started."""
+
+        def __init__(self, target, args, **_):
+            self.start = lambda: target(*args)
+
+    said = []
+    monkeypatch.setattr(knocking, "tell", lambda _, *files, **message: said.append((len(files), message)))
+    monkeypatch.setattr(knocking.threading, "Thread", AtOnce)
+    monkeypatch.setattr(knocking, "attend", lambda *_: 0)
+    monkeypatch.setattr(knocking, "BLOCK", 4)
+    monkeypatch.setattr(knocking.cli, "DOOR", str(tmp_path / "door"))
+    ends = os.pipe()
+    os.write(ends[1], b"three\n")
+    os.close(ends[1])
+    kept = os.dup(0)
+    os.dup2(ends[0], 0)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+            door.bind(knocking.cli.DOOR)
+            door.listen()
+            assert knocking.knock({"as": "three"}, ["-"]) == 0
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(ends[0])
+    assert said[0] == (1, {"options": {"as": "three"}, "stream": True})
+    assert said[1][1].keys() == {"end"}
