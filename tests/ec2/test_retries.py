@@ -81,10 +81,9 @@ def test_a_retry_without_room_is_not_stuck(bench, document, parse, cloud, ec2):
     assert [(item.task, item.attempt) for item in again.instances] == [("0", 1), ("0", 2)]
 
 
-def test_a_retry_that_was_killed_is_recorded_by_the_next(bench, document, parse, monkeypatch, cloud, ec2):
-    """Its VM was started and never recorded: watching finds it by the journal, a retry records it."""
-    one = bench(document)
-    record = one.launcher.launch(parse(document))
+def retried_and_killed(one, spec, monkeypatch):
+    """The record of a job that failed, and whose retry's launcher was killed before it recorded the VM."""
+    record = one.launcher.launch(spec)
     post(one, record, 1, "failed")
 
     def killed(*_):
@@ -94,6 +93,13 @@ def test_a_retry_that_was_killed_is_recorded_by_the_next(bench, document, parse,
         patch.setattr(Launcher, "_keep", killed)
         with pytest.raises(Killed):
             one.launcher.retry(record, ["0"])
+    return record
+
+
+def test_a_retry_that_was_killed_is_recorded_by_the_next(bench, document, parse, monkeypatch, cloud, ec2):
+    """Its VM was started and never recorded: watching finds it by the journal, a retry records it."""
+    one = bench(document)
+    record = retried_and_killed(one, parse(document), monkeypatch)
     clock = Ahead(one)
     clock.by = timedelta(minutes=6)
     assert [item.event for item in watcher(one, clock).look(record, {})] == ["launched"]
@@ -107,16 +113,7 @@ def test_a_retry_that_was_killed_is_recorded_by_the_next(bench, document, parse,
 def test_an_unrecorded_attempt_that_failed_is_followed_by_the_next(bench, document, parse, monkeypatch, ec2):
     """A retry whose launcher was killed before it recorded the VM, which then failed: attempt 3, not 2 once more."""
     one = bench(document)
-    record = one.launcher.launch(parse(document))
-    post(one, record, 1, "failed")
-
-    def killed(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Launcher, "_keep", killed)
-        with pytest.raises(Killed):
-            one.launcher.retry(record, ["0"])
+    record = retried_and_killed(one, parse(document), monkeypatch)
     post(one, record, 2, "failed")
     again = one.launcher.retry(record, ["0"])
     assert [item.attempt for item in again.instances] == [1, 2, 3]
