@@ -135,6 +135,11 @@ class Task:
     def hit(self, number):
         """Signal everything that the job started: its scope, or its process group."""
         if self.user:
+            if number == signal.SIGKILL:
+                with suppress(OSError):  # Linux before 5.14. It outruns whoever forks, and needs no process of ours
+                    with open("/sys/fs/cgroup/system.slice/freepost-job.scope/cgroup.kill", "w") as file:
+                        file.write("1")
+                    return
             subprocess.call(["systemctl", "-q", "kill", "-s%d" % number, "freepost-job.scope"])
         else:
             with suppress(OSError):  # all of it has gone
@@ -252,7 +257,7 @@ class Task:
 def leave():
     """Be a group of its own, and let all else go before it: however many processes it makes, the agent can end them."""
     os.setpgrp()
-    os.nice(19)
+    os.nice(39)  # to 19, the most there is
 
 
 def run(grant, path):

@@ -6,36 +6,52 @@ Hosts have one hierarchy (cgroup v2), one per controller (v1), or both; the grou
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 MOUNT = Path("/sys/fs/cgroup")
 MOST_PROCESSES = 8192  # a guest that forks without end fills this, not the host
-_PERIOD = 100_000  # microseconds
 _PATIENCE = 5  # seconds that the kernel gets to forget processes that are already dead
 
 
 def make(name: str, memory: int, cpus: int) -> list[str]:
-    """Make the group and set its limits, `memory` in bytes. Return its folders, each with a cgroup.procs to join."""
+    """Make the group and set its limits, `memory` in bytes. Return its folders, each with a cgroup.procs to join.
+
+    The guest gets whole processors, which it also counts as its own. A share of the time of all of them would end in
+    a guest full of busy processes: the kernel then stops whoever comes next, the guest's agent too, whatever its
+    priority.
+    """
+    host = sorted(os.sched_getaffinity(0))
     limits = {
         "memory.max": memory,
         "memory.limit_in_bytes": memory,
         "pids.max": MOST_PROCESSES,
-        "cpu.max": f"{cpus * _PERIOD} {_PERIOD}",
-        "cpu.cfs_quota_us": cpus * _PERIOD,
+        "cpuset.cpus": ",".join(map(str, secrets.SystemRandom().sample(host, min(cpus, len(host))))),
     }
     made = []
-    for parent in (MOUNT, *(MOUNT / each for each in ("unified", "systemd", "memory", "pids", "cpu"))):
+    for parent in (MOUNT, *(MOUNT / each for each in ("unified", "systemd", "memory", "pids", "cpu", "cpuset"))):
         if not (parent / "cgroup.procs").exists():
             continue
+        _enable(parent)
         folder = parent / name
         folder.mkdir(exist_ok=True)
         for file, value in limits.items():
             if (folder / file).exists():
                 (folder / file).write_text(str(value))
+        if (parent / "cpuset.mems").exists():  # v1: a group has no memory nodes of its own accord, and none may join
+            (folder / "cpuset.mems").write_text((parent / "cpuset.mems").read_text())
         made.append(str(folder))
     return made
+
+
+def _enable(parent: Path) -> None:
+    """Let the groups below `parent` have the controllers that limit a machine, where a v2 hierarchy has them."""
+    if (parent / "cgroup.subtree_control").exists():
+        there = (parent / "cgroup.controllers").read_text().split()
+        wanted = [f"+{name}" for name in ("memory", "pids", "cpuset") if name in there]
+        (parent / "cgroup.subtree_control").write_text(" ".join(wanted))
 
 
 def join(folders: Iterable[str]) -> None:
