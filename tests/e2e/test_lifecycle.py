@@ -39,7 +39,8 @@ def test_a_fork_bomb(provision, machine, tmp_path):
 
     They have the machine's only processor, which the job counts, all to themselves but for the agent.
     """
-    bomb = "import os\nprint(len(os.sched_getaffinity(0)), flush=True)\nwhile True:\n  try:\n    os.fork()\n  except OSError:\n    pass\n"
+    counted = "import os\nprint(len(os.sched_getaffinity(0)), flush=True)\n"
+    bomb = counted + "while True:\n  try:\n    os.fork()\n  except OSError:\n    pass\n"
     (tmp_path / "bomb.py").write_text(bomb)
     vm = machine("name: bomb\nrun: {command: python3 bomb.py, files: [bomb.py], timeout: 10s, grace: 2s}\n")
     ended(vm)
