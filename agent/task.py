@@ -136,9 +136,9 @@ class Task:
         """Signal everything that the job started: its scope, or its process group."""
         if self.user:
             if number == signal.SIGKILL:
-                with suppress(OSError):  # Linux before 5.14. It outruns whoever forks, and needs no process of ours
-                    with open("/sys/fs/cgroup/system.slice/freepost-job.scope/cgroup.kill", "w") as file:
-                        file.write("1")
+                # It outruns whoever forks, and takes no process of ours. Linux before 5.14 has no such file.
+                with suppress(OSError), open("/sys/fs/cgroup/system.slice/freepost-job.scope/cgroup.kill", "w") as file:
+                    file.write("1")
                     return
             subprocess.call(["systemctl", "-q", "kill", "-s%d" % number, "freepost-job.scope"])
         else:

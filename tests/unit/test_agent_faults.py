@@ -1,5 +1,9 @@
 """A broken store on loopback: what each fault costs in requests, and what is said in the end."""
 
+import errno
+import os
+import socket
+
 import pytest
 
 from agent import post
@@ -63,6 +67,34 @@ def test_a_stall_ends_the_attempt(evil, pusher, one, monkeypatch):
     evil.faults.append("stall")
     result = pusher.push([str(one)], base=str(one.parent))
     assert (result.exit_code, evil.requests) == (0, 2)
+
+
+def test_a_store_that_reads_nothing_ends_the_attempt(tmp_path, monkeypatch):
+    """A server that takes no byte of a large body costs the stall limit, not the kernel's patience, and is named."""
+    monkeypatch.setattr(post, "TRIES", 1)
+    monkeypatch.setattr(post.Wire, "stall", 0.2)
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(32 << 20)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        grant = fake_grant("http://127.0.0.1:%d/bucket" % deaf.getsockname()[1])
+        result = Pusher(grant, str(tmp_path / "journal")).push([str(large)], base=str(tmp_path))
+    assert result.exit_code == 7
+    assert result.failed == [("large", "127.0.0.1: timed out")]
+
+
+def test_a_file_that_cannot_be_spliced(evil, pusher, tmp_path, monkeypatch):
+    """Where a file system has no sendfile for its files, as some in user space have none, they are read and sent."""
+
+    def sendfile(*_):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(3 << 20))
+    result = pusher.push([str(large)], base=str(tmp_path))
+    assert (result.exit_code, evil.requests) == (0, 1)
+    assert evil.objects == {"job/out/0/1/large": large.read_bytes()}
 
 
 def test_a_closed_keep_alive_connection_costs_no_try(evil, pusher, tmp_path, monkeypatch):
