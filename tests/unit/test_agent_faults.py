@@ -77,7 +77,7 @@ def test_a_store_that_reads_nothing_ends_the_attempt(tmp_path, monkeypatch):
     with large.open("wb") as file:
         file.truncate(32 << 20)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        grant = fake_grant("http://127.0.0.1:%d/bucket" % deaf.getsockname()[1])
+        grant = fake_grant(f"http://127.0.0.1:{deaf.getsockname()[1]}/bucket")
         result = Pusher(grant, str(tmp_path / "journal")).push([str(large)], base=str(tmp_path))
     assert result.exit_code == 7
     assert result.failed == [("large", "127.0.0.1: timed out")]
