@@ -108,7 +108,9 @@ class Wire:
 
             self.sock = tunnel(host, self.port, CONNECT)
         else:
-            self.sock = socket.create_connection((host, self.port), CONNECT)
+            self.sock = socket.create_connection((host.encode(), self.port), CONNECT)  # text would take encodings.idna
+        if struct.unpack_from("I", self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), 68)[0] < NEAR:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
         self.replies = self.sock  # to be closed, should there be no TLS
         if self.secure:
             import ssl
@@ -163,8 +165,6 @@ class Wire:
         if self.secure:
             return fd, at, size
         sock = self.sock
-        if struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), 68)[0] < NEAR:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
         # It is the kernel that waits: at less cost than a poll for each block.
         limit = struct.pack("ll", int(self.stall), int(self.stall % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
