@@ -109,9 +109,9 @@ class Wire:
             self.sock = tunnel(host, self.port, CONNECT)
         else:
             self.sock = socket.create_connection((host.encode(), self.port), CONNECT)  # text would take encodings.idna
+        self.replies = self.sock  # to be closed, should there be no TLS
         if struct.unpack_from("I", self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), 68)[0] < NEAR:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
-        self.replies = self.sock  # to be closed, should there be no TLS
         if self.secure:
             import ssl
 

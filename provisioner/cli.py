@@ -170,10 +170,11 @@ def retry(
     job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False
 ) -> None:
     """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
-    from provisioner import renew, session, watch
+    from provisioner import renew, revoke, session, watch
 
     output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    revoke.check(opened.store, record)
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     launcher, known = session.launcher(opened, using, output.event), record
     record = launcher.recover(record)

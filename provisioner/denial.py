@@ -73,6 +73,17 @@ def statements(
     return [*made, deny("R", "s3:GetObject", reads)] if reads else made
 
 
+def stands(policy: dict[str, Any] | None, bucket: Bucket, job: str, prefix: str) -> bool:
+    """Whether the job's Deny is for all that is written below `prefix`."""
+    denied = f"{arn(bucket)}/{literal(prefix)}*"
+    found = (policy or {}).get("Statement", [])
+    for item in found if isinstance(found, list) else [found]:
+        ours = _SID.fullmatch(str(item.get("Sid", "")))
+        if ours is not None and ours["job"] == job and denied in _texts(item.get("Resource", [])):
+            return True
+    return False
+
+
 def fitting(policy: dict[str, Any]) -> str:
     """The policy as text. Raise Full when S3 wouldn't take it."""
     text = json.dumps(policy, separators=(",", ":"))

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 
 from agent.grant import Target
 from provisioner import preflight, slots
-from provisioner.denial import Full, fitting, merge, same, statements
+from provisioner.denial import Full, fitting, merge, same, stands, statements
 from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
 from provisioner.keys import JobKeys
 from provisioner.output import Event, Report
@@ -69,6 +69,21 @@ def undo(store: Store, record: JobRecord, now: datetime, sleep: Callable[[float]
     changed = _change(store, record, now, None, None, sleep)
     text = f"{record.job}: no longer revoked" if changed else f"{record.job}: was not revoked"
     return Event("unrevoked", text, {"job": record.job, "changed": changed})
+
+
+def check(store: Store, record: JobRecord) -> None:
+    """Raise Refused when the whole job is revoked: nothing that a retry makes would come home.
+
+    A store whose policy can't be read is not known to forbid anything.
+    """
+    try:
+        text = store.policy()
+    except FreepostError:
+        return
+    keys = JobKeys(store.prefix, record.job)
+    if stands(json.loads(text) if text else None, store.bucket, _sid(store, record), f"{keys.root}out/"):
+        message = f"{record.job} is revoked: the store refuses whatever its VMs upload, those of a retry too"
+        raise Refused(message, hint=f"`provision revoke {record.job} --undo` allows them again")
 
 
 @dataclass
@@ -156,7 +171,7 @@ def _change(  # noqa: PLR0913, PLR0917 - what to change, and what with
     sleep: Callable[[float], None],
 ) -> bool:
     """Merge into the store's policy and see that it stays. False when it was so already."""
-    job = hashlib.sha256(JobKeys(store.prefix, record.job).root.encode()).hexdigest()[:16]
+    job = _sid(store, record)
     # One second more, so that the Deny never ends before the grant.
     until = record.expires + timedelta(seconds=1)
     denied = None if writes is None else statements(store.bucket, job, until, writes, reads or [])
@@ -173,6 +188,11 @@ def _change(  # noqa: PLR0913, PLR0917 - what to change, and what with
         f"the policy of bucket {store.bucket.name} is not as it was written",
         hint="somebody else keeps changing it, or the store rewrites it; look at it and run the same command again",
     )
+
+
+def _sid(store: Store, record: JobRecord) -> str:
+    """What stands for the job in the Sids of its statements, which take no other characters."""
+    return hashlib.sha256(JobKeys(store.prefix, record.job).root.encode()).hexdigest()[:16]
 
 
 def _prove(  # noqa: PLR0913, PLR0917 - what to sign, and what with

@@ -485,6 +485,23 @@ def test_a_job_is_revoked_when_it_is_over(job, rgw, bucket, here, tmp_path, capf
     assert post(target, target.prefix + "late").status_code == 204
 
 
+@pytest.mark.e2e
+def test_a_revoked_job_takes_no_retry_until_it_is_undone(job, rgw, bucket, here, capfd):
+    """A retry whose results the store would refuse is refused itself, with the command that allows it again."""
+    path = job(run={"command": "exit 1", "user": None, "timeout": "10m"}, revoke="never")
+    assert cli.main(["launch", path, "--provider", "local", "--wait"]) == 1
+    store, _ = here
+    name = next(folder for folder in store.folders("p/") if not folder.startswith("."))
+    at = ["--store", f"s3://{bucket}/p", "--endpoint-url", rgw.endpoint_url]
+    assert cli.main(["revoke", name, *at]) == 0
+    capfd.readouterr()
+    assert cli.main(["retry", name, *at]) == 5
+    assert f"provision revoke {name} --undo" in capfd.readouterr().err
+    assert cli.main(["revoke", name, "--undo", *at]) == 0
+    assert cli.main(["retry", name, *at]) == 0
+    assert cli.main(["wait", name, *at]) == 1
+
+
 def test_a_launch_by_a_role_finds_out_before_a_vm_is_paid_for(job, rgw, capfd):
     """With a signer and forms on RGW 16.2 the launch ends with the reason and what to do, and starts nothing."""
     assert cli.main(["launch", job("post", signer=rgw.role), "--provider", "local"]) == 5

@@ -5,6 +5,7 @@ Hosts have one hierarchy (cgroup v2), one per controller (v1), or both; the grou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -51,7 +52,8 @@ def _enable(parent: Path) -> None:
     if (parent / "cgroup.subtree_control").exists():
         there = (parent / "cgroup.controllers").read_text().split()
         wanted = [f"+{name}" for name in ("memory", "pids", "cpuset") if name in there]
-        (parent / "cgroup.subtree_control").write_text(" ".join(wanted))
+        with contextlib.suppress(OSError):  # in a container whose own processes are in this group, nothing is limited
+            (parent / "cgroup.subtree_control").write_text(" ".join(wanted))
 
 
 def join(folders: Iterable[str]) -> None:
