@@ -10,7 +10,6 @@ from agent.grant import decode_name
 from agent.journal import dumps, head
 from agent.post import Failed, sha256
 
-ALONE = READ | os.O_NOFOLLOW
 MAGIC = b"ustar  \0"
 END = bytes(100) + MAGIC + bytes(247)
 
@@ -55,24 +54,22 @@ class Folder:
 
     def read(self, item):
         """Return a small file's bytes and its stat. Raise OSError or Changed."""
-        path, _, size, mtime, _, root = item
-        if isinstance(path, str):
-            at = path.rfind("/") + 1
-            if path[:at] != self.path:
-                self.close()
-                self.fd = os.open(path[:at] or ".", READ | os.O_DIRECTORY)
-                self.path = path[:at]
-                self.safe = inside(self.fd, root)
-            with suppress(OSError):  # it is a link, or no file any more
-                if self.safe:
-                    fd = os.open(path[at:], ALONE, dir_fd=self.fd)
-                    try:
-                        data = os.pread(fd, size + 1, 0)
-                        found = os.fstat(fd)
-                    finally:
-                        os.close(fd)
-                    if len(data) == size and found.st_mtime == mtime and stat.S_ISREG(found.st_mode):
-                        return data, found
+        path, slash, name = item.path.rpartition("/") if isinstance(item.path, str) else ("", "", None)
+        if path + slash != self.path:
+            self.close()
+            self.fd = os.open(path + slash or ".", READ | os.O_DIRECTORY)
+            self.path = path + slash
+            self.safe = inside(self.fd, item.root)
+        with suppress(OSError):  # it is a link, or no file any more
+            if self.safe and name:
+                fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=self.fd)
+                try:
+                    data = os.pread(fd, item.size + 1, 0)
+                    found = os.fstat(fd)
+                finally:
+                    os.close(fd)
+                if item[2:4] == (len(data), found.st_mtime) and stat.S_ISREG(found.st_mode):
+                    return data, found
         with Opened(item) as opened:  # it may also have changed since the scan
             return opened.read(), opened.found
 
@@ -83,8 +80,8 @@ def header(name, size, mtime, mode, kind=b"0"):
     if len(name) > 100:
         long = header(b"././@LongLink", len(name) + 1, 0, 0, b"L") + name + bytes(512 - len(name) % 512)
         name = name[:100]
-    numbers = mode & 0o7777, size, max(0, int(mtime))
-    head = name + bytes(100 - len(name)) + b"%07o\x000000000\x000000000\0%011o\0%011o\0" % numbers
+    numbers = mode & 0o7777, 0, 0, size, max(0, int(mtime))
+    head = name + bytes(100 - len(name)) + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
     # The sum of all bytes, with the checksum's own field as 8 spaces: of so few bytes half of Adler-32 is just that.
     total = (adler32(head + kind + MAGIC) - 1 & 0xFFFF) + 256
     return b"%s%s%06o\0 %s%s" % (long, head, total, kind, END)

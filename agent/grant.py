@@ -49,8 +49,7 @@ class Target(namedtuple("Target", "url prefix policy fields")):
 
     def form(self, **more):
         """Return every field of a form but the file, as the policy has them; `more` are the object's, key at least."""
-        policy = b2a_base64(self.policy.encode(), newline=False).decode()
-        return dict(self.fields, policy=policy, **more)
+        return dict(self.fields, policy=base64(self.policy.encode()), **more)
 
     def covers(self, field):
         """Tell whether the policy has a condition for `field`, so that a form may carry it."""
@@ -127,6 +126,11 @@ def rewrite(grant, path):
         file.flush()
         os.fsync(file.fileno())
     os.rename(fresh, path)
+
+
+def base64(data):
+    """Return base64 as text."""
+    return b2a_base64(data, newline=False).decode()
 
 
 def instant(text):

@@ -11,8 +11,9 @@ import re
 import socket
 import struct
 import time
-from binascii import b2a_base64, hexlify
 from hashlib import sha256
+
+from agent.grant import base64
 
 CONNECT, STALL = 10, 30  # seconds: to connect; without a byte of progress, which ends an attempt
 TRIES, WAIT, PATIENCE = 10, 0.5, 300  # attempts; the first pause, and all of them, in seconds
@@ -20,15 +21,10 @@ BLOCK = 1 << 16  # bytes read and sent at once, and so in the memory of each wor
 # Microseconds of round trip within which a BLOCK on its way is enough for 1 Gbit/s. More of it would have left the
 # processor's cache by the time that it is copied, and a store on the same machine takes twice as long to do so.
 NEAR = 500
-BOUNDARY = hexlify(os.urandom(16)).decode()
+BOUNDARY = os.urandom(16).hex()
 FIELD = "--" + BOUNDARY + '\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 FILE = (FIELD % ('file"; filename="f', ""))[:-2].encode()
 TAIL = ("\r\n--" + BOUNDARY + "--\r\n").encode()
-
-
-def base64(data):
-    """Return base64 as text."""
-    return b2a_base64(data, newline=False).decode()
 
 
 class Failed(Exception):
@@ -166,16 +162,15 @@ class Wire:
             return fd, at, size
         sock = self.sock
         # It is the kernel that waits: at less cost than a poll for each block.
-        limit = struct.pack("ll", int(self.stall), int(self.stall % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", self.stall, 0))
         sock.settimeout(None)
         try:
             while size:
-                sent = os.sendfile(sock.fileno(), fd, at, min(size, 4 * BLOCK))
-                if not sent:
+                count = os.sendfile(sock.fileno(), fd, at, min(size, 4 * BLOCK))
+                if not count:
                     raise Changed
-                self.pace(sent)
-                at, size = at + sent, size - sent
+                self.pace(count)
+                at, size = at + count, size - count
         except BlockingIOError:
             raise socket.timeout("timed out") from None
         except OSError as error:

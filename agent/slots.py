@@ -23,7 +23,8 @@ from contextlib import suppress
 from hashlib import md5, sha256
 from urllib.parse import quote
 
-from agent.post import STALL, Changed, Failed, Sender, Wire, base64, blocks, insist, refusal
+from agent.grant import base64
+from agent.post import STALL, Changed, Failed, Sender, Wire, blocks, insist, refusal
 
 FULL = 1 << 20  # bytes of log in a slot
 FINAL = ("succeeded", "failed", "interrupted")

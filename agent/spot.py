@@ -90,7 +90,7 @@ def look(pipe, parent, host=None):
     """Look out for a notice while `parent` lives; then write when uploads and all must end, and signal it twice."""
     said, pause = None, EVERY
     while not said:
-        time.sleep(pause)
+        time.sleep(pause)  # the metadata service has to be asked
         if os.getppid() != parent:
             return
         try:
@@ -107,7 +107,7 @@ def look(pipe, parent, host=None):
     stop = end - min(RESERVE, left / 4)
     os.write(pipe, b"%d %d" % (stop, end))
     for pause in (0, stop - time.time()):
-        time.sleep(pause)
+        time.sleep(pause)  # there is only the clock to wait for
         if os.getppid() == parent:
             os.kill(parent, signal.SIGUSR1)
 

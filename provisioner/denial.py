@@ -36,10 +36,9 @@ def merge(
     are. Return None when no statement is left.
     """
     document = dict(policy or {"Version": "2012-10-17"})
-    found = document.get("Statement", [])
     kept: list[dict[str, Any]] = []
     mine: dict[str, dict[str, Any]] = {}
-    for item in found if isinstance(found, list) else [found]:
+    for item in _rows(policy):
         ours = _SID.fullmatch(str(item.get("Sid", "")))
         if ours is None:
             kept.append(item)
@@ -76,8 +75,7 @@ def statements(
 def stands(policy: dict[str, Any] | None, bucket: Bucket, job: str, prefix: str) -> bool:
     """Whether the job's Deny is for all that is written below `prefix`."""
     denied = f"{arn(bucket)}/{literal(prefix)}*"
-    found = (policy or {}).get("Statement", [])
-    for item in found if isinstance(found, list) else [found]:
+    for item in _rows(policy):
         ours = _SID.fullmatch(str(item.get("Sid", "")))
         if ours is not None and ours["job"] == job and denied in _texts(item.get("Resource", [])):
             return True
@@ -101,14 +99,18 @@ def same(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
     """Compare policies as stores write them back: a list of one may come as its element."""
 
     def plain(policy: dict[str, Any] | None) -> list[Any]:
-        found = (policy or {}).get("Statement", [])
-        rows = found if isinstance(found, list) else [found]
         return [
             {name: _texts(value) for name, value in item.items() if name != "Sid"} | {"Sid": item.get("Sid")}
-            for item in rows
+            for item in _rows(policy)
         ]
 
     return plain(left) == plain(right)
+
+
+def _rows(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The statements of a policy, of which one alone may stand without a list."""
+    found = (policy or {}).get("Statement", [])
+    return found if isinstance(found, list) else [found]
 
 
 def _texts(value: Any) -> Any:  # noqa: ANN401 - any element of a policy

@@ -72,7 +72,7 @@ def test_a_stall_ends_the_attempt(evil, pusher, one, monkeypatch):
 def test_a_store_that_reads_nothing_ends_the_attempt(tmp_path, monkeypatch):
     """A server that takes no byte of a large body costs the stall limit, not the kernel's patience, and is named."""
     monkeypatch.setattr(post, "TRIES", 1)
-    monkeypatch.setattr(post.Wire, "stall", 0.2)
+    monkeypatch.setattr(post.Wire, "stall", 1)
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(32 << 20)

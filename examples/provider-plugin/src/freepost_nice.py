@@ -71,7 +71,7 @@ class NiceProvider:
             while self._state(home).phase is Phase.RUNNING:
                 with contextlib.suppress(ProcessLookupError):  # it ended this moment
                     os.killpg(int((home / "pid").read_text()), number)
-                time.sleep(0.1)
+                time.sleep(0.1)  # it is no child of ours, whose end the kernel would tell
                 number = signal.SIGKILL if time.monotonic() > deadline else signal.Signals(0)
             shutil.rmtree(home, ignore_errors=True)
 

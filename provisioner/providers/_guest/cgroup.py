@@ -32,6 +32,7 @@ def make(name: str, memory: int, cpus: int) -> list[str]:
         "cpuset.cpus": ",".join(map(str, secrets.SystemRandom().sample(host, min(cpus, len(host))))),
     }
     made = []
+    # In `cpu` of v1 nothing is limited: there the group is one among the host's, however many processes it has.
     for parent in (MOUNT, *(MOUNT / each for each in ("unified", "systemd", "memory", "pids", "cpu", "cpuset"))):
         if not (parent / "cgroup.procs").exists():
             continue
