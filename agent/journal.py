@@ -73,7 +73,7 @@ class Journal:
     def refresh(self):
         """Read what was appended since, by this and other processes."""
         while True:
-            lines = os.pread(self.fd, 1 << 20, self.at)
+            lines = os.pread(self.fd, 1 << 16, self.at)
             lines = lines[: lines.rfind(b"\n") + 1]
             if not lines:
                 return
@@ -95,11 +95,11 @@ class Journal:
         if "object" in entry:
             self.bundles[entry.pop("object")] = entry
         elif "part" in entry:
-            head = {name: entry.pop(name) for name in ("path", "mtime", "mode", "step")}
-            head["size"] = entry.pop("of")
+            head = {name: entry[name] for name in ("path", "mtime", "mode", "step")}
+            head["size"] = entry["of"]
             whole = self.split(head["path"])
             parts = whole["parts"] if all(whole.get(name) == head[name] for name in head) else {}
-            parts[entry.pop("part")] = entry
+            parts[entry["part"]] = {name: entry[name] for name in ("size", "sha256", "verified")}
             self.files[head["path"]] = dict(head, parts=parts)
         elif "path" in entry:
             self.files[entry["path"]] = line
@@ -116,11 +116,11 @@ class Journal:
         chunks, more, room = [[]], [], SEGMENT
         for line in self.files.values():
             if isinstance(line, dict):
-                entry = dict(line, parts=[part for _, part in sorted(line["parts"].items())])
-                del entry["step"]
-                entry["verified"] = entry["parts"][0].get("verified")
-                if sum(part["size"] for part in entry["parts"]) != entry["size"]:
+                parts = [part for _, part in sorted(line["parts"].items())]
+                if sum(part["size"] for part in parts) != line["size"]:
                     continue  # parts are missing
+                entry = dict(line, parts=parts, verified=parts[0]["verified"])
+                del entry["step"]
                 line = dumps(entry)
             room -= len(line) + 2
             if room < 0:
@@ -132,10 +132,9 @@ class Journal:
             sizes += re.findall(rb'\n.*?,"size":(\d+)', chunk)
             bundles.update(re.findall(rb'"bundle":"([^"]*)', chunk))
         bundles = [dict(self.bundles[name], path=name) for name in sorted(map(bytes.decode, bundles))]
-        *segments, last = (b"[%s]" % chunk for chunk in chunks)
-        for number, data in enumerate(segments, 1):
-            name = "manifest/%06d" % number
+        for number, chunk in enumerate(chunks[:-1], 1):
+            name, data = "manifest/%06d" % number, b"[%s]" % chunk
             more.append({"name": name, "size": len(data), "sha256": sha256(data).hexdigest()})
             yield name, data
         head.update(version=1, files=len(sizes), bytes=sum(map(int, sizes)), bundles=bundles, more=more)
-        yield "manifest.json", dumps(head)[:-1] + b',"entries":' + last + b"}"
+        yield "manifest.json", b'%s,"entries":[%s]}' % (dumps(head)[:-1], chunks[-1])

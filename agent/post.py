@@ -19,7 +19,8 @@ CONNECT, STALL = 10, 30  # seconds: to connect; without a byte of progress, whic
 TRIES, WAIT, PATIENCE = 10, 0.5, 300  # attempts; the first pause, and all of them, in seconds
 BLOCK = 1 << 16  # bytes read and sent at once, and so in the memory of each worker
 # Microseconds of round trip within which a BLOCK on its way is enough for 1 Gbit/s. More of it would have left the
-# processor's cache by the time that it is copied, and a store on the same machine takes twice as long to do so.
+# processor's cache by the time that it is copied, and a store on the same machine takes twice as long to do so. What
+# TLS sends is in the cache, having just been encrypted; there it would only cost time.
 NEAR = 500
 BOUNDARY = os.urandom(16).hex()
 FIELD = "--" + BOUNDARY + '\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
@@ -106,13 +107,13 @@ class Wire:
         else:
             self.sock = socket.create_connection((host.encode(), self.port), CONNECT)  # text would take encodings.idna
         self.replies = self.sock  # to be closed, should there be no TLS
-        if struct.unpack_from("I", self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), 68)[0] < NEAR:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
         if self.secure:
             import ssl
 
             Wire.tls = self.tls or ssl.create_default_context()  # one for all: it reads every CA there is
             self.sock = self.tls.wrap_socket(self.sock, server_hostname=host)
+        elif struct.unpack_from("I", self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), 68)[0] < NEAR:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.settimeout(self.stall)
         self.replies = self.sock.makefile("rb")

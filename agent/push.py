@@ -14,10 +14,11 @@ A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (
 7 unreachable, 8 integrity).
 A deadline (seconds since 1970) ends the push; what is left counts as failed.
 
-One failed file never stops the others; an expired grant or an unreachable store stops all. Workers are threads, in as
-many processes as there are cores when this one has no other thread. A number that is handed round in a pipe says
-which job is next; whoever stores an object appends it to the journal, then rings: a line in a second pipe, of JSON,
-[files, bytes] or [path, sentence, exit code, changed, fatal].
+One failed file never stops the others; an expired grant or an unreachable store stops all. Workers are threads: for
+small files, which keep the interpreter busy, in as many processes as there are cores (when this one has no other
+thread); for large ones in this one, because hashing and sending them doesn't hold its lock. A number that is handed
+round in a pipe says which job is next; whoever stores an object appends it to the journal, then rings: a line in a
+second pipe, of JSON, [files, bytes] or [path, sentence, exit code, changed, fatal].
 """
 
 import json
@@ -127,9 +128,10 @@ class Pusher:
             if item.size > step * 9999:
                 self.failed[item.name] = Failed("it takes over 9,999 parts of %d bytes" % self.high, 5)
                 continue
+            only = [item]
             for number, at in enumerate(range(0, item.size, step), 1):
                 if not self.has(item, number, step):
-                    yield Job([item], number, at, min(step, item.size - at), step)
+                    yield Job(only, number, at, min(step, item.size - at), step)
 
     def run(self, jobs, count=0):
         """Let workers do jobs(0), jobs(1), … until None. `count` of them, or 0: unknown, and not to be shared out."""
@@ -147,9 +149,10 @@ class Pusher:
                 os.write(turn[1], b"%9d" % (number + 1))
 
         cores = min(len(os.sched_getaffinity(0)), 4)
-        if count and count < 3 and self.total[1] < PART:
+        files, size = self.total
+        if count and count < 3 and size < PART:
             self.crew(take, 1)
-        elif cores > 1 and count and threading.active_count() == 1 and not self.alone:
+        elif cores > 1 and count and size < files * SMALL and threading.active_count() == 1 and not self.alone:
             for _ in range(cores):
                 child = os.fork()
                 if not child:

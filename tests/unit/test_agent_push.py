@@ -86,7 +86,7 @@ def test_many_processes_send_one_tree(s3, bucket, grant, read, tree, tmp_path):
     for number in range(300):
         (tree / f"{number}").write_bytes(os.urandom(number))
     done = run_agent("push", "--grant", path, "--base", tree, tree, check=0)
-    assert b"317 files" not in done.stdout
+    assert b"%d files with" % (300 + len(NAMES) + 2) in done.stderr
     assert gather(read, grant)[0] == tree_of(tree)
     times = {
         item["Key"]: item["LastModified"] for item in s3.list_objects_v2(Bucket=bucket, Prefix="job/out/")["Contents"]
@@ -94,6 +94,24 @@ def test_many_processes_send_one_tree(s3, bucket, grant, read, tree, tmp_path):
     assert b"0 of them sent now" in run_agent("push", "--grant", path, "--base", tree, tree, check=0).stderr
     again = s3.list_objects_v2(Bucket=bucket, Prefix="job/out/")["Contents"]
     assert times == {item["Key"]: item["LastModified"] for item in again}
+
+
+@pytest.mark.parametrize(("size", "forks"), [(100, True), (4 << 20, False)], ids=["small", "large"])
+def test_only_small_files_take_other_processes(pusher, monkeypatch, tmp_path, size, forks):
+    """Threads are enough for large files, and take a third of the memory."""
+    seen = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(pushing.threading, "active_count", lambda: 1)
+
+    def fork(real=os.fork):
+        seen.append(real())
+        return seen[-1]
+
+    monkeypatch.setattr(os, "fork", fork)
+    for number in range(5):
+        (tmp_path / f"{number}.dat").write_bytes(os.urandom(size))
+    result = pusher.push([str(tmp_path / "*.dat")], base=str(tmp_path))
+    assert (result.exit_code, result.sent, len(seen)) == (0, 5, 2 * forks)
 
 
 def test_what_changed_on_disk_is_sent_again(pusher, grant, read, tree):
