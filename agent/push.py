@@ -174,8 +174,8 @@ class Pusher:
             for child in children:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-            for fd in (self.bell[0],) + turn:
-                os.close(fd)
+        for fd in (self.bell[0],) + turn:  # unless interrupted, when threads still use them
+            os.close(fd)
 
     def listen(self, children):
         """Take in what workers report until the last of them has gone."""

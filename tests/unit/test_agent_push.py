@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import threading
 
 import pytest
 
@@ -112,6 +113,33 @@ def test_only_small_files_take_other_processes(pusher, monkeypatch, tmp_path, si
         (tmp_path / f"{number}.dat").write_bytes(os.urandom(size))
     result = pusher.push([str(tmp_path / "*.dat")], base=str(tmp_path))
     assert (result.exit_code, result.sent, len(seen)) == (0, 5, 2 * forks)
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_interrupted_push_says_no_more(pusher, monkeypatch, tmp_path):
+    """Threads that were sending when the push was interrupted come to their end without a traceback."""
+    began, interrupted, errors = threading.Event(), threading.Event(), []
+
+    def do(*_):
+        began.set()
+        assert interrupted.wait(30)
+
+    def listen(_):
+        assert began.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pusher, "do", do)
+    monkeypatch.setattr(pusher, "listen", listen)
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    before = set(threading.enumerate())
+    for number in range(5):
+        (tmp_path / f"{number}.dat").write_bytes(b"data")
+    with pytest.raises(KeyboardInterrupt):
+        pusher.push([str(tmp_path / "*.dat")], base=str(tmp_path))
+    interrupted.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert errors == []
 
 
 def test_what_changed_on_disk_is_sent_again(pusher, grant, read, tree):
