@@ -18,10 +18,6 @@ from agent.grant import base64
 CONNECT, STALL = 10, 30  # seconds: to connect; without a byte of progress, which ends an attempt
 TRIES, WAIT, PATIENCE = 10, 0.5, 300  # attempts; the first pause, and all of them, in seconds
 BLOCK = 1 << 16  # bytes read and sent at once, and so in the memory of each worker
-# Microseconds of round trip within which a BLOCK on its way is enough for 1 Gbit/s. More of it would have left the
-# processor's cache by the time that it is copied, and a store on the same machine takes twice as long to do so. What
-# TLS sends is in the cache, having just been encrypted; there it would only cost time.
-NEAR = 500
 BOUNDARY = os.urandom(16).hex()
 FIELD = "--" + BOUNDARY + '\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 FILE = (FIELD % ('file"; filename="f', ""))[:-2].encode()
@@ -112,7 +108,9 @@ class Wire:
 
             Wire.tls = self.tls or ssl.create_default_context()  # one for all: it reads every CA there is
             self.sock = self.tls.wrap_socket(self.sock, server_hostname=host)
-        elif struct.unpack_from("I", self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), 68)[0] < NEAR:
+        elif self.sock.getpeername()[0] in ("127.0.0.1", "::1"):
+            # More on its way would have left the processor's cache by the time that the store copies it. What TLS sends
+            # is in the cache, having just been encrypted.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.settimeout(self.stall)

@@ -207,9 +207,10 @@ class Pusher:
                         os.kill(child, signal.SIGKILL)
 
     def crew(self, take, limit):
-        """Work with one thread, and with twice as many, up to `limit`, whenever half a core was idle.
+        """Work with one thread, and with one more, up to `limit`, for each half core that was idle.
 
-        Where none is, as when the store is on the same machine, threads only take time from each other.
+        They double at most; for large files one comes at a time. Where no core is idle, as when the store is on the
+        same machine, threads only take time from each other.
         """
         others = []
 
@@ -224,10 +225,11 @@ class Pusher:
                 if time.time() > self.due:
                     before, self.up = self.up, uptime()
                     self.due = time.time() + 0.05
-                    if self.up[1] - before[1] > (self.up[0] - before[0]) / 2:
-                        for _ in range(min(limit - 1 - len(others), len(others) + 1)):
-                            others.append(threading.Thread(target=work, daemon=True))
-                            others[-1].start()
+                    idle = (self.up[1] - before[1]) / (self.up[0] - before[0])
+                    more = 1 if job.items[0].size > SMALL else len(others) + 1
+                    for _ in range(min(limit - 1 - len(others), more, int(2 * idle))):
+                        others.append(threading.Thread(target=work, daemon=True))
+                        others[-1].start()
             sender.close()
 
         self.packing, self.lock = threading.Semaphore(2), threading.Lock()

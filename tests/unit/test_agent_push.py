@@ -1,16 +1,19 @@
 """`agent push` against a real store: what arrives, in what pieces, what is sent again, and what is refused."""
 
 import io
+import itertools
 import json
 import os
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from agent import hurry, stream
 from agent import push as pushing
 from agent.cli import limit
+from agent.files import Item
 from agent.push import Pusher
 from tests.faults.kit import gather, reader, real_grant, run_agent, tree_of, write_grant
 
@@ -113,6 +116,27 @@ def test_only_small_files_take_other_processes(pusher, monkeypatch, tmp_path, si
         (tmp_path / f"{number}.dat").write_bytes(os.urandom(size))
     result = pusher.push([str(tmp_path / "*.dat")], base=str(tmp_path))
     assert (result.exit_code, result.sent, len(seen)) == (0, 5, 2 * forks)
+
+
+@pytest.mark.parametrize(("size", "threads"), [(100, [0, 1, 3, 7]), (4 << 20, [0, 1, 2, 3])], ids=["small", "large"])
+def test_threads_for_large_files_come_one_at_a_time(pusher, monkeypatch, size, threads):
+    """While all cores are idle the threads double; for large files, which a slow store must hold, they don't."""
+    started, seen, ticks = [], [], itertools.count()
+
+    def uptime():
+        now = next(ticks)
+        return now, 99 * now
+
+    monkeypatch.setattr(pushing, "uptime", uptime)
+    monkeypatch.setattr(pushing, "time", SimpleNamespace(time=lambda: next(ticks)))
+    monkeypatch.setattr(threading, "Thread", lambda **_: SimpleNamespace(start=lambda: started.append(0), join=int))
+    monkeypatch.setattr(pusher, "do", lambda *_: seen.append(len(started)))
+    pusher.begin(0)
+    pusher.bell, pusher.over = os.pipe(), threading.Event()
+    jobs = [pushing.Job([Item("file", "file", size, 0, 0, "/")], 0, 0, 0, 0)] * 4
+    pusher.crew(iter([*jobs, None]).__next__, 32)
+    os.close(pusher.bell[0])
+    assert seen == threads
 
 
 @pytest.mark.usefixtures("alone")
