@@ -27,6 +27,7 @@ from provisioner.serve import keyfiles
 from provisioner.spec import JobSpec, RunSpec, StoreSpec
 from provisioner.store import open_store
 from tests.faults.kit import ROOT
+from tests.service import Service
 from tests.uploads import NAMES, content
 
 KEYS = JobKeys("p", "hello-7f3k")
@@ -81,28 +82,14 @@ class Way:
         """Start `provision serve`, and make a token for the task's two prefixes."""
         state = self.folder / "state"
         key = keyfiles.read_key(state / "serve" / "token.key", make=not (state / "serve" / "token.key").exists())
-        log = self.folder / "service.log"
         if self.service is None:
-            who = {"AWS_ACCESS_KEY_ID": self.running.access_key, "AWS_SECRET_ACCESS_KEY": self.running.secret_key}
-            words = ["serve", "--json", "--port", "0", "--store", f"s3://{self.store.bucket.name}/p"]
-            with log.open("wb") as out:
-                self.service = subprocess.Popen(
-                    [sys.executable, "-m", "provisioner", *words, "--endpoint-url", self.running.endpoint_url],
-                    stdout=out,
-                    env={**os.environ, **who, "FREEPOST_STATE_DIR": str(state)},
-                )
-            until = time.monotonic() + 30
-            while not log.read_text().endswith("\n"):
-                assert self.service.poll() is None
-                assert time.monotonic() < until
-                time.sleep(0.05)  # it tells that it listens by that line
+            self.service = Service(self.running, f"s3://{self.store.bucket.name}/p", state, self.folder)
         ends = int((datetime.now(timezone.utc) + life).timestamp())
         made = token.mint(
             key, keyfiles.new_id(), self.store.bucket.name, token.Limits([OUT, STATUS], ["POST"], 5 << 30, ends)
         )
         (self.folder / "token").write_text(made)
-        url = json.loads(log.read_text().splitlines()[0])["address"]
-        return ["--broker", url, "--token-file", str(self.folder / "token")]
+        return ["--broker", self.service.url, "--token-file", str(self.folder / "token")]
 
     def pieces(self, name):
         """The sizes of the pieces of a file that the store has: parts of a PUT, or objects."""
@@ -139,7 +126,6 @@ def way(request, tmp_path_factory):
     yield made
     if made.service is not None:
         made.service.kill()
-        made.service.wait()
 
 
 _numbers = iter(range(10**6))

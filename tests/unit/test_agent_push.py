@@ -102,10 +102,10 @@ def test_many_processes_send_one_tree(s3, bucket, grant, read, tree, tmp_path):
 
 @pytest.mark.parametrize(("size", "forks"), [(100, True), (4 << 20, False)], ids=["small", "large"])
 def test_only_small_files_take_other_processes(pusher, monkeypatch, tmp_path, size, forks):
-    """Threads are enough for large files, and take a third of the memory."""
+    """Threads are enough for large files, and take less than half of the memory."""
     seen = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(pushing.threading, "active_count", lambda: 1)
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
 
     def fork(real=os.fork):
         seen.append(real())
