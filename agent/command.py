@@ -36,16 +36,17 @@ def main(argv=None):
     argv = argv or sys.argv[1:]
     try:
         if argv == ["run"]:
+            from agent.boot import boot
             from agent.task import run
 
-            return run(*load())
+            return run(*boot())
         from agent.cli import command
 
         return command(argv)
     except ImportError as error:
         if error.name != "agent.cli":
             raise
-        say("agent: job.yaml doesn't mention `agent`, so it is not in this VM")
+        say("agent: this part of it is not in the VM; the console tells why")
         return 2
     except Bad as error:
         say("agent: " + error.args[0])

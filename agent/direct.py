@@ -44,9 +44,14 @@ class Progress:
 
 
 def source(options):
-    """Return the grant that the options name, or the one that a broker gives, and its path."""
+    """Return the grant that the options name, or the one that a broker gives, kept alive, and its path."""
     if "broker" not in options:
-        return load(options.get("grant"))
+        grant, path = load(options.get("grant"))
+        if grant.mailbox:
+            from agent.renew import keep
+
+            grant = keep(grant, path)
+        return grant, path
     from agent.broker import obtain
 
     return obtain(options["broker"], options.get("token-file"), say)

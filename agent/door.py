@@ -1,8 +1,8 @@
 """Where the job's user has files pushed: processes beside `agent run` push for it, with the files that it can open.
 
-Packed where a job mentions `agent` and runs as a user of its own; what is said there stands in agent/knock.py. Nobody
-but that user may connect, and each who does is served by a process of its own, which nothing it is told can take away
-from others. It opens no file: it reads what the job could open for reading, and stores it where any output may lie.
+For jobs that run as a user of their own; what is said there stands in agent/knock.py. Nobody but that user may connect,
+and each who does is served by a process of its own, which nothing it is told can take away from others. It opens no
+file: it reads what the job could open for reading, and stores it where any output may lie.
 """
 
 import json
@@ -49,11 +49,6 @@ class Task(task.Task):
             self.door.shut()
             self.pusher.journal.refresh()
         return super().finish()
-
-
-def install():
-    """Let `agent run` have a door."""
-    task.Task = Task
 
 
 class Door:

@@ -6,7 +6,8 @@ r"""The grant: the JSON document a VM gets, and all that the VM may do.
      "expires": "2026-11-23T21:00:00Z",
      "outputs": TARGET, "status": TARGET,
      "inputs": [{"path": "data.csv", "url": "https://…", "size": 4, "sha256": "…", "mode": "0644"}],
-     "mailbox": {"url": "https://…", "until": "2026-12-14T21:00:00Z"}}
+     "mailbox": {"url": "https://…", "until": "2026-12-14T21:00:00Z"},
+     "agent": {"url": "https://…", "size": 13586, "sha256": "…"}}
 
     TARGET = {"url": "https://bucket.s3.…/", "prefix": "p/hello-7f3k/out/0/1/",
               "policy": "{\"expiration\": …}", "fields": {"x-amz-signature": "…", …}}
@@ -16,7 +17,8 @@ that takes no forms ``fields`` holds presigned PUTs (agent/slots.py), and ``poli
 A group of VMs that share one user-data shares one grant: ``task`` lists their tasks by launch index
 ("0-49" or "3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`member` fills it in), and the
 policies admit the whole group. ``mailbox``, where there is one, is a presigned GET of where a renewed grant will be
-put, as long as ``until`` hasn't passed (agent/renew.py). Readers ignore fields they don't know and refuse a
+put, as long as ``until`` hasn't passed (agent/renew.py). ``agent``, where there is one, is a presigned GET of the part
+of the agent that had no room in the user-data (agent/boot.py). Readers ignore fields they don't know and refuse a
 ``version`` they don't know.
 Both sides import this module; it imports nothing of theirs.
 """
@@ -61,8 +63,11 @@ class Target(namedtuple("Target", "url prefix policy fields")):
         return max([low for low, _ in ranges] or [0]), min([high for _, high in ranges] + [5 << 30])
 
 
-class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs mailbox")):
-    """A parsed grant. `expires` is in seconds since 1970; `outputs` and `status` are Targets; `mailbox` may be None."""
+class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs mailbox agent")):
+    """A parsed grant. `expires` is in seconds since 1970; `outputs` and `status` are Targets.
+
+    `mailbox` and `agent` may be None.
+    """
 
     __slots__ = ()
 
@@ -82,9 +87,8 @@ def parse(text):
                     raise ValueError
             inputs = [dict(item, path=str(item["path"]), url=str(item["url"])) for item in raw.get("inputs", ())]
             names = str(raw["job"]), str(raw["task"]), int(raw["attempt"])
-            mailbox = raw.get("mailbox")
-            mailbox = mailbox and dict(mailbox, url=str(mailbox["url"]))
-            return Grant(*names, instant(raw["expires"]), *targets, inputs, mailbox)
+            more = [raw.get(name) and dict(raw[name], url=str(raw[name]["url"])) for name in ("mailbox", "agent")]
+            return Grant(*names, instant(raw["expires"]), *targets, inputs, *more)
     except KeyError as missing:
         raise GrantError("the grant has no field %s" % missing) from None
     except (ValueError, TypeError, AttributeError):
@@ -111,21 +115,27 @@ def dump(grant):
     raw = dict(grant._asdict(), version=VERSION, expires=timestamp(grant.expires))
     for name in ("outputs", "status"):
         raw[name] = raw[name]._asdict()
-    if not grant.mailbox:
-        del raw["mailbox"]
+    for name in ("mailbox", "agent"):
+        if not raw[name]:
+            del raw[name]
     return json.dumps(raw, separators=(",", ":"), sort_keys=True)
 
 
-def rewrite(grant, path):
-    """Write a grant file in one step, for its owner alone: whoever reads it finds the old grant or the new one."""
+def replace(path, data):
+    """Write a file (bytes) in one step, for its owner alone: whoever reads it finds the old content or the new one."""
     fresh = path + ".new"
     if os.path.exists(fresh):
         os.unlink(fresh)  # of a process that was killed; it can't be opened for writing
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
-        file.write(dump(grant))
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.rename(fresh, path)
+
+
+def rewrite(grant, path):
+    """Write a grant file, in one step."""
+    replace(path, dump(grant).encode())
 
 
 def base64(data):

@@ -1,27 +1,21 @@
 """Which member of a group this VM is: VMs of one request share one user-data, and only EC2 tells them apart.
 
-Packed for groups only, and called before `agent run`: the grant with ``{task}`` in its prefixes is replaced by the
+In the VMs of groups only, and called by `agent.boot`: the grant with ``{task}`` in its prefixes is replaced by the
 member's own, so that a reboot and the job's own pushes find that. A VM that can't learn its index posts nothing: any
 guess would write into another task's prefix. It says why, and ends with exit code 3: it has no grant.
 """
 
 import time
 
-from agent.command import Bad, load, say
+from agent.command import say
 from agent.grant import member, rewrite
 from agent.imds import told
 
 TRIES = 30  # a second apart: the metadata service may come up after us
 
 
-def join(path=None, host=None):
-    """Rewrite the grant at `path` as this VM's own. End the process when the cloud doesn't say which one it is."""
-    try:
-        grant, path = load(path)
-    except Bad:
-        return  # `agent run` says why
-    if "{task}" not in grant.outputs.prefix:
-        return  # an earlier boot did it
+def join(grant, path, host=None):
+    """Return this VM's own grant, and put it at `path`. End the process when the cloud doesn't say which one it is."""
     for left in reversed(range(TRIES)):
         try:
             index = told("ami-launch-index", host) or ""
@@ -33,9 +27,11 @@ def join(path=None, host=None):
     try:
         if not index.isdecimal():
             raise IndexError
-        rewrite(member(grant, int(index)), path)
+        grant = member(grant, int(index))
     except IndexError:
         refuse("its launch index is %.20r, and the tasks are %.99s" % (index, grant.task))
+    rewrite(grant, path)
+    return grant
 
 
 def refuse(why):

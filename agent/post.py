@@ -140,7 +140,9 @@ class Wire:
                 return self.ask(*pieces, take=take)
             error = trouble or error
             said = error if isinstance(error, OSError) else "that was no HTTP reply"
-            raise Failed("%s: %s" % (self.host, said), fatal="CERTIFICATE" in str(error)) from None
+            # A clock that is wrong at boot is set right by NTP some seconds later.
+            fatal = re.search("CERTIFICATE(?!.*(yet valid|expired))", str(error))
+            raise Failed("%s: %s" % (self.host, said), fatal=bool(fatal)) from None
         if trouble or headers.get(b"connection", b"").lower() == b"close":
             self.close()
         return status, headers, body
@@ -259,23 +261,24 @@ def blocks(fd, at, size):
         at, size = at + len(block), size - len(block)
 
 
-def insist(attempt, until=0, pause=time.sleep):
+def insist(attempt, until=0, pause=time.sleep, tries=TRIES):
     """Return what `attempt()` returns; after failures that may pass try again: exponential back-off, full jitter.
 
-    Raise the last Failed once TRIES, PATIENCE or `until` (seconds since 1970; 0: none) is used up, or `pause` is true.
+    Raise the last Failed once `tries`, PATIENCE or `until` (seconds since 1970; 0: none) is used up, or `pause` says
+    so.
     """
-    spent = tries = 0
+    spent = tried = 0
     while True:
         try:
             return attempt()
         except Failed as failure:
-            tries += 1
-            wait = failure.wait or min(30, WAIT * 2**tries) * os.urandom(1)[0] / 255
+            tried += 1
+            wait = failure.wait or min(30, WAIT * 2**tried) * os.urandom(1)[0] / 255
             spent += wait
             if (
                 failure.exit < 7
                 or failure.fatal
-                or tries == TRIES
+                or tried == tries
                 or spent > PATIENCE
                 or 0 < until < time.time() + wait
             ):

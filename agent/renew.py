@@ -1,7 +1,7 @@
 """Keeps a grant alive where no credentials are: fetches a renewed one in time, and lets uploads wait for it.
 
-Packed only into VMs whose grant has a mailbox, so that others pay no byte for it: `install` puts itself around
-`Sender.post`, through which all that is uploaded goes. A renewed grant is looked for when a third of the present one's
+`keep` is called for a grant with a mailbox; `install` puts itself around `Sender.post`, through which all that is
+uploaded goes. A renewed grant is looked for when a third of the present one's
 time is left, in the midst of an upload, too, and whenever the store says that it has expired. Until it comes, uploads
 wait; they fail, with exit code 4, when none can come any more: after the mailbox's ``until``, the job's deadline, at
 which its VM powers off.
@@ -16,10 +16,10 @@ Failed, which is `fatal` when it will never give one.
 
 import fcntl
 import os
-import sys
 import threading
 import time
 
+from agent.command import say
 from agent.grant import GrantError, instant, parse, rewrite, timestamp
 from agent.post import Failed, Sender, Wire, refusal
 
@@ -134,7 +134,7 @@ class Renewal:
         if new:
             # An older one still tells where the next will be.
             new = new if new.expires > old.expires else old._replace(mailbox=new.mailbox)
-            rewrite(new._replace(inputs=old.inputs), self.path)
+            rewrite(new._replace(inputs=old.inputs, agent=old.agent), self.path)
             self.read()
         return new
 
@@ -161,26 +161,14 @@ def mail(grant):
         raise failure
 
 
-def start():
-    """Make the `agent` command renew the grant that it loads, if that has a mailbox."""
-    from agent import command
-
-    once = command.load
-
-    def load(path=None):
-        grant, path = once(path)
-        if grant.mailbox:
-            until = instant(grant.mailbox["until"])
-            Renewal(path, mail, until, command.say).install()
-            grant = grant._replace(expires=until)  # for whoever asks how long there is to upload
-        return grant, path
-
-    command.load = load
-    if sys.argv[1:] == ["run"]:
-        tell(command.say)
+def keep(grant, path):
+    """Have the grant at `path` renewed while this process lives. Return it, as it is for whoever asks how long."""
+    until = instant(grant.mailbox["until"])
+    Renewal(path, mail, until, say).install()
+    return grant._replace(expires=until)
 
 
-def tell(say):
+def tell():
     """Let `agent run` say which outputs have failed once its grant has ended: its last event can't."""
     from agent.push import Pusher
 

@@ -1,7 +1,7 @@
 """Heeds the notice that a spot VM's end is near (AWS, "Spot Instance interruption notices": two minutes before it).
 
-Packed into VMs that may be spot ones, and called before `agent run`. A process beside it asks the metadata service
-every 5 s; every minute where there is none. Another process, because `agent.push` shares its work out to processes
+For tasks that say ``spot``. A process beside `agent run` asks the metadata service every 5 s; every minute where there
+is none. Another process, because `agent.push` shares its work out to processes
 only while it has no second thread. On notice the job gets its SIGTERM, and SIGKILL after its grace or when half of the
 time is over; then come the outputs, until 15 s before the end, and in these the log, the manifest and `interrupted`.
 A notice that comes when the job is over only sets the deadline: it may still be `succeeded`.
@@ -12,7 +12,6 @@ import os
 import signal
 import time
 
-from agent import task
 from agent.command import say
 from agent.grant import instant, timestamp
 from agent.imds import told
@@ -49,7 +48,7 @@ class Spot:
                 raise Failed("the spot VM's time is up", 6)
             return
         stop, end = map(int, os.read(self.pipe, 99).split())
-        self.end = min(end, self.grant.expires)
+        self.end = min(end, self.grant.expires or end)
         self.grant = self.grant._replace(expires=min(stop, self.end))
         self.pusher.deadline = self.grant.expires  # of a checkpoint that is being pushed
         say("spot capacity is taken back at %s" % timestamp(end))
@@ -110,8 +109,3 @@ def look(pipe, parent, host=None):
         time.sleep(pause)  # there is only the clock to wait for
         if os.getppid() == parent:
             os.kill(parent, signal.SIGUSR1)
-
-
-def attach():
-    """Let `agent run` heed the notice."""
-    task.Task = type("Task", (Spot, task.Task), {})

@@ -3,14 +3,17 @@
 Reads task.json, beside the grant::
 
     {"command": [argv…], "env": {…}, "user": "job" or null, "timeout": s, "grace": s, "workdir": "/srv/job",
-     "outputs": [{"glob": "out/**", "bundle": false}, …], "checkpoint": {"globs": […], "every": s} or null}
+     "outputs": [{"glob": "out/**", "bundle": false}, …], "checkpoint": {"globs": […], "every": s} or null,
+     "spot": true, if the VM may be taken back}
 
 and ``files/`` beside it, which are copied into the work directory. The job's output goes to the file ``log``; how far
 it was uploaded, and how the job stands, is in ``state``, which also keeps room for what must be written when the job
 has filled the disk. After a reboot the job isn't run again: what it left is uploaded, and `interrupted` reported if
 it had not ended. Events (booted, started, heartbeat and one of interrupted, succeeded,
 failed) and log segments are posted below the status prefix; the last event follows the manifest, and the manifest
-every output. The job's environment has FREEPOST_JOB, _TASK and _ATTEMPT, and FREEPOST_GRANT where it may read it.
+every output. Where a part of the agent could not be had (agent/boot.py), events have a ``warning``, outputs go up one
+by one, and the job runs without what that part does. The job's environment has FREEPOST_JOB, _TASK and _ATTEMPT, and
+FREEPOST_GRANT where it may read it.
 
 Exit codes: 0 succeeded; 1 the job failed; 130 interrupted; otherwise the code of `agent push` for its outputs.
 """
@@ -25,6 +28,7 @@ import threading
 import time
 from contextlib import suppress
 
+from agent.boot import complete
 from agent.command import say
 from agent.grant import timestamp
 from agent.post import Failed, send
@@ -39,6 +43,8 @@ IMDS = ("-4", "169.254.169.254", "/"), ("-6", "fd00:ec2::254", "/proc/net/if_ine
 
 class Task:
     """One run, in the folder of its grant. `user` is a pwd entry, or None for the agent's own user."""
+
+    warning = None
 
     def __init__(self, grant, path, task):
         self.grant, self.path, self.task, self.workdir = grant, path, task, task["workdir"]
@@ -67,7 +73,7 @@ class Task:
 
     def tell(self, event, **data):
         """Post an event. While the job runs, a failure is only said, and its exit code returned; then it is raised."""
-        data.update(event=event, time=timestamp(time.time()))
+        data.update(event=event, time=timestamp(time.time()), warning=self.warning)
         try:
             self.post(event, json.dumps(data).encode())
         except Failed as error:
@@ -161,9 +167,9 @@ class Task:
         What fails is said, and tried again later.
         """
         checkpoint, event, over, pause = self.task["checkpoint"], "started", False, 0
-        beat = saved = time.time()
+        beat = saved = time.monotonic()  # the clock may be set right meanwhile
         while not over:
-            over, now, pause = self.over.wait(pause), time.time(), LOG_EVERY
+            over, now, pause = self.over.wait(pause), time.monotonic(), LOG_EVERY
             try:
                 if event == "started" or now - beat >= HEARTBEAT:
                     beat = now
@@ -184,7 +190,7 @@ class Task:
             os.setegid(self.user.pw_gid)
             os.seteuid(self.user.pw_uid)
         try:
-            return self.pusher.push(globs, ".", None, bundle, self.grant.expires)
+            return self.pusher.push(globs, ".", None, bundle and not self.warning, self.grant.expires)
         finally:
             if self.user:
                 os.seteuid(0)
@@ -265,8 +271,20 @@ def run(grant, path):
     os.chdir(os.path.dirname(path))
     with open("task.json") as file:
         task = json.load(file)
+    warning = grant.agent and complete(grant.agent)
+    if warning:
+        say(warning)
+    kind = Task
+    with suppress(ImportError):  # it isn't in a VM that has only what its job needs, and that needs nothing of it
+        from agent.compose import compose
+
+        grant, kind = compose(grant, path, task)
+    if time.time() > grant.expires:
+        grant = grant._replace(expires=0)  # our clock may be wrong; the store knows
     try:
-        return Task(grant, path, task).run()
+        found = kind(grant, path, task)
+        found.warning = warning
+        return found.run()
     except Failed as error:
         say(error)
         return error.exit

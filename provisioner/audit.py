@@ -51,21 +51,24 @@ def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[
     in_grant = (_file(user_data, "grant", plan), *common)
     ends = f"until {iso(plan.expires)}"
     targets = {"outputs": grant.outputs, "status": grant.status}
+    apart = [_apart(plan, grant)] if plan.apart else []
+    in_grant = (*in_grant[:1], *apart, *in_grant[1:])
     if plan.by_put:
-        apart = [_apart(plan, grant)] if plan.apart else []
-        in_grant = (*in_grant[:1], *apart, *in_grant[1:])
         found = [Secret(f"presigned PUTs: {name}", _puts(each), ends, in_grant) for name, each in targets.items()]
         for name in grant.outputs.fields.get("large", {}):
             allows = f"store, list and put together the parts of {grant.outputs.prefix}{name}, ask how large it is, "
             allows += "and give it up"
             found.append(Secret(f"presigned upload in parts: {name}", allows, ends, in_grant))
-        for place in apart:
-            allows, until = f"read {place.where}, and so use all of the above", f"until {iso(plan.deadline)}"
-            found.append(
-                Secret("presigned GET: the grant", allows, until, tuple(each for each in in_grant if each != place))
-            )
     else:
         found = [Secret(f"POST policy: {name}", _writes(each), ends, in_grant) for name, each in targets.items()]
+    for place in apart:
+        allows, until = f"read {place.where}, and so use all of the above", f"until {iso(plan.deadline)}"
+        found.append(
+            Secret("presigned GET: the grant", allows, until, tuple(each for each in in_grant if each != place))
+        )
+    if plan.archive and grant.agent:
+        allows = f"read {plan.archive.key}: the agent's own code, which is the same for every job and no secret"
+        found.append(Secret("presigned GET: the agent", allows, f"until {_url_ends(grant.agent['url'])}", in_grant))
     if any("x-amz-security-token" in json.dumps(each.fields).lower() for each in targets.values()):
         allows = "nothing by itself: it signs only together with its secret key, which isn't here"
         found.append(Secret("session token", allows, ends, in_grant))

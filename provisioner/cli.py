@@ -60,6 +60,7 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     launcher = session.launcher(opened, using, output.event)
     if dry_run:
         plan = launcher.plan(spec)
+        launcher.rehearse(plan)
         output.result(planning.show(plan), plan.describe())
         return
     session.notice(using, output.event)

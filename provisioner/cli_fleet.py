@@ -107,7 +107,7 @@ def gc(
         output.event(Event("unreadable", f"skipped: {fault}", {"text": fault}))
     failed: dict[str, FreepostError] = {}
     finder = finding.Finder(opened.store, _clouds(opened, records, provider or [], failed), session.clock(), failed)
-    found = finder.find(records)
+    found = finder.find(records, every=not faults)
     rows = [{key: value for key, value in asdict(each).items() if key != "leftover"} for each in found]
     if yes:
         finder.remove(found)

@@ -74,7 +74,8 @@ def render(  # noqa: PLR0913, PLR0917 - flags
     if explain:
         from provisioner import userdata
 
-        output.result(userdata.explain(made, plan.user_data_limit), [asdict(line) for line in made.ledger()])
+        text = f"{userdata.explain(made, plan.user_data_limit)}\n\nThe agent: {plan.agent_text}"
+        output.result(text, [asdict(line) for line in made.ledger()])
     elif audit:
         from provisioner import audit as auditing
 
@@ -112,7 +113,7 @@ def _rendered(  # noqa: PLR0913 - what the command line says
     opened = session.open_place(place)
     using = session.make_provider(name if platform else "elsewhere", opened, spec.vm.options)
     launcher = session.launcher(opened, using, output.event)
-    plan = launcher.plan(spec, raw=raw)
+    plan = launcher.plan(spec, raw=raw, staged=stage)
     chosen = plan.task(task)
     if stage:  # a job of this task alone, tried once: nobody here can start another VM
         array = (int(task or chosen.members[0]),) if spec.array else ()
@@ -127,10 +128,13 @@ def _rendered(  # noqa: PLR0913 - what the command line says
         launcher.stage(plan)
         session.index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)
         output.event(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
-    elif plan.pulled:
-        names = ", ".join(item.path for item in plan.pulled)
-        text = f"note: the VM will pull {names} from the bucket, and that render uploads with --stage only"
-        output.event(Event("not staged", text, {"keys": [item.key for item in plan.pulled]}))
+    elif fetched := [*plan.pulled, *([plan.archive] if plan.archive else [])]:
+        names = ", ".join([*(item.path for item in fetched), *["its grant"] * plan.apart])
+        text = f"note: the VM will fetch {names} from the bucket, and that render uploads with --stage only"
+        output.event(Event("not staged", text, {"keys": [item.key for item in fetched]}))
+    if plan.agent == "needed":
+        text = "note: `agent push` and the like had no room in this user-data; with --stage they come from the bucket"
+        output.event(Event("left out", text, {"job": plan.job, "agent": plan.agent}))
     return plan, chosen, grant, made, platform
 
 

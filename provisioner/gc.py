@@ -10,17 +10,18 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from provisioner import jobs, watch
 from provisioner.errors import BadInput, FreepostError, NotFound
-from provisioner.keys import JobKeys
+from provisioner.keys import JobKeys, agent_root
 from provisioner.plan import iso
 from provisioner.providers.base import Cloud, Leftover
 from provisioner.record import JobRecord
 from provisioner.store import Store
 
 MARKS = ".launching"
+YOUNG = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Finder:
     now: datetime
     failed: dict[str, FreepostError] = field(default_factory=dict)  # by cloud, what kept it from being looked through
 
-    def find(self, records: Mapping[str, JobRecord]) -> list[Rubbish]:
-        """Everything that can go. `records` are those of the store's jobs."""
+    def find(self, records: Mapping[str, JobRecord], *, every: bool = True) -> list[Rubbish]:
+        """Everything that can go. `records` are those of the store's jobs: `every` one, or those that can be read."""
         over = {name: why for name, record in records.items() if (why := self.over(record))}
         found = []
         for place, cloud in self.clouds.items():
@@ -55,7 +56,8 @@ class Finder:
                     for item in cloud.leftovers()
                     if (why := self._why(item, over.get(item.job, "")))
                 ]
-        return [*found, *self._marks(records, over), *self._orders(over), *self._mail(over)]
+        agents = self._agents(records) if every else []
+        return [*found, *self._marks(records, over), *self._orders(over), *self._mail(over), *agents]
 
     def over(self, record: JobRecord) -> str:
         """Why a job is over; empty while it isn't."""
@@ -114,6 +116,15 @@ class Finder:
             Rubbish("store", "grant", entry.key, job, why)
             for job, why in over.items()
             for entry in self.store.list(JobKeys(self.store.prefix, job).mail_root)
+        ]
+
+    def _agents(self, records: Mapping[str, JobRecord]) -> list[Rubbish]:
+        """The archives of the agent that no job names. A young one may be of a launch that isn't recorded yet."""
+        named = {key for record in records.values() for key in record.agents}
+        return [
+            Rubbish("store", "agent", entry.key, "-", "no job names it")
+            for entry in self.store.list(agent_root(self.store.prefix))
+            if entry.key not in named and self.now - entry.modified > YOUNG
         ]
 
     def remove(self, found: Sequence[Rubbish]) -> None:

@@ -6,13 +6,14 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from agent.grant import Grant, Target
 from provisioner import slots, userdata
 from provisioner.errors import BadInput
 from provisioner.grants import large_keys, sign_grant, stub
-from provisioner.plan import Plan, TaskPlan, iso
+from provisioner.plan import Plan, TaskPlan, iso, new_job_id
+from provisioner.policy import Credentials
 from provisioner.preflight import Poster
 from provisioner.providers.base import Provider, guest_url
 from provisioner.signer import Signer
@@ -20,6 +21,7 @@ from provisioner.store import Store
 from provisioner.userdata import UserData
 
 _PROOF = timedelta(minutes=15)  # how long the signature of one event of ours lives
+_THEN, _LONG = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc), timedelta(days=6)  # of what is only measured
 
 
 @dataclass(frozen=True)
@@ -40,29 +42,49 @@ class Granter:
         grant, apart = self._sign(plan, task, self.clock(), self._begun(plan, task) if use else {})
         user_data = userdata.render(plan, task, grant, apart)
         if len(user_data.data) > plan.user_data_limit:
-            how = " as it is" if plan.raw else ""
-            message = (
-                f"the user-data has {len(user_data.data)} bytes{how}; {plan.provider} takes {plan.user_data_limit}"
-            )
-            packed = "written" if plan.raw else "compressed"
-            ledger = [f"{line.section}: {line.size} bytes, {line.cost} {packed}" for line in user_data.ledger()]
-            hint = "shorten run.command or run.env, or move them to an input"
-            if plan.raw:
-                hint += f"; or leave out --raw: gzipped it has {len(userdata.gzipped(user_data.plain))} bytes"
-            raise BadInput(message, hint=hint, faults=ledger)
+            raise too_large(plan, user_data)
         if use:
             for key, data in user_data.beside.items():
                 self.store.put(key, data)
         return grant, user_data
 
-    def made_to_fit(self, plan: Plan) -> Plan:
-        """Move what costs most from the user-data to the bucket until it fits, or nothing is left to move."""
+    def made_to_fit(self, plan: Plan, *, staged: bool = True) -> Plan:
+        """Move things from the user-data to the bucket until it fits. Raise BadInput, with the ledger, if it can't.
+
+        `staged` says that what is moved will be uploaded.
+        """
+        user_data = self._measured(plan)
+        while not userdata.fits(plan, user_data):
+            found = [(each, self._measured(each)) for each in userdata.moves(plan, user_data, staged=staged)]
+            smallest = min(found, key=lambda each: len(each[1].data), default=None)
+            if smallest is None or len(smallest[1].data) >= len(user_data.data):
+                raise too_large(plan, user_data)
+            plan, user_data = smallest
+        return plan
+
+    def _measured(self, plan: Plan) -> UserData:
+        """The user-data of a plan's last task, the longest to write, as it would be for a fixed job and time.
+
+        So its size doesn't depend on when it is measured: what a dry run says of it holds for the launch, too.
+        """
         task = plan.tasks[-1]
-        while True:
-            fitted = userdata.fit(plan, task, *self._sign(plan, task, plan.created))
-            if fitted == plan:
-                return plan
-            plan = fitted
+        credentials = self.signer.credentials(plan, task)
+        then = dataclasses.replace(
+            plan,
+            job=new_job_id(plan.spec.name, _THEN, "aaaa"),
+            keys=plan.keys._replace(job=new_job_id(plan.spec.name, _THEN, "aaaa")),
+            created=_THEN,
+            deadline=_THEN + _LONG,
+            expires=_THEN + _LONG,
+        )
+        then = dataclasses.replace(
+            then,
+            inputs=tuple(
+                dataclasses.replace(item, key=item.key.replace(plan.keys.root, then.keys.root, 1))
+                for item in plan.inputs
+            ),
+        )
+        return userdata.render(then, task, *self._signed(then, task, _THEN, credentials, {}))
 
     def announce(self, plan: Plan, grant: Grant) -> None:
         """Store the event `launched` with what the VM will use, at the store's address as we see it."""
@@ -92,12 +114,30 @@ class Granter:
         found = self.store.uploads(plan.keys.outputs(task.task, task.attempt)) if keys else {}
         return {key: found.get(key) or self.store.begin_upload(key) for key in keys}
 
-    def _sign(
-        self, plan: Plan, task: TaskPlan, now: datetime, uploads: Mapping[str, str] | None = None
+    def _sign(self, plan: Plan, task: TaskPlan, now: datetime, uploads: Mapping[str, str]) -> tuple[Grant, bytes]:
+        """Sign the grant of a task; and its stub, if it lies apart."""
+        return self._signed(plan, task, now, self.signer.credentials(plan, task), uploads)
+
+    def _signed(
+        self, plan: Plan, task: TaskPlan, now: datetime, credentials: Credentials, uploads: Mapping[str, str]
     ) -> tuple[Grant, bytes]:
-        """Sign the grant of a task, for the bucket's address as the VM will see it; and its stub, if it lies apart."""
+        """Sign for the bucket's address as the VM will see it."""
         seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
-        credentials = self.signer.credentials(plan, task)
         grant = sign_grant(plan, task, credentials=credentials, now=now, bucket=seen, uploads=uploads)
         apart = stub(plan, task, grant, credentials=credentials, now=now, bucket=seen) if plan.apart else b""
         return grant, apart
+
+
+def too_large(plan: Plan, user_data: UserData) -> BadInput:
+    """What is wrong with user-data that doesn't fit, and what takes how much of it."""
+    size, limit = len(user_data.data), plan.user_data_limit
+    hint = "set run.agent to auto; " if plan.spec.run.agent == "inline" else ""
+    hint += "shorten run.command or run.env, or move them to an input"
+    if plan.raw:
+        hint += f"; or leave out --raw: gzipped it has {len(userdata.gzipped(user_data.plain))} bytes"
+    how, packed = (" as it is", "written") if plan.raw else ("", "compressed")
+    ledger = [f"{line.section}: {line.size} bytes, {line.cost} {packed}" for line in user_data.ledger()]
+    room = f" and {userdata.LIMIT_MARGIN} of them are kept free" if size <= limit else ""
+    return BadInput(
+        f"the user-data has {size} bytes{how}; {plan.provider} takes {limit}{room}", hint=hint, faults=ledger
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from agent.grant import VERSION, Grant, Target, dump, timestamp
+from agent.grant import Grant, Target, dump
 from provisioner import slots
-from provisioner.plan import Plan, TaskPlan, iso
+from provisioner.plan import Plan, StagedInput, TaskPlan, iso
 from provisioner.policy import MAX_STATUS_BYTES, Bucket, Credentials, presign_url, sign_post
 
 
@@ -31,11 +32,11 @@ def sign_grant(  # noqa: PLR0913 - what a grant is made of
     """
     seen = bucket or plan.bucket
     reach = plan.reach(credentials.expires, now)
-    inputs = []
-    for item in plan.pulled:
-        url = presign_url("GET", seen, item.key, credentials=credentials, now=now, lifetime=reach)
-        entry = {"path": item.path, "url": url, "size": item.size, "mode": item.mode}
-        inputs.append({**entry, "sha256": item.sha256} if item.sha256 else entry)
+
+    def download(item: StagedInput) -> dict[str, Any]:
+        return _download(item, seen, credentials, now, reach)
+
+    inputs = [{**download(item), "path": item.path, "mode": item.mode} for item in plan.pulled]
     if plan.by_put:
         signing = slots.Signing(seen, credentials, now, plan.expires - now)
         outputs, status = _slots(plan, task, signing, uploads or {})
@@ -46,7 +47,17 @@ def sign_grant(  # noqa: PLR0913 - what a grant is made of
         key = plan.keys.letter(task.task, task.attempt, letter)
         url = presign_url("GET", seen, key, credentials=credentials, now=now, lifetime=reach)
         mailbox = {"url": url, "until": iso(plan.deadline)}
-    return Grant(plan.job, task.task, task.attempt, int(plan.expires.timestamp()), outputs, status, inputs, mailbox)
+    names = plan.job, task.task, task.attempt
+    agent = download(plan.archive) if plan.archive else None
+    return Grant(*names, int(plan.expires.timestamp()), outputs, status, inputs, mailbox, agent)
+
+
+def _download(
+    item: StagedInput, bucket: Bucket, credentials: Credentials, now: datetime, lifetime: timedelta
+) -> dict[str, Any]:
+    """What a VM needs to fetch an object, and to know that it is the right one."""
+    url = presign_url("GET", bucket, item.key, credentials=credentials, now=now, lifetime=lifetime)
+    return {"url": url, "size": item.size, **({"sha256": item.sha256} if item.sha256 else {})}
 
 
 def _policies(
@@ -80,10 +91,9 @@ def large_keys(plan: Plan, task: TaskPlan) -> list[str]:
 def stub(  # noqa: PLR0913 - as for a grant
     plan: Plan, task: TaskPlan, grant: Grant, *, credentials: Credentials, now: datetime, bucket: Bucket
 ) -> bytes:
-    """What the user-data holds instead of a grant that lies apart: where it is, and its sha256 (`agent/apart.py`)."""
+    """What the user-data holds instead of a grant that lies apart (`agent/boot.py`)."""
     data = dump(grant).encode()
     key = plan.keys.grant(task.task, task.attempt)
-    url = presign_url("GET", bucket, key, credentials=credentials, now=now, lifetime=plan.deadline - now)
-    source = {"url": url, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    document = {"version": VERSION, "expires": timestamp(int(plan.deadline.timestamp())), "from": source}
-    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+    whole = StagedInput("the grant", key, "0400", len(data), hashlib.sha256(data).hexdigest())
+    source = _download(whole, bucket, credentials, now, plan.deadline - now)
+    return json.dumps(source, separators=(",", ":"), sort_keys=True).encode()

@@ -152,6 +152,13 @@ RUN: dict[str, Schema] = {
     },
     "timeout": duration("How long the job may run; more than 7d with renew.", 1, LONGEST, default="1h"),
     "grace": duration("How long the job may take to end after SIGTERM.", 0, DAY, default="60s"),
+    "agent": choice(
+        "How `agent push` and the like reach the VM: in the user-data, from the bucket, or auto, as there is room.",
+        "auto",
+        "inline",
+        "bucket",
+        default="auto",
+    ),
 }
 OUTPUT: dict[str, Schema] = {
     "glob": GLOB,

@@ -11,6 +11,7 @@
     PREFIX/JOB/status/TASK/ATTEMPT/log/000001  log segments
     PREFIX/JOB/status/TASK/ATTEMPT/manifest.json
     PREFIX/JOB/out/TASK/ATTEMPT/RELATIVE/PATH  outputs
+    PREFIX/.agent/VERSION-SHA256.tar.bz2       what VMs of any job fetch of the agent
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from typing import NamedTuple
 
 EVENTS = ("launched", "booted", "started", "heartbeat", "interrupted", "succeeded", "failed")
 FINAL_EVENTS = frozenset({"interrupted", "succeeded", "failed"})
+
+
+def agent_root(prefix: str) -> str:
+    """Every archive of the agent in a store is below this. `prefix` is the store's."""
+    return JobKeys(prefix, ".agent").root
 
 
 class JobKeys(NamedTuple):

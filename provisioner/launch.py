@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from agent.grant import Grant, member
-from provisioner import cloudschema, preflight, watch
+from provisioner import agentapp, cloudschema, preflight, watch
 from provisioner import record as records
 from provisioner.errors import Conflict, FreepostError, NoForms, NotFound
 from provisioner.granting import Granter
@@ -63,7 +63,7 @@ class Launcher:
         plan = self._proven(plan)
         self.store.put(mark, json.dumps({"job": plan.job}).encode())
         self._stage(plan)
-        record = self._start(plan, self._recorded(plan), choices)
+        record = self._start(plan, _naming(self._recorded(plan), plan), choices)
         self.store.delete([mark])
         return record
 
@@ -82,7 +82,8 @@ class Launcher:
         plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
         choices, left = self._choices(record.spec), self._left(record, tasks)
         self._prove(plan)
-        return self._start(plan, record, choices, left)
+        self._move(plan)
+        return self._start(plan, _naming(record, plan), choices, left)
 
     def recover(self, record: JobRecord) -> JobRecord:
         """Record what a retry that was cut off had ordered; an order that may be sent again is."""
@@ -105,7 +106,7 @@ class Launcher:
         latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
         return {task: latest[task].place for task in taken & set(latest)}
 
-    def plan(
+    def plan(  # noqa: PLR0913 - what a launch, a retry and a rendering each decide
         self,
         spec: JobSpec,
         *,
@@ -113,11 +114,12 @@ class Launcher:
         attempts: Mapping[str, int] | None = None,
         inputs: Sequence[StagedInput] | None = None,
         raw: bool = False,
+        staged: bool = True,
     ) -> Plan:
-        """Say everything that launching `spec` will do. Nothing is changed anywhere.
+        """Say everything that launching `spec` will do. Nothing is changed anywhere. Raise BadInput if it can't fit.
 
         A new job unless `job` names one, the first attempt of every task unless `attempts` says otherwise. `raw` is for
-        a platform that refuses gzip, with a limit of its own.
+        a platform that refuses gzip, with a limit of its own; not `staged` where nothing will be put into the bucket.
         """
         now = self.clock()
         name = job or new_job_id(spec.name, now, "".join(secrets.choice(_ENTROPY) for _ in range(4)))
@@ -136,7 +138,14 @@ class Launcher:
             inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
             groups=getattr(self.provider, "groups", False),
         )
-        return self._granter.made_to_fit(plan)
+        return self._granter.made_to_fit(plan, staged=staged)
+
+    def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
+        """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
+        grant, user_data = self.render(plan, plan.tasks[0])
+        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
+        cloudschema.require(user_data.plain, self.report, quiet=self.provider.name == "local")
+        return grant, user_data
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
         """Sign the grant of a task and render its user-data, as `Granter.render` does."""
@@ -187,10 +196,7 @@ class Launcher:
 
     def _prove(self, plan: Plan) -> None:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
-        grant, user_data = self.render(plan, plan.tasks[0])
-        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
-        cloudschema.require(user_data.plain, self.report, quiet=self.provider.name == "local")
-        first = member(grant, 0)
+        first = member(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
         preflight.kept(self.store, first.status.prefix + "launched")
 
@@ -205,6 +211,12 @@ class Launcher:
                 self.report(
                     Event("staged", f"staged {item.path} ({item.size} bytes)", {"path": item.path, "size": item.size})
                 )
+        self._move(plan)
+
+    def _move(self, plan: Plan) -> None:
+        """Put into the bucket what had no room in the user-data."""
+        if plan.archive:  # written anew by each launch: whatever became of it meanwhile, it is right now, and young
+            self.store.put(plan.archive.key, agentapp.rest(), content_type="application/octet-stream")
         for spilled in plan.spilled:
             self.store.put(plan.spill_entry(spilled).key, spilled.content, content_type="application/octet-stream")
             self.report(
@@ -220,6 +232,7 @@ class Launcher:
             options = {**plan.spec.vm.options, **getattr(self.provider, "pinned", {})}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
             record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.ends, plan.inputs)
+            record = _naming(record, plan)
             self.store.put(plan.keys.record, records.dump(record))
             return record
 
@@ -311,6 +324,12 @@ class Launcher:
         now = self.clock()
         signing_ends = self.signer.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
         return plan.later(now - plan.created, signing_ends)
+
+
+def _naming(record: JobRecord, plan: Plan) -> JobRecord:
+    """The record that names the archive of the agent that a plan's VMs fetch, so that `gc` keeps it."""
+    more = (plan.archive.key,) if plan.archive else ()
+    return dataclasses.replace(record, agents=tuple(dict.fromkeys((*record.agents, *more))))
 
 
 def _next(record: JobRecord, posted: watch.TaskStatus) -> int:

@@ -165,14 +165,14 @@ class Signer:
             signing = slots.Signing(self.bucket, self.credentials, self.now, self.expires - self.now)
             wanted = signing.target(prefix, [encode_name(name) for name in names], most=max_bytes)
             manifest = signing.target(prefix + STATUS_FOLDER, ["manifest.json"])
-            return Grant(job, "0", 1, int(self.expires.timestamp()), wanted, manifest, [], None)
+            return Grant(job, "0", 1, int(self.expires.timestamp()), wanted, manifest, [], None, None)
         outputs, status = (
             sign_prefix(
                 self.bucket, where, credentials=self.credentials, now=self.now, expires=self.expires, max_bytes=limit
             )
             for where, limit in ((prefix, max_bytes), (prefix + STATUS_FOLDER, MAX_STATUS_BYTES))
         )
-        return Grant(job, "0", 1, int(self.expires.timestamp()), outputs, status, [], None)
+        return Grant(job, "0", 1, int(self.expires.timestamp()), outputs, status, [], None, None)
 
     def _presign(self, method: str, key: str, **signed: Mapping[str, str]) -> str:
         return presign_url(

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from agent import __version__
 from agent.grant import members
-from provisioner import slots, units
+from provisioner import agentapp, slots, units
 from provisioner.errors import BadInput
-from provisioner.keys import JobKeys
+from provisioner.keys import JobKeys, agent_root
 from provisioner.policy import MAX_LIFETIME, MAX_STATUS_BYTES, Bucket, policy_document
 from provisioner.spec import FileSpec, JobSpec
 
@@ -70,6 +71,8 @@ class StagedInput:
 class Plan:
     """A launch. Times are UTC; prefixes come from `keys`.
 
+    `agent` says how what isn't the agent's core reaches the VM: ``inline``, all of it in the user-data; ``bucket``;
+    or where that can't be used ``called``, what the job's keys and `agent push` need, and ``needed``, the former alone.
     `apart` says that the grants lie in the bucket, and the user-data only tells where; `raw`, that it goes to the VM
     as it is and not gzipped.
     """
@@ -87,6 +90,7 @@ class Plan:
     group_size: int = 1
     inputs: tuple[StagedInput, ...] = ()
     spilled: tuple[FileSpec, ...] = ()
+    agent: str = "inline"
     apart: bool = False
     raw: bool = False
 
@@ -128,6 +132,27 @@ class Plan:
         """Where a spilled file lies: by its hash, so that every attempt finds the same bytes."""
         digest = hashlib.sha256(file.content).hexdigest()
         return StagedInput(file.path, self.keys.input(f".files/{digest}"), file.mode, len(file.content), digest)
+
+    @property
+    def archive(self) -> StagedInput | None:
+        """What the VM fetches of the agent: one object of the store, whatever job it is for."""
+        if self.agent != "bucket":
+            return None
+        data = agentapp.rest()
+        digest = hashlib.sha256(data).hexdigest()
+        key = f"{agent_root(self.keys.prefix)}{__version__}-{digest}.tar.bz2"
+        return StagedInput("the agent", key, "0400", len(data), digest)
+
+    @property
+    def agent_text(self) -> str:
+        """Where the agent comes from, for people."""
+        if self.archive:
+            return f"its core in the user-data, the rest ({self.archive.size} bytes) from {self.archive.key}"
+        return {
+            "inline": "all of it in the user-data",
+            "called": "in the user-data, with what this job's keys and `agent push` need",
+            "needed": "in the user-data, with what this job's keys need; without `agent push`",
+        }[self.agent]
 
     def task(self, name: str | None) -> TaskPlan:
         """One task by name, the first if None. Raise BadInput for one that isn't there."""
@@ -176,6 +201,11 @@ class Plan:
             "deadline": iso(self.deadline),
             "expires": iso(self.expires),
             **({"renewed_until": iso(self.deadline)} if self.spec.renew else {}),
+            "agent": {
+                "from": "bucket" if self.archive else "user-data",
+                "parts": self.agent,
+                **({"key": self.archive.key, "size": self.archive.size} if self.archive else {}),
+            },
             "inputs": [
                 {"path": item.path, "key": item.key, "size": item.size, "sha256": item.sha256} for item in self.pulled
             ],
@@ -202,6 +232,7 @@ def show(plan: Plan) -> str:
         ),
         f"policies  until {iso(plan.expires)}"
         + f", renewed until {iso(plan.deadline)} while `provision watch` or `extend` does so" * bool(spec.renew),
+        f"agent     {plan.agent_text}",
         f"runs      {' '.join(spec.run.command)}",
         *(f"carries   {item.path} ({len(item.content)} bytes)" for item in plan.carried),
         *(f"pulls     {item.path} ({item.size} bytes) from {item.key}" for item in plan.pulled),
@@ -312,6 +343,7 @@ def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
         tasks=task_plans(job, chosen, GROUP_SIZE if grouped else 1),
         group_size=GROUP_SIZE if grouped else 1,
         inputs=tuple(inputs),
+        agent="bucket" if spec.run.agent == "bucket" else "inline",
         raw=raw,
     )
 

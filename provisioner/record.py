@@ -25,7 +25,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One job. `launched` turns true when every task of the first attempt has its VM."""
+    """One job. `launched` turns true when every task of the first attempt has its VM.
+
+    `agents` are the keys of the archives that its VMs may fetch: while a record names one, it is kept.
+    """
 
     job: str
     spec: JobSpec
@@ -37,6 +40,7 @@ class JobRecord:
     instances: tuple[Instance, ...] = ()
     launched: bool = False
     attempts: Mapping[str, int] = field(default_factory=dict)
+    agents: tuple[str, ...] = ()
 
     def with_instances(self, more: Sequence[Instance]) -> JobRecord:
         """The record with these instances added; one that is there already stays once."""
@@ -67,6 +71,7 @@ def dump(record: JobRecord) -> bytes:
         "attempts": dict(record.attempts),
         "instances": [dataclasses.asdict(item) for item in record.instances],
         "inputs": [dataclasses.asdict(item) for item in record.inputs],
+        "agents": list(record.agents),
         "spec": spec,
     }
     return json.dumps(document, indent=1, sort_keys=True).encode()
@@ -74,9 +79,10 @@ def dump(record: JobRecord) -> bytes:
 
 def digest(spec: JobSpec, provider: str) -> str:
     """A hash of everything the operator wrote: two launches with the same one are the same launch."""
-    return hashlib.sha256(
-        json.dumps([provider, dataclasses.asdict(spec)], sort_keys=True, default=_plain).encode()
-    ).hexdigest()
+    written = dataclasses.asdict(spec)
+    if spec.run.agent == "auto":  # as before there was a choice: a launch that was cut off then is still found
+        del written["run"]["agent"]
+    return hashlib.sha256(json.dumps([provider, written], sort_keys=True, default=_plain).encode()).hexdigest()
 
 
 def _plain(value: object) -> str:
@@ -101,6 +107,7 @@ def parse(data: bytes, where: str) -> JobRecord:
             instances=tuple(Instance(**item) for item in raw["instances"]),
             launched=raw["launched"],
             attempts=raw["attempts"],
+            agents=tuple(map(str, raw.get("agents", ()))),
         )
     except (ValueError, KeyError, TypeError) as error:
         message = f"{where} is not a job record: {type(error).__name__}"

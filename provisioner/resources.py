@@ -33,3 +33,11 @@ def agent_sources() -> dict[str, bytes]:
         raise MissingDependency("the package `agent` is missing", hint="install freepost again")
     root = Path(spec.origin).resolve().parent
     return {f"agent/{path.relative_to(root).as_posix()}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
+
+
+def built_agent(name: str) -> bytes | None:
+    """Return one of the archives that were made when the wheel was built; None in a checkout, which has none."""
+    try:
+        return (_HERE / "agent" / name).read_bytes()
+    except FileNotFoundError:
+        return None

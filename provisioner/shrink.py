@@ -17,33 +17,32 @@ import python_minifier
 
 def shrink(sources: Mapping[str, str]) -> dict[str, str]:
     """Shrink a whole program, its sources by name. It starts with what it does at import, or with a `main`."""
-    kept = shake(sources)
-    trees = {name: ast.parse(source) for name, source in kept.items()}
+    trees = {name: ast.parse(source) for name, source in shake(sources).items()}
     positional = Positional(list(trees.values()))
     return {name: minify(ast.unparse(positional.visit(tree))) for name, tree in trees.items()}
 
 
 def shake(sources: Mapping[str, str]) -> dict[str, str]:
     """Drop every top-level function that nothing else in `sources` names: what only the operator's side calls."""
-    kept = dict(sources)
+    trees = {name: ast.parse(source) for name, source in sources.items()}
+    named = sum((_names(tree) for tree in trees.values()), Counter[str]())
+    functions = [
+        (name, node, _names(node))
+        for name, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    lines = {name: source.splitlines(keepends=True) for name, source in sources.items()}
     while True:
-        named: Counter[str] = Counter()
-        functions = []
-        for name, source in kept.items():
-            tree = ast.parse(source)
-            named.update(_names(tree))
-            functions += [(name, node) for node in tree.body if isinstance(node, ast.FunctionDef)]
-        unused = [
-            (name, node)
-            for name, node in functions
-            if named[node.name] == _names(node)[node.name] and node.name != "main"
-        ]
-        if not unused:
-            return kept
-        name, node = unused[0]
-        lines = kept[name].splitlines(keepends=True)
-        del lines[node.lineno - 1 : node.end_lineno]
-        kept[name] = "".join(lines)
+        alone = (each for each in functions if named[each[1].name] == each[2][each[1].name] and each[1].name != "main")
+        unused = next(alone, None)
+        if unused is None:
+            return {name: "".join(kept) for name, kept in lines.items()}
+        functions.remove(unused)
+        name, node, uses = unused
+        named -= uses
+        for number in range(node.lineno - 1, node.end_lineno or node.lineno):
+            lines[name][number] = ""
 
 
 def _names(tree: ast.AST) -> Counter[str]:

@@ -117,7 +117,8 @@ def reads(plan: Plan, task: TaskPlan) -> list[str]:
     mail = [f"{literal(plan.keys.mail(task.task, task.attempt))}*"] if plan.spec.renew else []
     keys += map(literal, large_keys(plan, task))
     inputs = [f"{literal(own)}*"] if any(item.key.startswith(own) for item in plan.pulled) else []
-    return [*apart, *mail, *inputs, *dict.fromkeys(keys)]
+    agent = [literal(plan.archive.key)] if plan.archive else []
+    return [*apart, *agent, *mail, *inputs, *dict.fromkeys(keys)]
 
 
 def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[str], *, parts: bool = False) -> str:

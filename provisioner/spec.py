@@ -84,7 +84,10 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """The work. `timeout` and `grace` are seconds; a `user` of None is the agent's own, root."""
+    """The work. `timeout` and `grace` are seconds; a `user` of None is the agent's own, root.
+
+    `agent` is how what isn't the agent's core reaches the VM: inline, bucket, or auto: inline where it has room.
+    """
 
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # people put secrets here
@@ -92,6 +95,7 @@ class RunSpec:
     user: str | None = "job"
     timeout: int = 3600
     grace: int = 60
+    agent: str = "auto"
 
 
 @dataclass(frozen=True)

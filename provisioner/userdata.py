@@ -25,12 +25,13 @@ from provisioner.resources import templates
 
 RUN_DIR = "/run/freepost"
 GRANT_PATH = f"{RUN_DIR}/grant.json"
+GRANT_FROM_PATH = f"{GRANT_PATH}.from"  # in its place, of a grant that lies apart
 TASK_PATH = f"{RUN_DIR}/task.json"
 AGENT_PATH = "/usr/local/lib/freepost/agent.tar.bz2"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"
-LIMIT_MARGIN = 64  # bytes by which the user-data of one task may differ from another's
+LIMIT_MARGIN = 64  # bytes by which the user-data of one task, or launch, may differ from another's
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def explain(user_data: UserData, limit: int) -> str:
 
 def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> UserData:
     """Render the user-data of one task. `stub` is what it holds of a grant that lies apart."""
-    files = boot_files(plan, task, stub or grants.dump(grant).encode())
+    files = boot_files(plan, task, grants.dump(grant).encode(), stub)
     beside = {plan.keys.grant(task.task, task.attempt): grants.dump(grant).encode()} if stub else {}
     plain = (
         _environment()
@@ -105,8 +106,9 @@ def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -
     return UserData(plain, plain if plan.raw else gzipped(plain), files, beside)
 
 
-def boot_files(plan: Plan, task: TaskPlan, grant: bytes) -> tuple[BootFile, ...]:
+def boot_files(plan: Plan, task: TaskPlan, grant: bytes, stub: bytes = b"") -> tuple[BootFile, ...]:
     """Return every file the VM gets, the secret ones first."""
+    parts, more = agent_parts(plan, task)
     run = plan.spec.run
     unit = (
         _environment()
@@ -118,13 +120,13 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes) -> tuple[BootFile, ...]
         )
     )
     return (
-        BootFile("grant", GRANT_PATH, "0400", grant),
+        BootFile("grant", GRANT_FROM_PATH if stub else GRANT_PATH, "0400", stub or grant),
         BootFile("task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
         *(
             BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
             for item in plan.carried
         ),
-        BootFile("agent", AGENT_PATH, "0644", agentapp.packed(modules(plan, task))),
+        BootFile("agent", AGENT_PATH, "0644", agentapp.packed(parts, more=more)),
         BootFile("launcher", LAUNCHER_PATH, "0755", _bare((templates() / "agent.sh").read_text())),
         BootFile("unit", UNIT_PATH, "0644", _bare(unit)),
     )
@@ -135,8 +137,14 @@ def _bare(text: str) -> bytes:
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("# ")).encode()
 
 
-def modules(plan: Plan, task: TaskPlan) -> frozenset[str]:
-    """The parts of the agent that this job needs beyond running and pushing outputs: the others stay at home."""
+def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
+    """The modules of the agent that travel in the user-data besides its core, and whether more follow from the bucket.
+
+    What a job may call is no matter of its text: any script may call `agent`, by any name. So that is all or, where
+    there is no room and nothing can be put into the bucket, what `Plan.agent` says.
+    """
+    if plan.agent == "inline":
+        return agentapp.whole(), False
     spec = plan.spec
     needed: set[str] = set()
     if plan.bucket.url.startswith("https:"):
@@ -145,23 +153,24 @@ def modules(plan: Plan, task: TaskPlan) -> frozenset[str]:
         needed.update(agentapp.FOR_INPUTS)
     if plan.by_put:
         needed.update(agentapp.FOR_PUTS)
-    if plan.apart:
-        needed.update(agentapp.FOR_APART)
-    if plan.spec.renew:
-        needed.update(agentapp.FOR_RENEWAL)
-    if len(task.members) > 1:
+    if task.grouped:
         needed.update(agentapp.FOR_GROUPS)
-    if "spot" in spec.vm.options.get("market", ()):
+    if plan.agent == "bucket":
+        return frozenset(needed), True
+    if spec.renew:
+        needed.update(agentapp.FOR_RENEWAL)
+    if _spot(plan):
         needed.update(agentapp.FOR_SPOT)
     if any(item.bundle for item in spec.outputs):
         needed.update(agentapp.FOR_BUNDLES)
-    texts = [*(item.content for item in spec.run.files), " ".join(spec.run.command).encode()]
-    if any(b"agent" in text for text in texts) or spec.run.user == "root":
+    if plan.agent == "called":
         reads_grant = spec.run.user in {None, "root"} or plan.provider == "local"  # where the job runs as the operator
-        needed.update(agentapp.FOR_SCRIPTS if reads_grant else agentapp.FOR_USERS)
-    if any(b"--bundle" in text for text in texts):
-        needed.update(agentapp.FOR_BUNDLES)
-    return frozenset(needed)
+        needed.update(agentapp.FOR_ROOT if reads_grant else agentapp.FOR_USERS)
+    return frozenset(needed), False
+
+
+def _spot(plan: Plan) -> bool:
+    return "spot" in plan.spec.vm.options.get("market", ())
 
 
 def task_document(plan: Plan) -> dict[str, object]:
@@ -177,6 +186,7 @@ def task_document(plan: Plan) -> dict[str, object]:
         "workdir": WORKDIR,
         "outputs": [{"glob": item.glob, "bundle": item.bundle} for item in spec.outputs],
         "checkpoint": {"globs": marked, "every": spec.checkpoint} if spec.checkpoint else None,
+        **({"spot": True} if _spot(plan) else {}),
     }
 
 
@@ -239,18 +249,23 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def fit(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> Plan:
-    """Spill what costs most to the bucket if the user-data is too large; the same plan if it fits.
+def fits(plan: Plan, user_data: UserData) -> bool:
+    """Whether the user-data of every task and launch of a plan is within the limit, by that of one."""
+    return len(user_data.data) <= plan.user_data_limit - LIMIT_MARGIN
 
-    That is one of the job's files or, where it is made of many PUTs, the grant itself. Called again with a new grant
-    (each spilled file adds a presigned GET to it) until nothing changes.
+
+def moves(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
+    """The plans with less in their user-data that come next; none when nothing is left to leave out.
+
+    First it is what the agent can do without that goes to the bucket or, unless something is `staged` there, stays at
+    home; then one of the job's files, the one that costs most, or the grant itself, whichever saves more.
     """
-    if len(render(plan, task, grant, stub).data) <= plan.user_data_limit - LIMIT_MARGIN:
-        return plan
-    costs = {item.path: len(written(item.content) if plan.raw else gzipped(item.content)) for item in plan.carried}
-    if plan.by_put and not plan.apart and len(gzipped(grants.dump(grant).encode())) > max(costs.values(), default=0):
-        return dataclasses.replace(plan, apart=True)
-    if not costs:
-        return plan
-    costliest = max(plan.carried, key=lambda item: costs[item.path])
-    return dataclasses.replace(plan, spilled=(*plan.spilled, costliest))
+    smaller = {"inline": "bucket"} if staged else {"inline": "called", "called": "needed"}
+    if plan.spec.run.agent == "auto" and plan.agent in smaller:
+        return [dataclasses.replace(plan, agent=smaller[plan.agent])]
+    pack = (lambda content: written(content).encode()) if user_data.data == user_data.plain else gzipped
+    found = [] if plan.apart else [dataclasses.replace(plan, apart=True)]
+    if plan.carried:
+        costliest = max(plan.carried, key=lambda item: len(pack(item.content)))
+        found.append(dataclasses.replace(plan, spilled=(*plan.spilled, costliest)))
+    return found

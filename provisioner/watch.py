@@ -25,6 +25,7 @@ AGAIN = (
     timedelta(seconds=30),
     timedelta(minutes=10),
 )  # until a retry that found no room is tried again: at first, at most
+_WARNING = 300  # characters of what a VM says it had to do without
 NAMED = 10  # tasks in one message
 LOST = "lost"
 WAITING = "waiting"
@@ -221,6 +222,8 @@ def _said(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, Any]:
     """What is known of a task's end beyond its event."""
     last = final_event(store, record, item)
     found: dict[str, Any] = {name: last[name] for name in ("exit_code", "reason", "upload") if name in last}
+    if isinstance(last.get("warning"), str):
+        found["warning"] = "".join(filter(str.isprintable, last["warning"]))[:_WARNING]
     return {**found, "reason": item.reason} if item.reason else found
 
 
@@ -241,13 +244,17 @@ def _attempts(record: JobRecord) -> set[tuple[str, int]]:
 
 
 def _because(last: Mapping[str, Any]) -> str:
-    """Why a task ended badly. An exit code below zero is the signal that ended the job, as subprocess has it."""
+    """Why a task ended badly, and what its VM had to do without.
+
+    An exit code below zero is the signal that ended the job, as subprocess has it.
+    """
     code = last.get("exit_code") or 0
+    warning = f" (warning: {last['warning']})" if last.get("warning") else ""
     if last.get("reason"):
-        return f": {last['reason']}"
+        return f": {last['reason']}{warning}"
     if code < 0:
-        return f": the job was ended by signal {-code}"
-    return f": the job ended with exit code {code}" if code else ""
+        return f": the job was ended by signal {-code}{warning}"
+    return (f": the job ended with exit code {code}" if code else "") + warning
 
 
 def require_success(record: JobRecord, found: Sequence[TaskStatus]) -> None:

@@ -115,7 +115,9 @@ class Desk:
             return sign_post(self.bucket, bound, document, credentials=credentials, now=now)
 
         own = min(MAX_STATUS_BYTES, allowance.max_bytes)
-        made = Grant(job, task, attempt, int(until.timestamp()), target(outputs, limit), target(status, own), [], None)
+        made = Grant(
+            job, task, attempt, int(until.timestamp()), target(outputs, limit), target(status, own), [], None, None
+        )
         return made, self._signed({}, "grant", (outputs, status), until)
 
     def _layout(self, allowance: Allowance, prefix: str | None) -> tuple[str, str, int, str, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from agent.grant import Grant, dump
 from provisioner import agentapp
 from provisioner.policy import policy_document, sign_post, sign_prefix
+from provisioner.userdata import AGENT_PATH, LAUNCHER_PATH
 from tests.bench.stores import Absent, Store
 from tests.bench.works import Work
 
@@ -97,7 +98,7 @@ def agent(upload: Upload, *options: str) -> Command:
         )
         for part in ("out/", "status/")
     ]
-    grant.write_text(dump(Grant("bench", "0", 1, int(expires.timestamp()), *targets, [], None)))
+    grant.write_text(dump(Grant("bench", "0", 1, int(expires.timestamp()), *targets, [], None, None)))
     grant.chmod(0o400)
     argv = [installed(), "push", "--grant", grant, "--base", upload.folder, *options, upload.folder]
     return Command(argv, {})
@@ -108,13 +109,12 @@ def installed() -> Path:
     """Install the agent as a VM has it, packed and with its launcher, let it unpack itself, and return the launcher."""
     folder = Path(tempfile.mkdtemp(prefix="freepost-bench-"))
     atexit.register(shutil.rmtree, folder)
-    archive, launcher = folder / "lib/freepost/agent.tar.bz2", folder / "bin/agent"
+    archive, launcher = (folder / path.lstrip("/") for path in (AGENT_PATH, LAUNCHER_PATH))
     for path in (archive, launcher):
         path.parent.mkdir(parents=True)
-    archive.write_bytes(agentapp.packed(frozenset((*agentapp.FOR_BUNDLES, *agentapp.FOR_SCRIPTS))))
-    text = (ROOT / "templates/agent.sh").read_text()
-    text = text.replace("/run/freepost-agent", str(folder / "run")).replace("python3", system_python())
-    launcher.write_text(text)
+    (folder / "run").mkdir()
+    archive.write_bytes(agentapp.packed(agentapp.whole()))
+    launcher.write_text((ROOT / "templates/agent.sh").read_text().replace("python3", system_python()))
     launcher.chmod(0o755)
     subprocess.run([launcher, "--help"], check=True, stdout=subprocess.DEVNULL)
     return launcher

@@ -3,11 +3,11 @@
 import contextlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from agent.check import presigned
-from agent.grant import parse
 from agent.post import Failed, Sender
 from provisioner import cli, embedded, slots
 from provisioner.spec import StoreSpec
@@ -152,9 +152,10 @@ def test_a_long_log_keeps_its_beginning_and_its_end(job, running, capfd, monkeyp
     assert stored + left_out == 1_500_000 * len("line 00000001 of a long log\n")
 
 
-def test_a_grant_in_the_bucket_is_pinned(job, running, capfd, tmp_path):
+def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
-    from agent.apart import fetch_grant
+    from agent.boot import boot
+    from agent.command import Bad
     from provisioner import session
 
     outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
@@ -166,20 +167,18 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, capfd, tmp_path):
     grant, made = launcher.render(plan, plan.tasks[0], use=True)
     assert len(made.data) <= plan.user_data_limit
     path = tmp_path / "grant.json"
-    stub = next(file.content for file in made.files if file.section == "grant")
-    assert b"slots" not in stub
-    path.write_bytes(stub)
-    fetch_grant(str(path))
-    assert parse(path.read_bytes()).outputs == grant.outputs
-    fetch_grant(str(path))  # a second boot finds the grant itself
+    stub = next(file for file in made.files if file.section == "grant")
+    assert b"slots" not in stub.content
+    path.with_name(Path(stub.path).name).write_bytes(stub.content)
+    monkeypatch.setenv("FREEPOST_GRANT", str(path))
+    assert boot()[0].outputs == grant.outputs
     ((key, data),) = made.beside.items()
     opened.store.put(key, data.replace(b'"task"', b'"tusk"'))
+    assert boot()[0].outputs == grant.outputs  # a second boot finds the grant itself
     path.unlink()
-    path.write_bytes(stub)
-    with pytest.raises(SystemExit) as ended:
-        fetch_grant(str(path))
-    assert ended.value.code == 8
-    assert "is not the one that this VM was launched with" in capfd.readouterr().err
+    with pytest.raises(Bad, match="is not what this VM was launched with") as ended:
+        boot()
+    assert ended.value.args[1] == 8
     for key, upload in opened.store.uploads("").items():
         opened.store.abort_upload(key, upload)
 

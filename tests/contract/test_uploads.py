@@ -67,7 +67,7 @@ class Way:
                 sign_prefix(place, prefix, credentials=who, now=now, expires=now + life, max_bytes=5 << 30)
                 for prefix in (OUT, STATUS)
             )
-        return Grant("hello-7f3k", "0", 1, int((now + life).timestamp()), outputs, status, [], None)
+        return Grant("hello-7f3k", "0", 1, int((now + life).timestamp()), outputs, status, [], None, None)
 
     def options(self, names=(), large=(), change=lambda grant: grant, **more):
         """What a push is told of where to upload: a grant's file, or a service and a token's file."""

@@ -42,12 +42,12 @@ def test_a_task_gets_one_vm_that_ends_itself(bench, document, parse, cloud, ec2)
         assert marked[requests.EXPIRES].endswith("Z")
 
 
-@pytest.mark.parametrize(("market", "packed"), [("on-demand", False), ("spot", True), (["on-demand", "spot"], True)])
-def test_what_heeds_a_notice_travels_with_spot_vms_alone(document, parse, bench, market, packed):
-    """The agent's spot module is packed where a VM may be a spot one, and costs no other VM a byte."""
+@pytest.mark.parametrize(("market", "heeds"), [("on-demand", None), ("spot", True), (["on-demand", "spot"], True)])
+def test_spot_vms_alone_are_told_to_heed_a_notice(document, parse, bench, market, heeds):
+    """The task of a VM that may be a spot one says so, and that of no other."""
     document["vm"]["market"] = market
     plan = bench(document).launcher.plan(parse(document))
-    assert ("spot" in userdata.modules(plan, plan.tasks[0])) is packed
+    assert userdata.task_document(plan).get("spot") is heeds
 
 
 @pytest.mark.e2e

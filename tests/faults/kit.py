@@ -51,7 +51,7 @@ def real_grant(client, bucket, *, job="job", sums=True, low=0, high=5 << 30, exp
         del fields["key"]
         policy = base64.b64decode(fields.pop("policy")).decode()
         targets.append(Target(post["url"], prefix, policy, fields))
-    return Grant(job, "0", 1, int(time.time() + expires), *targets, list(inputs), None)
+    return Grant(job, "0", 1, int(time.time() + expires), *targets, list(inputs), None, None)
 
 
 def fake_grant(url, *, sums=True, high=5 << 30, expires=3600, inputs=()):
@@ -66,7 +66,7 @@ def fake_grant(url, *, sums=True, high=5 << 30, expires=3600, inputs=()):
         policy = json.dumps({"expiration": "2099-01-01T00:00:00Z", "conditions": conditions})
         fields = {"x-amz-signature": SECRETS[0], "x-amz-security-token": SECRETS[1]}
         targets.append(Target(url, prefix, policy, fields))
-    return Grant("job", "0", 1, int(time.time() + expires), *targets, list(inputs), None)
+    return Grant("job", "0", 1, int(time.time() + expires), *targets, list(inputs), None, None)
 
 
 def write_grant(folder, grant):

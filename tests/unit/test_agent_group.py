@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from agent import grant as grants
-from agent import group
+from agent import imds
+from agent.boot import boot
+from agent.command import Bad
 from agent.grant import Grant, Target
 from tests.metadata import metadata
 
@@ -16,66 +18,65 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def cloud():
+def cloud(monkeypatch):
     """A metadata service that says index 2."""
     with metadata({"ami-launch-index": "2"}) as server:
+        monkeypatch.setattr(imds, "HOST", server.host)
         yield server
 
 
-def shared(tmp_path):
-    """The grant of a group of tasks 8 to 11, in a file."""
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """The grant of a group of tasks 8 to 11, in the file that the agent reads."""
     outputs = Target("http://127.0.0.1/b/", "p/j/out/{task}/1/", POLICY, {})
     status = Target("http://127.0.0.1/b/", "p/j/status/{task}/1/", POLICY, {})
     path = tmp_path / "grant.json"
-    path.write_text(grants.dump(Grant("j", "8-11", 1, 1795467600, outputs, status, [], None)))
+    path.write_text(grants.dump(Grant("j", "8-11", 1, 1795467600, outputs, status, [], None, None)))
+    monkeypatch.setenv("FREEPOST_GRANT", str(path))
     return path
 
 
-def test_the_grant_becomes_the_members_own(cloud, tmp_path):
+def test_the_grant_becomes_the_members_own(cloud, shared):
     """The third VM of tasks 8 to 11 is task 10; its grant says so from then on, and is closed to others."""
-    path = shared(tmp_path)
-    group.join(str(path), cloud.host)
-    mine = grants.parse(path.read_text())
+    mine = boot()[0]
     assert (mine.task, mine.outputs.prefix, mine.status.prefix) == ("10", "p/j/out/10/1/", "p/j/status/10/1/")
-    assert path.stat().st_mode & 0o777 == 0o400
+    assert grants.parse(shared.read_text()) == mine
+    assert shared.stat().st_mode & 0o777 == 0o400
     cloud.said["ami-launch-index"] = "3"
-    group.join(str(path), cloud.host)
-    assert grants.parse(path.read_text()).task == "10"
+    assert boot()[0].task == "10"
 
 
 @pytest.mark.parametrize("index", ["4", "-1", "nonsense", "", "²", None])
-def test_without_an_index_nothing_is_guessed(cloud, tmp_path, capsys, index):
+def test_without_an_index_nothing_is_guessed(cloud, shared, capsys, index):
     """An index that the group doesn't have, or none, leaves the grant as it was: one sentence, and exit code 3."""
-    path = shared(tmp_path)
-    before = path.read_bytes()
+    before = shared.read_bytes()
     cloud.said["ami-launch-index"] = index
     with pytest.raises(SystemExit) as end:
-        group.join(str(path), cloud.host)
+        boot()
     assert end.value.code == 3
-    assert path.read_bytes() == before
+    assert shared.read_bytes() == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("agent: which task is this VM's? its launch index is ")
     assert line.endswith("the tasks are 8-11")
 
 
 @pytest.mark.parametrize("kind", ["broken", "absent"])
-def test_without_a_metadata_service_it_ends_with_a_sentence(cloud, tmp_path, kind):
+def test_without_a_metadata_service_it_ends_with_a_sentence(cloud, shared, kind):
     """As the VM runs it: a service that fails, or none at all, is one line on the journal, and exit code 3."""
     cloud.broken = True
     host = cloud.host if kind == "broken" else "127.0.0.1:1"
-    path = shared(tmp_path)
-    before = path.read_bytes()
-    program = f"from agent import group; group.TRIES = 2; group.join({str(path)!r}, {host!r})"
+    before = shared.read_bytes()
+    program = f"from agent import boot, group, imds; group.TRIES = 2; imds.HOST = {host!r}; boot.boot()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert line.startswith("agent: which task is this VM's? the metadata service can't be reached: ")
-    assert path.read_bytes() == before
+    assert shared.read_bytes() == before
 
 
-def test_a_grant_that_can_not_be_read_is_left_to_run(tmp_path):
-    """What is wrong with the grant is told once, by `agent run` itself."""
-    path = tmp_path / "grant.json"
-    path.write_text("{}")
-    group.join(str(path), "127.0.0.1:1")
-    assert path.read_text() == "{}"
+def test_a_grant_that_can_not_be_read_is_no_group(shared):
+    """What is wrong with the grant is told before anybody is asked for an index."""
+    shared.write_text("{}")
+    with pytest.raises(Bad, match="version"):
+        boot()
+    assert shared.read_text() == "{}"

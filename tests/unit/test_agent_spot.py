@@ -1,13 +1,11 @@
 """A spot VM whose end is near: what it has is stored in time, and its job is told to be interrupted."""
 
 import http.client
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from contextlib import contextmanager
@@ -18,14 +16,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from agent.grant import timestamp
-from provisioner.agentapp import FOR_SPOT, agent_tar
+from provisioner import agentapp
 from tests.faults.kit import reader, real_grant, write_grant
 from tests.interpreters import AGENT_PYTHONS
 from tests.metadata import metadata
+from tests.packed import unpack
 
 ROOT = Path(__file__).parents[2]
 RUN = (
-    "from agent import imds, spot; imds.HOST = {host!r}; spot.EVERY = {every}; spot.RESERVE = {reserve}; spot.attach();"
+    "from agent import imds, spot; imds.HOST = {host!r}; spot.EVERY = {every}; spot.RESERVE = {reserve};"
     "from agent.command import main; raise SystemExit(main(['run']))"
 )
 
@@ -57,6 +56,7 @@ class Vm:
             "workdir": str(self.folder / "work"),
             "outputs": [{"glob": "out*", "bundle": False}],
             "checkpoint": None,
+            "spot": True,
             **more,
         }
         path = write_grant(self.folder, self.grant)
@@ -170,10 +170,7 @@ def test_what_there_is_is_stored_in_time(cloud, vm):
 def test_the_packed_agent_heeds_the_notice(cloud, vm, tmp_path, python):
     """What travels in the user-data does the same, on each Python that a VM may have."""
     assert python, "this Python was asked for and is not here"
-    with tarfile.open(fileobj=io.BytesIO(agent_tar(frozenset(FOR_SPOT)))) as archive:
-        archive.extractall(tmp_path / "app")
-    vm.source = tmp_path / "app"
-    assert "from agent.spot import attach" in (vm.source / "__main__.py").read_text()
+    vm.source = unpack(agentapp.packed(agentapp.whole()), tmp_path / "app")
     vm.run(cloud.host, "echo 1 > out1; exec sleep 60", python=python)
     vm.until("started")
     notice(cloud, 30)

@@ -1,9 +1,8 @@
-"""The archive that every VM gets."""
+"""The archives that VMs get of the agent."""
 
 import ast
 import bz2
 import io
-import itertools
 import os
 import subprocess
 import sys
@@ -13,23 +12,30 @@ from pathlib import Path
 import pytest
 
 from provisioner import agentapp
-from provisioner.agentapp import agent_tar
 from provisioner.resources import agent_sources
 from provisioner.shrink import minify, shake, shrink
 from tests.faults.kit import gather, reader, real_grant, write_grant
 from tests.interpreters import AGENT_PYTHONS
+from tests.packed import unpack
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = (agentapp.FOR_BUNDLES, agentapp.FOR_INPUTS, agentapp.FOR_SCRIPTS, agentapp.FOR_TLS, agentapp.FOR_USERS)
-EVERY = frozenset(itertools.chain(*EXTRAS))
 MODULES = sorted(name for name in agent_sources() if name != "agent/__main__.py")
+# What VMs get: in the user-data alone, or in two stages.
+SETS = {
+    "least": (frozenset(), False),
+    "users": (frozenset((*agentapp.FOR_USERS, *agentapp.FOR_BUNDLES)), False),
+    "root": (frozenset((*agentapp.FOR_ROOT, *agentapp.FOR_BUNDLES)), False),
+    "spot and renewal": (frozenset((*agentapp.FOR_SPOT, *agentapp.FOR_RENEWAL)), False),
+    **{"+".join(("core", *sorted(parts))) + ", rest" * more: (parts, more) for parts, more in agentapp.fixed()},
+}
 
 
-def pack(tmp_path, extra=EVERY):
-    """Unpack the archive."""
-    with tarfile.open(fileobj=io.BytesIO(agent_tar(extra))) as archive:
-        archive.extractall(tmp_path / "app")
-    return tmp_path / "app"
+def pack(tmp_path, parts=None, *, more=False):
+    """Pack the agent and unpack it as a VM does, in both stages; the whole of it if no parts are named."""
+    app = unpack(agentapp.packed(agentapp.whole() if parts is None else parts, more=more), tmp_path / "app")
+    if more:
+        unpack(agentapp.rest(), app / "agent")
+    return app
 
 
 def run(python, *argv, cwd):
@@ -40,32 +46,99 @@ def run(python, *argv, cwd):
     )
 
 
-def test_it_is_reproducible():
-    """The same sources give the same bytes: fixed time, mode and order."""
-    first = agent_tar()
-    agent_tar.cache_clear()
-    assert agent_tar() == first
-    with tarfile.open(fileobj=io.BytesIO(first)) as archive:
-        infos = archive.getmembers()
-    names = [info.name for info in infos]
-    assert names == [*(f"agent/{name}.py" for name in agentapp.ALWAYS), "__main__.py"]
-    assert {(info.mtime, info.mode, info.uid, info.uname) for info in infos} == {(0, 0o644, 0, "")}
+def names(data):
+    """The files of an archive, and what else tar says of them."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        found = archive.getmembers()
+    return [each.name for each in found], {(each.mtime, each.mode, each.uid, each.uname) for each in found}
 
 
-def test_hash_seeds_do_not_show():
+def test_it_is_reproducible(tmp_path, monkeypatch):
+    """The same sources give the same bytes, kept or made anew: fixed time, mode and order."""
+    first = agentapp.packed(), agentapp.rest()
+    monkeypatch.setenv("FREEPOST_CACHE_DIR", str(tmp_path))
+    for each in (agentapp.packed, agentapp.rest, agentapp.minified):
+        each.cache_clear()
+    assert (agentapp.packed(), agentapp.rest()) == first
+    assert names(first[0]) == (
+        [*(f"agent/{name}.py" for name in agentapp.CORE), "__main__.py"],
+        {(0, 0o644, 0, "")},
+    )
+    assert names(first[1])[0][-1] == "compose.py", "its presence says that all of it is there"
+
+
+def test_hash_seeds_do_not_show(tmp_path):
     """Processes with different hash seeds pack the same bytes."""
-    program = "import sys; from provisioner.agentapp import agent_tar; sys.stdout.buffer.write(agent_tar())"
-    packed = [
-        subprocess.run([sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, stdout=-1, check=True, cwd=ROOT)
+    program = (
+        "import sys; from provisioner import agentapp\n"
+        "for data in (agentapp.packed(), agentapp.packed(more=True), agentapp.rest()): sys.stdout.buffer.write(data)"
+    )
+    packed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": seed, "FREEPOST_CACHE_DIR": str(tmp_path / seed)},
+            stdout=-1,
+            check=True,
+            cwd=ROOT,
+        ).stdout
         for seed in ("1", "2")
+    }
+    assert packed == {agentapp.packed() + agentapp.packed(more=True) + agentapp.rest()}
+
+
+def test_packing_costs_a_launch_nothing(tmp_path, monkeypatch):
+    """What was packed once is kept by the hash of the sources: the next launch makes nothing small again."""
+    monkeypatch.setenv("FREEPOST_CACHE_DIR", str(tmp_path))
+    program = (
+        "import sys; from provisioner import agentapp; agentapp.packed(more=True); agentapp.rest();"
+        "print(*({'ast', 'python_minifier'} & set(sys.modules)))"
+    )
+    loaded = [
+        subprocess.run([sys.executable, "-c", program], stdout=-1, text=True, check=True, cwd=ROOT).stdout.split()
+        for _ in range(2)
     ]
-    assert {process.stdout for process in packed} == {agent_tar()}
+    assert sorted(loaded[0]) == ["ast", "python_minifier"]
+    assert loaded[1] == []
 
 
-def test_what_travels_is_the_archive():
-    """The compressed form holds the very bytes of the archive, in a format that every `bz2` opens."""
-    assert bz2.decompress(agentapp.packed(EVERY)) == agent_tar(EVERY)
-    assert len(agentapp.packed()) < len(agentapp.packed(EVERY))
+@pytest.mark.parametrize("state", ["a file where the cache's folder would be", "a folder that can't be written"])
+def test_no_cache_ends_a_launch(tmp_path, monkeypatch, state):
+    """A cache is a convenience: where there can be none, the agent is packed each time."""
+    first = agentapp.rest()
+    if state.startswith("a file"):
+        tmp_path.joinpath("agent").write_text("")
+    else:
+        (tmp_path / "agent").symlink_to("/proc/self")
+    monkeypatch.setenv("FREEPOST_CACHE_DIR", str(tmp_path))
+    agentapp.rest.cache_clear()
+    assert agentapp.rest() == first
+
+
+def test_a_wheel_holds_what_every_launch_needs(tmp_path, monkeypatch):
+    """What is made for a wheel is used in place of a cache, as long as it is of these sources."""
+    agentapp.build(tmp_path / "agent")
+    monkeypatch.setattr(agentapp.resources, "built_agent", lambda name: (tmp_path / "agent" / name).read_bytes())
+    monkeypatch.setattr(agentapp, "cache_dir", lambda: pytest.fail("the wheel has it"))
+    for each in (agentapp.packed, agentapp.rest, agentapp.minified):
+        each.cache_clear()
+    for parts, more in agentapp.fixed():
+        assert agentapp.packed(parts, more=more)[:3] == b"BZh"
+    assert agentapp.rest()[:3] == b"BZh"
+    (tmp_path / "agent/sources").write_text("of others")
+    agentapp.rest.cache_clear()
+    with pytest.raises(pytest.fail.Exception, match="the wheel has it"):
+        agentapp.rest()
+    agentapp.rest.cache_clear()
+
+
+def test_the_core_runs_jobs_and_the_rest_is_what_jobs_call():
+    """In two stages a VM gets every module but those that others need to start at all; the first stage is smaller."""
+    first, second = names(agentapp.packed(more=True))[0], names(agentapp.rest())[0]
+    everything = {f"{name}.py" for name in agentapp.modules()}
+    assert {Path(name).name for name in first} & set(second) == set()
+    assert everything - {Path(name).name for name in first} - set(second) == {"group.py", "slots.py"}
+    assert len(agentapp.packed(more=True)) < len(agentapp.packed(agentapp.whole())) / 1.8
+    assert bz2.decompress(agentapp.rest())
 
 
 def test_shake_drops_only_what_nobody_names():
@@ -132,10 +205,11 @@ def test_what_travels_pushes(tmp_path, s3, bucket):
 
 
 @pytest.mark.parametrize("python", AGENT_PYTHONS)
-@pytest.mark.parametrize("extra", [(), *EXTRAS, EVERY], ids=lambda extra: "+".join(sorted(extra)) or "least")
-def test_every_module_of_it_can_be_imported(python, extra, tmp_path):
+@pytest.mark.parametrize("chosen", SETS)
+def test_every_module_of_it_can_be_imported(python, chosen, tmp_path):
     """On each Python, whatever rides along: no syntax is too new, and no module lacks another that it starts with."""
-    app = pack(tmp_path, frozenset(extra))
+    parts, more = SETS[chosen]
+    app = pack(tmp_path, parts, more=more)
     program = (
         "import sys, os, importlib\n"
         "sys.path.insert(0, sys.argv[1])\n"
@@ -145,6 +219,36 @@ def test_every_module_of_it_can_be_imported(python, extra, tmp_path):
     )
     done = run(python, "-c", program, app, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("chosen", SETS)
+def test_no_module_names_what_is_not_there(chosen, tmp_path):
+    """What modules take from each other is there, in whichever stage it comes: no function was dropped that is used."""
+    parts, more = SETS[chosen]
+    app = pack(tmp_path, parts, more=more)
+    there = {path.stem: ast.parse(path.read_text()) for path in (app / "agent").glob("*.py")}
+    defined = {
+        name: {
+            *(node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))),
+            *(leaf.id for node in tree.body for leaf in ast.walk(node) if isinstance(leaf, ast.Name)),
+            *(
+                alias.asname or alias.name
+                for node in ast.walk(tree)
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                for alias in node.names
+            ),
+        }
+        for name, tree in there.items()
+    }
+    missing = {
+        (name, node.module, alias.name)
+        for name, tree in there.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("agent.") and node.module[6:] in there
+        for alias in node.names
+        if alias.name not in defined[node.module[6:]]
+    }
+    assert missing == set()
 
 
 @pytest.mark.parametrize("python", AGENT_PYTHONS)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from provisioner import agentapp, cloudconfig, grants, userdata
 from provisioner.errors import BadInput
-from provisioner.plan import make_plan
+from provisioner.plan import StagedInput, make_plan
 from provisioner.policy import Bucket, Credentials
 from provisioner.spec import FileSpec, JobSpec, OutputSpec, RunSpec, load
 
@@ -71,7 +71,7 @@ def test_the_same_plan_gives_the_same_bytes():
     """Nothing depends on time, order or chance."""
     spec = load(ROOT / "examples/hello/job.yaml")
     first = rendered(spec).data
-    agentapp.agent_tar.cache_clear()
+    agentapp.packed.cache_clear()
     assert rendered(spec).data == first
 
 
@@ -143,16 +143,35 @@ def test_the_unit_ends_nothing_before_the_dead_man_timer(example, renew):
     assert f"\nRuntimeMaxSec={spec.run.timeout + 2 * spec.run.grace + 60}\n" in unit
 
 
-def test_modules_ride_along_by_need():
-    """A job that bundles, pulls, calls the agent or has a store behind TLS gets the modules for it, no other does."""
-    secure = planned(JobSpec("x", RunSpec(("true",))))
-    plain = dataclasses.replace(secure, bucket=dataclasses.replace(BUCKET, url="http://127.0.0.1:9000/results/"))
+SECURE = planned(JobSpec("x", RunSpec(("true",))))
+PLAIN = dataclasses.replace(SECURE, bucket=dataclasses.replace(BUCKET, url="http://127.0.0.1:9000/results/"))
+
+
+def parts(plan, agent):
+    """The modules in the user-data besides the core, and whether more follow."""
+    return userdata.agent_parts(dataclasses.replace(plan, agent=agent), plan.tasks[0])
+
+
+def test_what_a_vm_can_not_do_without_is_in_the_user_data():
+    """Where the rest comes from the bucket: what reaches the store, groups, and fetches inputs; no text decides."""
+    item = StagedInput("a", "k", "0644", 1, None)
+    mentions = planned(JobSpec("x", RunSpec(("curl", "-A", "user-agent/1.0", "agent push --bundle"))))
+    assert parts(PLAIN, "bucket") == (set(), True)
+    assert parts(SECURE, "bucket") == parts(mentions, "bucket") == ({"proxy"}, True)
+    assert parts(dataclasses.replace(PLAIN, inputs=(item,)), "bucket") == ({"pull"}, True)
+    for job in (PLAIN, SECURE, mentions):
+        assert parts(job, "inline") == (agentapp.whole(), False)
+
+
+def test_a_rendering_has_what_the_job_asks_for_and_what_it_may_call():
+    """Without a bucket to put the rest into: first with `agent push` for the job's user, then without."""
     bundles = planned(JobSpec("x", RunSpec(("true",)), outputs=(OutputSpec("*", bundle=True),)))
-    scripts = planned(JobSpec("x", RunSpec(("sh", "-c", "agent push x"))))
-    assert userdata.modules(plain, plain.tasks[0]) == set()
-    assert userdata.modules(secure, secure.tasks[0]) == {"proxy"}
-    assert "bundle" in userdata.modules(bundles, bundles.tasks[0])
-    assert {"cli", "stream"} <= userdata.modules(scripts, scripts.tasks[0])
+    root = planned(JobSpec("x", RunSpec(("true",), user=None)))
+    assert parts(PLAIN, "needed") == (set(), False)
+    assert parts(bundles, "needed") == ({"proxy", "bundle"}, False)
+    assert {"cli", "door", "knock"} <= parts(PLAIN, "called")[0]
+    assert {"cli", "direct"} <= parts(root, "called")[0]
+    assert "door" not in parts(root, "called")[0]
 
 
 def test_the_ledger_names_every_section():
@@ -165,16 +184,41 @@ def test_the_ledger_names_every_section():
     assert sum(line.cost for line in ledger) == len(data.data)
 
 
-def test_a_plan_spills_its_largest_files_until_it_fits():
-    """Files go to the bucket, the costliest first, and only as many as must."""
+def test_a_plan_moves_the_agent_first_then_its_largest_files():
+    """What comes next is the agent's rest, then the costliest file or the grant, and at last nothing."""
     files = tuple(FileSpec(f"f{size}", os.urandom(size)) for size in (100, 9_000, 3_000))
     plan = planned(JobSpec("x", RunSpec(("true",), files=files)))
-    for _ in range(4):
+    steps = []
+    while True:
         grant = grants.sign_grant(plan, plan.tasks[0], credentials=CREDENTIALS, now=NOW)
-        plan = userdata.fit(plan, plan.tasks[0], grant)
-    assert [item.path for item in plan.spilled] == ["f9000"]
-    assert len(grant.inputs) == 1
-    assert grant.inputs[0]["sha256"]
+        found = userdata.moves(plan, userdata.render(plan, plan.tasks[0], grant, b"{}" * plan.apart), staged=True)
+        if not found:
+            break
+        steps.append([(each.agent, each.apart, [item.path for item in each.spilled]) for each in found])
+        plan = found[-1]
+    assert steps == [
+        [("bucket", False, [])],
+        [("bucket", True, []), ("bucket", False, ["f9000"])],
+        [("bucket", True, ["f9000"]), ("bucket", False, ["f9000", "f3000"])],
+        [("bucket", True, ["f9000", "f3000"]), ("bucket", False, ["f9000", "f3000", "f100"])],
+        [("bucket", True, ["f9000", "f3000", "f100"])],
+    ]
+    assert len(grant.inputs) == 3
+    assert all(item["sha256"] for item in grant.inputs)
+
+
+@pytest.mark.parametrize(("agent", "staged", "expected"), [("auto", True, "bucket"), ("auto", False, "called")])
+def test_what_the_agent_does_without(agent, staged, expected):
+    """By itself the rest goes to the bucket, or stays at home where nothing will be put there."""
+    plan = planned(JobSpec("x", RunSpec(("true",), agent=agent)))
+    assert [each.agent for each in userdata.moves(plan, rendered(plan.spec), staged=staged)] == [expected]
+
+
+def test_a_choice_by_hand_is_kept():
+    """run.agent: inline or bucket holds, whatever room there is."""
+    inline, bucket = (planned(JobSpec("x", RunSpec(("true",), agent=agent))) for agent in ("inline", "bucket"))
+    assert bucket.agent == "bucket"
+    assert all(each.agent == "inline" for each in userdata.moves(inline, rendered(inline.spec), staged=True))
 
 
 @pytest.mark.parametrize(

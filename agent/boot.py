@@ -1,0 +1,71 @@
+"""What `agent run` does first: has the grant that is this VM's own, and the agent complete.
+
+What had no room in the user-data lies in the bucket. It is told of, in each case, by a presigned GET, pinned::
+
+    {"url": presigned GET, "size": bytes, "sha256": hex}
+
+That is the content of ``grant.json.from``, where there is no ``grant.json``; and ``agent`` in the grant, for an archive
+(tar.bz2) of the modules that a VM can do without: it runs its job and uploads its outputs all the same, and says what
+is missing. What was fetched stays beside the grant, so that a reboot finds it.
+"""
+
+import json
+import os
+import sys
+import tarfile
+from hashlib import sha256
+
+from agent import command
+from agent.grant import replace
+from agent.post import Failed, Wire, insist, refusal
+
+
+def boot():
+    """Return the grant of this VM and its path. Raise Bad."""
+    path = os.environ.get("FREEPOST_GRANT") or "/run/freepost/grant.json"
+    if not os.path.exists(path) and os.path.exists(path + ".from"):
+        try:
+            with open(path + ".from") as file:
+                replace(path, fetch(json.load(file)))
+        except Failed as failure:
+            raise command.Bad("the grant: %s" % failure, failure.exit) from None
+    grant, path = command.load(path)
+    if "{task}" in grant.outputs.prefix:
+        from agent.group import join
+
+        grant = join(grant, path)
+    return grant, path
+
+
+def fetch(source):
+    """Return the bytes that a presigned GET pins. Insist for five minutes: the network may come late. Raise Failed."""
+    wire = Wire(source["url"])
+
+    def attempt():
+        status, headers, body = wire.ask(("GET%s\r\n" % wire.head).encode())
+        if status != 200:
+            raise refusal(status, headers, body, False)
+        if len(body) < int(headers.get(b"content-length", 0)):
+            raise Failed("the store hung up")
+        if sha256(body).hexdigest() != source["sha256"]:
+            raise Failed("what lies in the bucket is not what this VM was launched with", 8, True)
+        return body
+
+    try:
+        return insist(attempt, tries=99)
+    finally:
+        wire.close()
+
+
+def complete(source):
+    """Put the rest of the agent beside this module. Return a sentence that says why it can't be had, or None."""
+    here = os.path.dirname(__file__)
+    try:
+        if not os.path.exists(here + "/compose.py"):  # the last that is unpacked
+            if not os.path.exists(source["sha256"]):
+                replace(source["sha256"], fetch(source))
+            with tarfile.open(source["sha256"]) as archive:
+                archive.extractall(here)
+            sys.path_importer_cache.clear()  # what this folder holds was looked up a moment ago
+    except (Failed, OSError) as error:
+        return "the rest of the agent can't be had: %s" % error
