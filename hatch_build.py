@@ -1,5 +1,9 @@
-"""Puts cloud-init's schema into the build, taken from Debian's own package, so that `provision` validates anywhere.
+"""Puts what is made into the build: the agent, packed for every VM of a launch, and cloud-init's schema.
 
+The agent is packed by `provisioner.agentapp`, so that no launch has to. A checkout (an editable build) packs it when it
+is first wanted, and keeps it.
+
+The schema is taken from Debian's own package, so that `provision` validates anywhere.
 `apt-get download` fetches and verifies the package (no root needed). The schema in it, or one that an earlier build
 left, must have one of the sums in pyproject.toml, so a build never carries one that nobody looked at.
 FREEPOST_SCHEMA=must fails the build where that is not possible (a release does); =no leaves it out; otherwise the build
@@ -12,6 +16,7 @@ import hashlib
 import io
 import os
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -24,14 +29,41 @@ MEMBER = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-co
 SECONDS = 30
 
 
-class SchemaHook(BuildHookInterface):
+class BuildHook(BuildHookInterface):
     """Runs before every build of a wheel, editable ones too."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add what is made to the build."""
+        if self.target_name != "wheel":
+            return
+        if version != "editable":
+            self._pack(build_data)
+        self._take_schema(build_data)
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - hatchling's
+        """Delete what was only made to be packed."""
+        if self._packed is not None:
+            self._packed.cleanup()
+
+    _packed: tempfile.TemporaryDirectory[str] | None = None
+
+    def _pack(self, build_data: dict[str, Any]) -> None:
+        self._packed = tempfile.TemporaryDirectory()
+        sys.path.insert(0, self.root)
+        try:
+            from provisioner import agentapp
+
+            agentapp.build(Path(self._packed.name))
+        finally:
+            sys.path.remove(self.root)
+        for path in sorted(Path(self._packed.name).iterdir()):
+            build_data["force_include"][str(path)] = f"provisioner/agent/{path.name}"
+
+    def _take_schema(self, build_data: dict[str, Any]) -> None:
         """Fetch the schema unless it is there already, and add it to the build."""
         wish = os.environ.get("FREEPOST_SCHEMA", "")
         target = Path(self.root, TARGET)
-        if wish == "no" or self.target_name != "wheel":
+        if wish == "no":
             return
         try:
             if target.exists():

@@ -13,7 +13,9 @@ def compose(grant, path, task):
     kind = Task
     if task["user"]:
         with suppress(ImportError):  # there was no room for it, and whoever rendered the user-data was told
-            from agent.door import Task as kind
+            from agent import door
+
+            kind = door.Task
     if task.get("spot"):
         from agent.spot import Spot
 

@@ -261,11 +261,11 @@ def blocks(fd, at, size):
         at, size = at + len(block), size - len(block)
 
 
-def insist(attempt, until=0, pause=time.sleep, tries=TRIES):
+def insist(attempt, until=0, pause=time.sleep, tries=0):
     """Return what `attempt()` returns; after failures that may pass try again: exponential back-off, full jitter.
 
-    Raise the last Failed once `tries`, PATIENCE or `until` (seconds since 1970; 0: none) is used up, or `pause` says
-    so.
+    Raise the last Failed once `tries` (0: TRIES), PATIENCE or `until` (seconds since 1970; 0: none) is used up, or
+    `pause` is true.
     """
     spent = tried = 0
     while True:
@@ -278,7 +278,7 @@ def insist(attempt, until=0, pause=time.sleep, tries=TRIES):
             if (
                 failure.exit < 7
                 or failure.fatal
-                or tried == tries
+                or tried == (tries or TRIES)
                 or spent > PATIENCE
                 or 0 < until < time.time() + wait
             ):

@@ -238,7 +238,7 @@ class Task:
             try:
                 self.prepare()
                 self.start()
-            except (OSError, subprocess.SubprocessError, Failed) as error:
+            except (OSError, ImportError, subprocess.SubprocessError, Failed) as error:
                 self.reason = "it could not be started: %s" % error
             else:
                 self.save(started=timestamp(time.time()), reason="interrupted: the VM restarted")

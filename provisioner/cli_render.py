@@ -69,12 +69,12 @@ def render(  # noqa: PLR0913, PLR0917 - flags
         task, more = _query(task)
         changes += more
     plan, chosen, grant, made, platform = _rendered(
-        output, job, changes, task, local=local, provider=provider, stage=stage, raw=raw
+        output, job, changes, task, local=local, provider=provider, stage=stage, raw=raw, looking=explain or audit
     )
     if explain:
         from provisioner import userdata
 
-        text = f"{userdata.explain(made, plan.user_data_limit)}\n\nThe agent: {plan.agent_text}"
+        text = f"{userdata.explain(made, plan.user_data_limit)}\n\nThe agent: {plan.agent_text}, as launched or staged"
         output.result(text, [asdict(line) for line in made.ledger()])
     elif audit:
         from provisioner import audit as auditing
@@ -102,8 +102,12 @@ def _rendered(  # noqa: PLR0913 - what the command line says
     provider: str | None,
     stage: bool,
     raw: bool,
+    looking: bool,
 ) -> tuple[Plan, TaskPlan, Grant, UserData, str]:
-    """Render, validate, and stage the job or say what the VM would miss. The last is the platform's name."""
+    """Render, validate, and stage the job or say what the VM would miss. The last is the platform's name.
+
+    Whoever is only `looking` is shown what a launch gives its VMs.
+    """
     from provisioner import cloudschema, session
 
     spec = session.load_spec(job, overrides, provider)
@@ -113,7 +117,7 @@ def _rendered(  # noqa: PLR0913 - what the command line says
     opened = session.open_place(place)
     using = session.make_provider(name if platform else "elsewhere", opened, spec.vm.options)
     launcher = session.launcher(opened, using, output.event)
-    plan = launcher.plan(spec, raw=raw, staged=stage)
+    plan = launcher.plan(spec, raw=raw, staged=stage or looking)
     chosen = plan.task(task)
     if stage:  # a job of this task alone, tried once: nobody here can start another VM
         array = (int(task or chosen.members[0]),) if spec.array else ()
@@ -128,8 +132,8 @@ def _rendered(  # noqa: PLR0913 - what the command line says
         launcher.stage(plan)
         session.index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)
         output.event(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
-    elif fetched := [*plan.pulled, *([plan.archive] if plan.archive else [])]:
-        names = ", ".join([*(item.path for item in fetched), *["its grant"] * plan.apart])
+    elif fetched := [*plan.pulled, *([plan.archive] if plan.archive and not looking else [])]:
+        names = ", ".join([*(item.path for item in fetched), *["its grant"] * (plan.apart and not looking)])
         text = f"note: the VM will fetch {names} from the bucket, and that render uploads with --stage only"
         output.event(Event("not staged", text, {"keys": [item.key for item in fetched]}))
     if plan.agent == "needed":

@@ -68,7 +68,7 @@ class Granter:
         So its size doesn't depend on when it is measured: what a dry run says of it holds for the launch, too.
         """
         task = plan.tasks[-1]
-        credentials = self.signer.credentials(plan, task)
+        credentials = dataclasses.replace(self.signer.credentials(plan, task), expires=None)
         then = dataclasses.replace(
             plan,
             job=new_job_id(plan.spec.name, _THEN, "aaaa"),

@@ -71,8 +71,9 @@ class StagedInput:
 class Plan:
     """A launch. Times are UTC; prefixes come from `keys`.
 
-    `agent` says how what isn't the agent's core reaches the VM: ``inline``, all of it in the user-data; ``bucket``;
-    or where that can't be used ``called``, what the job's keys and `agent push` need, and ``needed``, the former alone.
+    `agent` says how what isn't the agent's core reaches the VM. ``inline``: all in the user-data. ``bucket``: from
+    there, but for what the VM could not do its job without; ``least``: that, too. Where the bucket can't be used,
+    ``called``: what the job's keys and `agent push` need, in the user-data; ``needed``: the former alone.
     `apart` says that the grants lie in the bucket, and the user-data only tells where; `raw`, that it goes to the VM
     as it is and not gzipped.
     """
@@ -136,7 +137,7 @@ class Plan:
     @property
     def archive(self) -> StagedInput | None:
         """What the VM fetches of the agent: one object of the store, whatever job it is for."""
-        if self.agent != "bucket":
+        if self.agent not in ("bucket", "least"):
             return None
         data = agentapp.rest()
         digest = hashlib.sha256(data).hexdigest()

@@ -149,13 +149,13 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
     needed: set[str] = set()
     if plan.bucket.url.startswith("https:"):
         needed.update(agentapp.FOR_TLS)
-    if plan.pulled:
+    if plan.pulled and plan.agent != "least":
         needed.update(agentapp.FOR_INPUTS)
     if plan.by_put:
         needed.update(agentapp.FOR_PUTS)
     if task.grouped:
         needed.update(agentapp.FOR_GROUPS)
-    if plan.agent == "bucket":
+    if plan.archive:
         return frozenset(needed), True
     if spec.renew:
         needed.update(agentapp.FOR_RENEWAL)
@@ -258,13 +258,16 @@ def moves(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
     """The plans with less in their user-data that come next; none when nothing is left to leave out.
 
     First it is what the agent can do without that goes to the bucket or, unless something is `staged` there, stays at
-    home; then one of the job's files, the one that costs most, or the grant itself, whichever saves more.
+    home; then one of the job's files, the one that costs most, or the grant itself, whichever saves more; and with a
+    grant that names inputs, at last what fetches these.
     """
     smaller = {"inline": "bucket"} if staged else {"inline": "called", "called": "needed"}
     if plan.spec.run.agent == "auto" and plan.agent in smaller:
         return [dataclasses.replace(plan, agent=smaller[plan.agent])]
     pack = (lambda content: written(content).encode()) if user_data.data == user_data.plain else gzipped
     found = [] if plan.apart else [dataclasses.replace(plan, apart=True)]
+    if plan.apart and plan.pulled and plan.agent == "bucket" and plan.spec.run.agent == "auto":
+        found.append(dataclasses.replace(plan, agent="least"))
     if plan.carried:
         costliest = max(plan.carried, key=lambda item: len(pack(item.content)))
         found.append(dataclasses.replace(plan, spilled=(*plan.spilled, costliest)))

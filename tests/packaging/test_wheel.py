@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from provisioner import agentapp
+
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +87,19 @@ def test_scripts_answer_from_an_empty_folder(scripts, tmp_path):
     assert "push" in run(scripts / "agent", "--help", cwd=tmp_path)
     assert "launch" in run(scripts / "python", "-m", "provisioner", "--help", cwd=tmp_path)
     assert "push" in run(scripts / "python", "-m", "agent", "--help", cwd=tmp_path)
+
+
+def test_the_agent_is_packed_already(scripts, tmp_path):
+    """Installed, a launch finds the agent packed: nothing is made small, and nothing kept in a cache."""
+    program = (
+        "import sys; from provisioner import agentapp\n"
+        "for parts, more in agentapp.fixed(): agentapp.packed(parts, more=more)\n"
+        "print(len(agentapp.rest()), *({'ast', 'python_minifier'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "FREEPOST_CACHE_DIR": str(tmp_path / "cache")}
+    (size,) = run(scripts / "python", "-I", "-c", program, cwd=tmp_path, env=environment).split()
+    assert int(size) == len(agentapp.rest())
+    assert not (tmp_path / "cache").exists()
 
 
 def test_package_data_is_found(scripts, source, tmp_path):

@@ -228,7 +228,7 @@ def test_a_reader_that_has_seen_enough(here, tmp_path):
 @pytest.mark.parametrize(
     ("missing", "argv", "says"),
     [
-        ("agent.cli", ["push", "file"], "job.yaml doesn't mention `agent`"),
+        ("agent.cli", ["push", "file"], "this part of it is not in the VM"),
         ("agent.check", ["check", "file"], "agent.check is not in this VM"),
         ("agent.pull", ["pull"], "agent.pull is not in this VM"),
         ("tty", ["push", "file"], "ModuleNotFoundError: "),

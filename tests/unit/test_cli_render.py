@@ -86,9 +86,9 @@ def test_raw_user_data_is_held_to_the_limit_too(provision, tmp_path, monkeypatch
     assert done.code == 0, done.err
     assert len(done.out) <= 32_768
     assert "a line" not in done.out
-    assert "the VM will pull table" in done.err
+    assert "the VM will fetch table from the bucket" in done.err
     done = provision("render", tmp_path / "job.yaml", "--local")
-    assert "pull table" not in done.err
+    assert "fetch table" not in done.err
     done = provision("render", HELLO, "--local", "--raw", "--explain")
     assert "not gzipped" in done.out
 
