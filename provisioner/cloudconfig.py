@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
+import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -25,6 +28,18 @@ class WrittenFile:
     path: str
     mode: int
     content: bytes = field(repr=False)
+
+    def write(self, root: Path, content: bytes | None = None) -> None:
+        """Make the file below `root`, for a provider without a VM; `content` replaces what it has.
+
+        It is written through the descriptor that makes it: only root could open a file of mode 0400 once more. For the
+        same reason its owner may read it whatever the mode says: here the agent is not root.
+        """
+        path = root / self.path.lstrip("/")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.mode | stat.S_IRUSR)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self.content if content is None else content)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class LocalProvider:
             time.sleep(_POLL_SECONDS)  # flock has no wait with a timeout
         _end(homes)
         for home in homes:
-            shutil.rmtree(home)
+            _remove(home)
 
     def _home(self, token: str) -> Path:
         if not token.isalnum():
@@ -117,13 +117,11 @@ class LocalProvider:
 
     def _start(self, home: Path, order: Order, lock: int) -> None:
         root = home / "root"
-        shutil.rmtree(root, ignore_errors=True)  # of a launcher that died half-way
+        if root.exists():
+            shutil.rmtree(root)  # of a launcher that died half-way
         for item in unpack(order.user_data).files:
-            path = root / item.path.lstrip("/")
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(item.mode)
             fitted = {TASK_PATH: _here, LAUNCHER_PATH: _apart}.get(item.path)
-            path.write_bytes(fitted(item.content, root) if fitted else item.content)
+            item.write(root, fitted(item.content, root) if fitted else None)
         launcher = root / LAUNCHER_PATH.lstrip("/")
         search = os.pathsep.join(
             [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
@@ -199,6 +197,24 @@ def _end(homes: Sequence[Path]) -> None:
             process.kill()
         for process in left:
             process.ended(within=1)
+
+
+def _remove(home: Path) -> None:
+    """Delete a launch's folder, where the job may have left folders that their owner may not change, as `go` does."""
+    with suppress(PermissionError):
+        shutil.rmtree(home)
+        return
+    try:
+        for above, folders, _ in os.walk(home):
+            for folder in (Path(above, name) for name in folders):
+                if not folder.is_symlink():
+                    folder.chmod(0o700)
+        shutil.rmtree(home)
+    except PermissionError as error:
+        raise FreepostError(
+            f"what the job left can't be deleted: {error.filename}: {error.strerror}",
+            hint="delete it as its owner may, and run the same command again",
+        ) from None
 
 
 def _processes(homes: Sequence[Path]) -> list[Process]:

@@ -98,6 +98,7 @@ def agent(upload: Upload, *options: str) -> Command:
         )
         for part in ("out/", "status/")
     ]
+    grant.unlink(missing_ok=True)  # of an earlier upload; it can't be opened for writing
     grant.write_text(dump(Grant("bench", "0", 1, int(expires.timestamp()), *targets, [], None, None)))
     grant.chmod(0o400)
     argv = [installed(), "push", "--grant", grant, "--base", upload.folder, *options, upload.folder]

@@ -83,10 +83,7 @@ class NiceProvider:
     def _start(self, home: Path, order: Order) -> None:
         root = home / "root"
         for item in unpack(order.user_data).files:
-            path = root / item.path.lstrip("/")
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(item.mode)
-            path.write_bytes(_at_home(item.content, root) if item.path == TASK_PATH else item.content)
+            item.write(root, _at_home(item.content, root) if item.path == TASK_PATH else None)
         grant = root / GRANT_PATH.lstrip("/")
         command = ["nice", "-n", str(order.options.get("niceness", 19)), root / LAUNCHER_PATH.lstrip("/"), "run"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
