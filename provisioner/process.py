@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from provisioner.errors import MissingDependency
+
 _DEAD = "ZX"  # zombie, dead (proc(5))
 _NO_PIDFD_POLL_SECONDS = 0.05
 
@@ -105,12 +107,18 @@ def _from_proc(pid: int) -> tuple[bool, str] | None:
 
 
 def _from_ps(pid: int) -> tuple[bool, str] | None:
-    answer = subprocess.run(
-        ["ps", "-o", "state=,lstart=", "-p", str(pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": os.defpath, "LC_ALL": "C"},
-    )
+    try:
+        answer = subprocess.run(
+            ["ps", "-o", "state=,lstart=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise MissingDependency(
+            "whether a process runs can't be told: there is neither /proc nor the program ps",
+            hint="mount /proc, or install ps (Debian: procps)",
+        ) from None
     state, _, started = answer.stdout.strip().partition(" ")
     return (state[0] in _DEAD, started.strip()) if started else None

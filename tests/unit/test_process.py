@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from provisioner import process
+from provisioner.errors import MissingDependency
 from provisioner.process import Process, identify
 
 
@@ -53,3 +55,11 @@ def test_a_pid_that_cannot_be_is_gone(pid):
     assert not Process(pid, "x").alive()
     Process(pid, "x").kill()
     assert identify(os.getpid()).alive()
+
+
+def test_neither_proc_nor_ps_is_one_sentence(monkeypatch):
+    """Where there is nothing to look at a process with, the error names what to install."""
+    monkeypatch.setattr(os, "defpath", "/nowhere")
+    with pytest.raises(MissingDependency, match="program ps") as caught:
+        process._from_ps(os.getpid())
+    assert "procps" in caught.value.hint
