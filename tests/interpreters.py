@@ -1,7 +1,7 @@
 """The Pythons that the agent must run on, as far as this machine has them.
 
 A test takes `python` from `AGENT_PYTHONS`: each version that is missing is a test skipped with that reason. The oldest
-and the newest are in the default tests, those in between among `-m e2e`.
+and the two newest are in the default tests, those in between among `-m e2e`.
 `nox -s agent-3.6` (FREEPOST_AGENT_PYTHON=3.6) runs those of one version, and there a missing one fails.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-VERSIONS = ("3.6", "3.8", "3.10", "3.13")
+VERSIONS = ("3.6", "3.8", "3.10", "3.13", "3.14")
 ONLY = os.environ.get("FREEPOST_AGENT_PYTHON")
 
 
@@ -45,7 +45,7 @@ def find(version):
 def _param(version):
     if find(version) is None and not ONLY:
         return pytest.param(None, id=version, marks=pytest.mark.skip(reason=f"NOT RUN on Python {version}: none found"))
-    between = version not in (VERSIONS[0], VERSIONS[-1]) and not ONLY
+    between = version in VERSIONS[1:-2] and not ONLY
     return pytest.param(find(version), id=version, marks=[pytest.mark.e2e] * between)
 
 

@@ -294,3 +294,27 @@ def test_no_prose_travels(name):
     nodes = [node for node in ast.walk(ast.parse(small)) if isinstance(node, documented)]
     assert not [ast.get_docstring(node) for node in nodes if ast.get_docstring(node)]
     assert not [line for line in small.splitlines() if line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("python", AGENT_PYTHONS)
+def test_the_launcher_unpacks_what_was_packed(python, tmp_path):
+    """Each Python's own tarfile, warning of filters or filtering, lays down the same files, readable and in silence."""
+    assert python, "this Python was asked for and is not here"
+    whole = agentapp.packed(agentapp.whole())
+    archive, launcher = tmp_path / "usr/local/lib/freepost/agent.tar.bz2", tmp_path / "usr/local/bin/agent"
+    for path, content in ((archive, whole), (launcher, (ROOT / "templates/agent.sh").read_bytes())):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    launcher.chmod(0o755)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/cloud-init").write_text(f"#!{python}\n")  # the launcher takes the interpreter from its first line
+    (tmp_path / "bin/cloud-init").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LANG": "C.UTF-8"}
+    done = subprocess.run([launcher, "--help"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    app = tmp_path / "run/freepost-agent"
+    with tarfile.open(fileobj=io.BytesIO(whole)) as packed:
+        for member in packed:
+            assert (app / member.name).read_bytes() == packed.extractfile(member).read()
+            assert (app / member.name).stat().st_mode & 0o777 == 0o644
