@@ -1,6 +1,7 @@
 """README: short, and its two commands stand where .ci/run looks for them."""
 
 import re
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,13 @@ def test_the_first_block_is_two_commands_of_one_line():
     assert all(line.startswith("python3 -m venv .venv && .venv/bin/pip install ") for line in block)
     assert "provision launch examples/hello/job.yaml" in block[0]
     assert block[1].endswith("&& .venv/bin/pytest")
+
+
+def test_what_ci_runs_is_what_stands_there():
+    """.ci/readme, from which .ci/run and .ci/bare take the two commands, prints them as they stand in README."""
+    found = subprocess.run([ROOT / ".ci/readme"], check=True, capture_output=True, text=True).stdout
+    assert f"```sh\n{found}```" in README
+    assert len(found.splitlines()) == 2
 
 
 def test_links_lead_somewhere():
