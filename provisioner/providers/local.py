@@ -17,8 +17,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -120,8 +118,7 @@ class LocalProvider:
         if root.exists():
             shutil.rmtree(root)  # of a launcher that died half-way
         for item in unpack(order.user_data).files:
-            fitted = {TASK_PATH: _here, LAUNCHER_PATH: _apart}.get(item.path)
-            item.write(root, fitted(item.content, root) if fitted else None)
+            item.write(root, _here(item.content, root) if item.path == TASK_PATH else None)
         launcher = root / LAUNCHER_PATH.lstrip("/")
         search = os.pathsep.join(
             [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
@@ -141,12 +138,6 @@ class LocalProvider:
                 pass_fds=[lock],
             )  # fmt: skip
         agent.returncode = 0  # nobody waits for it: it outlives us, and its lock says how it is
-
-
-def _apart(launcher: bytes, root: Path) -> bytes:
-    """The launcher as it can run here: it unpacks the agent below the scratch root, where no other launch's is."""
-    own = b"a=" + os.fsencode(shlex.quote(str(root / "run/freepost-agent")))
-    return re.sub(rb"\$a\b", b'"$a"', launcher.replace(b"a=/run/freepost-agent", own))
 
 
 def _here(task: bytes, root: Path) -> bytes:

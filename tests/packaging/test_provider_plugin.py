@@ -33,7 +33,7 @@ def installed(tmp_path_factory):
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_a_third_partys_provider_does_a_job(installed, store, bucket, tmp_path):
-    """Found by its entry point alone, it runs an ordinary user's job to its end, and checks its options."""
+    """Found by its entry point alone, it runs an ordinary user's job in its own folder, and checks its options."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FREEPOST_"))},
         "PYTHONPATH": str(installed),
@@ -56,6 +56,8 @@ def test_a_third_partys_provider_does_a_job(installed, store, bucket, tmp_path):
     done = ordinary.run(*command, env=environment, timeout=200)
     consoles = [path.read_text() for path in (tmp_path / "state/nice").glob("*/console")]
     assert done.returncode == 0, (done.stderr, consoles)
+    (agent,) = (tmp_path / "state/nice").glob("*/root/run/freepost-agent")
+    assert (agent / "agent/push.py").exists(), "it unpacked the agent elsewhere, where another launch's may be"
     found = next((tmp_path / "home").rglob("niceness")).read_text()
     assert int(found) == os.getpriority(os.PRIO_PROCESS, 0) + 7
     bad = [sys.executable, "-m", "provisioner", "launch", job, "--set", "vm.niceness=99"]

@@ -44,7 +44,7 @@ def theirs(store, bucket, tmp_path):
         **plain,
         "AWS_ACCESS_KEY_ID": store.access_key,
         "AWS_SECRET_ACCESS_KEY": store.secret_key,
-        "FREEPOST_STATE_DIR": str(tmp_path / "state"),
+        "FREEPOST_STATE_DIR": str(tmp_path / "their state"),
     }
     where = f'{{url: "s3://{bucket}/p", endpoint_url: "{store.endpoint_url}", region: {store.region}}}'
 
@@ -70,7 +70,7 @@ def test_a_job_with_files_of_every_mode_comes_home_and_is_deleted(theirs, store,
     )  # fmt: skip
     (found,) = (tmp_path / "home").rglob("all")
     assert found.read_text().split() == ["abc400", "444", "400"]
-    (home,) = (tmp_path / "state/local").iterdir()
+    (home,) = (tmp_path / "their state/local").iterdir()
     assert (home / "root/srv/job/shut/file").exists()
     (job,) = re.findall("^job (.*)", launched.stderr, re.MULTILINE)
     theirs("rm", job, "--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url)
