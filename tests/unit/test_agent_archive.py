@@ -46,7 +46,7 @@ def names(provision, *words):
 
 
 def test_any_script_may_call_the_agent(provision, opened, tmp_path):
-    """A job whose text doesn't hold the agent's name pushes all the same: the rest of the agent came from the bucket."""
+    """A job whose text doesn't hold the agent's name pushes all the same: its rest came from the bucket."""
     done = provision.launch(write(tmp_path, CALLS), "--collect", tmp_path / "got")
     assert done.code == 0, done.err
     assert (tmp_path / "got/big").read_text() == "here\n"
@@ -124,7 +124,7 @@ def test_a_retry_uploads_what_had_no_room(provision, opened, tmp_path):
 
 @pytest.mark.parametrize("become", ["changed", "shorter", "deleted"])
 def test_without_the_rest_the_outputs_come_home(provision, opened, tmp_path, monkeypatch, become):
-    """An archive that is not what was launched with is refused before it runs; the job and its bundles go on without."""
+    """An archive that isn't what was launched with is refused before it runs; the job and its bundles go on without."""
     from provisioner.launch import Launcher
 
     move = Launcher._move
