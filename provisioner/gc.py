@@ -21,7 +21,8 @@ from provisioner.record import JobRecord
 from provisioner.store import Store
 
 MARKS = ".launching"
-YOUNG = timedelta(days=1)
+AGENT = "agent"  # the kind of an archive of the agent
+YOUNG = timedelta(minutes=10)  # in which a launch that is under way writes its record
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Finder:
         """The archives of the agent that no job names. A young one may be of a launch that isn't recorded yet."""
         named = {key for record in records.values() for key in record.agents}
         return [
-            Rubbish("store", "agent", entry.key, "-", "no job names it")
+            Rubbish("store", AGENT, entry.key, "-", "no job names it")
             for entry in self.store.list(agent_root(self.store.prefix))
             if entry.key not in named and self.now - entry.modified > YOUNG
         ]
@@ -134,7 +135,13 @@ class Finder:
             if mine:
                 with self._going_on(place):
                     cloud.remove(mine)
-        self.store.delete([each.id for each in found if each.place == "store"])
+        self.store.delete([each.id for each in found if each.place == "store" and not self._renewed(each)])
+
+    def _renewed(self, each: Rubbish) -> bool:
+        """Whether a launch that began meanwhile has written an archive of the agent anew."""
+        if each.kind != AGENT:
+            return False
+        return any(entry.key == each.id and self.now - entry.modified <= YOUNG for entry in self.store.list(each.id))
 
 
 def read_records(store: Store) -> tuple[dict[str, JobRecord], list[str]]:

@@ -63,7 +63,7 @@ class Launcher:
         plan = self._proven(plan)
         self.store.put(mark, json.dumps({"job": plan.job}).encode())
         self._stage(plan)
-        record = self._start(plan, _naming(self._recorded(plan), plan), choices)
+        record = self._start(plan, self._named(self._recorded(plan), plan), choices)
         self.store.delete([mark])
         return record
 
@@ -82,8 +82,9 @@ class Launcher:
         plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
         choices, left = self._choices(record.spec), self._left(record, tasks)
         self._prove(plan)
+        record = self._named(record, plan)
         self._move(plan)
-        return self._start(plan, _naming(record, plan), choices, left)
+        return self._start(plan, record, choices, left)
 
     def recover(self, record: JobRecord) -> JobRecord:
         """Record what a retry that was cut off had ordered; an order that may be sent again is."""
@@ -235,6 +236,13 @@ class Launcher:
             record = _naming(record, plan)
             self.store.put(plan.keys.record, records.dump(record))
             return record
+
+    def _named(self, record: JobRecord, plan: Plan) -> JobRecord:
+        """Let the record name the archive of the agent before a VM can want it."""
+        named = _naming(record, plan)
+        if named != record:
+            self.store.put(plan.keys.record, records.dump(named))
+        return named
 
     def _start(
         self, plan: Plan, record: JobRecord, choices: Sequence[Choice], left: Mapping[str, str] | None = None

@@ -86,7 +86,10 @@ def test_rm_keeps_it_and_gc_deletes_it_when_no_job_names_it(provision, opened, t
     assert rubbish({}, later, every=False) == [], "a record that can't be read may name it"
     assert rubbish({}, later) == [key]
     finder = gc.Finder(opened, {}, later)
-    finder.remove(finder.find({}))
+    found = finder.find({})
+    dataclasses.replace(finder, now=now).remove(found)
+    assert archives(opened) == [key], "a launch has written it since it was found"
+    finder.remove(found)
     assert archives(opened) == []
 
 
