@@ -93,7 +93,7 @@ def remove(store: Store, record: JobRecord) -> int:
     """Delete everything of a job from the bucket, its record last. Return how many objects there were."""
     keys = JobKeys(store.prefix, record.job)
     if any(slots.is_large(item) for item in record.spec.outputs) and record.spec.method == "put":
-        for key, upload in store.uploads(keys.root).items():
+        for key, upload in store.uploads(keys.root):
             with contextlib.suppress(NotFound):
                 store.abort_upload(key, upload)
     found = [item.key for item in store.list(keys.root)]

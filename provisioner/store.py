@@ -1,22 +1,34 @@
 """The bucket, through boto3: every request of the operator's side to a store is in this module.
 
-Methods do one thing once (`provisioner.retry` wraps them) and raise `provisioner.errors` only.
+Methods do one thing once and raise `provisioner.errors` only. `provisioner.retry` wraps them, so each may be called
+again after it failed half-way: bodies are bytes or files that are opened anew, and a `Download` knows how far it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
 
-from provisioner.errors import BadInput, FreepostError, NoCredentials, NotFound, Refused, Unreachable, Unsupported
+from provisioner.errors import (
+    BadInput,
+    FreepostError,
+    Integrity,
+    NoCredentials,
+    NotFound,
+    Refused,
+    Unreachable,
+    Unsupported,
+)
 from provisioner.policy import Bucket, Credentials, bucket_url
+from provisioner.retry import Download
 
 if TYPE_CHECKING:
     from provisioner.spec import StoreSpec
@@ -32,6 +44,7 @@ _UNKNOWN_KEY = frozenset(
 NOT_IMPLEMENTED = 501  # a no for good: this store has no such operation
 _NEVER = frozenset({"NotImplemented", "MethodNotAllowed", "405", "501"})
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404"})
+_CHANGED = frozenset({"PreconditionFailed", "412"})
 
 
 @dataclass(frozen=True)
@@ -97,25 +110,41 @@ class Store:
             body: bytes = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
             return body
 
-    def fetch(self, key: str, into: Callable[[bytes], object], *, chunk: int = 1 << 20) -> None:
-        """Read an object piece by piece into a callable."""
+    def fetch(self, key: str, into: Download, *, chunk: int = 1 << 20) -> None:
+        """Read what has not come yet of an object, in pieces of up to `chunk` bytes.
+
+        Raise Integrity when the object is no longer the one whose first bytes have come.
+        """
+        if into.received == into.size:
+            return
+        rest = {"Range": f"bytes={into.received}-", "IfMatch": into.etag} if into.received else {}
         with self._errors(f"read {key}"):
-            body = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
-            for piece in body.iter_chunks(chunk):
-                into(piece)
+            answer = self._client.get_object(Bucket=self.bucket.name, Key=key, **rest)
+            start = answer.get("ContentRange", "bytes 0-").removeprefix("bytes ").partition("-")[0]
+            if into.received and (start, answer["ETag"]) != (str(into.received), into.etag):  # it ignores headers
+                raise Integrity(f"the store did not send the rest of {key}", hint="run the same command again")
+            into.size = into.received + answer["ContentLength"]
+            into.etag = answer["ETag"]
+            for piece in answer["Body"].iter_chunks(chunk):
+                into.take(piece)
+                into.received += len(piece)
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/json") -> None:
         """Write a small object."""
         with self._errors(f"write {key}"):
             self._client.put_object(Bucket=self.bucket.name, Key=key, Body=data, ContentType=content_type)
 
-    def upload(self, key: str, source: IO[bytes]) -> None:
-        """Write an object of any size from an open file, in parts where it is large."""
-        with self._errors(f"write {key}"):
-            self._client.upload_fileobj(source, self.bucket.name, key)
+    def upload(self, key: str, source: Path) -> None:
+        """Write an object of any size from a file, in parts where it is large. Raise BadInput if it can't be opened."""
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise BadInput(f"{source} can't be read: {error.strerror}") from None
+        with file, self._errors(f"write {key}"):
+            self._client.upload_fileobj(file, self.bucket.name, key)
 
-    def uploads(self, prefix: str) -> dict[str, str]:
-        """The uploads in parts that were begun below `prefix` and not completed: the latest UploadId of each key."""
+    def uploads(self, prefix: str) -> Sequence[tuple[str, str]]:
+        """The uploads in parts that were begun below `prefix` and not completed: keys and UploadIds, oldest first."""
         with self._errors("list uploads"):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket.name, Prefix=prefix
@@ -126,10 +155,10 @@ class Store:
                 if error.response.get("Error", {}).get("Code") != "NoSuchUpload":  # rclone's word for none at all
                     raise
                 found = []
-            return {item["Key"]: item["UploadId"] for item in sorted(found, key=lambda item: str(item["Initiated"]))}
+            return [(item["Key"], item["UploadId"]) for item in sorted(found, key=lambda item: str(item["Initiated"]))]
 
     def begin_upload(self, key: str) -> str:
-        """Begin an upload in parts. Return its UploadId."""
+        """Begin an upload in parts. Return its UploadId. One whose answer was lost stays begun, without any part."""
         with self._errors(f"begin an upload of {key}"):
             return str(self._client.create_multipart_upload(Bucket=self.bucket.name, Key=key)["UploadId"])
 
@@ -282,6 +311,8 @@ def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
         )
     if code == "NoSuchBucket":
         return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
+    if code in _CHANGED:
+        return Integrity(f"could not {doing}: it was replaced meanwhile", hint="run the same command again")
     if code in _ABSENT:
         return NotFound(f"could not {doing}: there is nothing there")
     if code in _TRANSIENT or (status >= 500 and status != NOT_IMPLEMENTED):  # noqa: PLR2004 - HTTP's own classes
