@@ -50,6 +50,7 @@ class _Proxy(socketserver.ThreadingTCPServer):
     def get_request(self):
         """Accept a connection, to be closed with the proxy if its client keeps it."""
         client, address = super().get_request()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # a reset takes away what was not sent yet
         self.clients.append(client)
         return client, address
 
