@@ -3,6 +3,12 @@
 import subprocess
 import sys
 
+import click
+import pytest
+
+from agent import __version__
+from provisioner import cli
+
 HEAVY = {"boto3", "botocore", "fastapi", "jinja2", "jsonschema", "openstack", "python_minifier", "requests", "yaml"}
 
 
@@ -11,3 +17,29 @@ def test_help_loads_nothing_that_only_a_command_needs():
     code = "import sys; from provisioner import cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stdout.split())
+
+
+def every_command(group=cli.app, above=()):
+    """Every command's words, those of groups too."""
+    yield above
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*above, name))
+        else:
+            yield (*above, name)
+
+
+@pytest.mark.parametrize("words", list(every_command()), ids=" ".join)
+def test_help_is_short_and_long(words, capfd):
+    """Every command answers -h as it answers --help."""
+    assert cli.main([*words, "-h"]) == 0
+    short = capfd.readouterr()
+    assert cli.main([*words, "--help"]) == 0
+    assert capfd.readouterr() == short
+    assert short.out.startswith(f"Usage: {' '.join(['provision', *words])}")
+
+
+def test_provision_tells_its_version(capfd):
+    """`provision --version` names the program and the version that the agent has, too."""
+    assert cli.main(["--version"]) == 0
+    assert capfd.readouterr().out == f"provision {__version__}\n"
