@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from provisioner import cli, errors, jobschema, units
+from provisioner import cli, errors, jobschema, options, units
 from provisioner.providers import registry
 
 BIN = Path(sys.executable).parent
@@ -45,6 +45,19 @@ def every_help() -> str:
     """Return the --help of every command of `provision`."""
     paths = [path for path, _ in _commands(cli.app)]
     return "\n\n".join(show(f"provision {path} --help") for path in paths)
+
+
+def json_kinds() -> str:
+    """Return what --json makes of each command's standard output, as a table."""
+    kinds: dict[str, list[str]] = {options.DOCUMENT_HELP: [], options.EVENTS_HELP: []}
+    for path, command in _commands(cli.app):
+        for option in command.params:
+            if isinstance(option, click.Option) and "--json" in option.opts:
+                kinds[str(option.help)].append(f"`{path}`")
+    rows = ["| with `--json` | commands |", "| --- | --- |"]
+    rows.append(f"| one document | {', '.join(kinds[options.DOCUMENT_HELP])}; `launch --dry-run` |")
+    rows.append(f"| a line for each event | {', '.join(kinds[options.EVENTS_HELP])} |")
+    return "\n".join(rows)
 
 
 def _commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -60,6 +60,7 @@ def doctor(  # noqa: PLR0913 - flags
         found += examining.of_store(opened.store, spec, session.clock())
         found += examining.of_provider(session.make_provider(name, opened, spec.vm.options), spec)
     except FreepostError as error:
+        found.append(examining.stopped(error))
         output.result(examining.table(found), [asdict(each) for each in found])
         raise error from None
     output.result(examining.table(found), [asdict(each) for each in found])

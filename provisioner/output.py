@@ -77,8 +77,10 @@ class Output:
 
     def result(self, text: str, data: object) -> None:
         """Give the one result of a command: a JSON document, or text on standard output."""
+        if self.kind is Kind.EVENTS:
+            raise TypeError("a document among lines of events could not be told from one")
         if self.as_json:
-            self.kind, self.finished = Kind.DOCUMENT, True
+            self.finished = True
             self._line(data)
         else:
             self._print(text)
