@@ -75,7 +75,7 @@ def _spec(
     job: Path | None, provider: str | None, overrides: Sequence[str], store: str | None, endpoint_url: str | None
 ) -> JobSpec:
     """The job to check for; without one, a job that does nothing."""
-    from provisioner import session, spec
+    from provisioner import jobfile, session
     from provisioner.faults import Faults
     from provisioner.overrides import apply
     from provisioner.providers import registry
@@ -93,7 +93,7 @@ def _spec(
     document = apply(document, overrides, faults)
     if faults.found:
         faults.stop()
-    return spec.parse(document, base=Path(), where="the command line", providers=registry.OptionSchemas())
+    return jobfile.parse(document, base=Path(), where="the command line", providers=registry.OptionSchemas())
 
 
 @click.command()

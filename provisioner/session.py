@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner import jobs, signer, watch
 from provisioner.errors import BadInput, Unreachable
+from provisioner.jobfile import load
 from provisioner.jobs import JobIndex, Place
 from provisioner.launch import Launcher
 from provisioner.localfiles import split_url
@@ -21,7 +22,7 @@ from provisioner.renew import Renewer
 from provisioner.retry import retried
 from provisioner.revoke import Revoker
 from provisioner.signer import Signer, open_signer
-from provisioner.spec import JobSpec, StoreSpec, load
+from provisioner.spec import JobSpec, StoreSpec
 from provisioner.store import Store, open_store
 from provisioner.watch import TaskStatus, Watcher
 
