@@ -100,10 +100,8 @@ def status(output: Output, job: str, store: str | None, endpoint_url: str | None
     from provisioner import session, watch
 
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    following = session.watcher(
-        opened, session.make_provider(record.provider, opened, record.spec.vm.options), output.event
-    )
-    rows = watch.describe(following, record)
+    using = session.make_provider(record.provider, opened, record.spec.vm.options)
+    rows = watch.describe(session.observer(opened, using, output.event), record)
     output.result(watch.table(rows), {"job": record.job, "tasks": rows})
 
 
@@ -194,7 +192,7 @@ def retry(output: Output, job: str, task: str | None, store: str | None, endpoin
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     launcher, known = session.launcher(opened, using, output.event), record
     record = launcher.recover(record)
-    again = watch.to_retry(session.watcher(opened, using, output.event), record, task, required=record is known)
+    again = watch.to_retry(session.observer(opened, using, output.event), record, task, required=record is known)
     if again:
         record = launcher.retry(record, again)
     duty = renew.duty(record)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from provisioner import images, options
+from provisioner import options
 from provisioner.output import Event, Output
+
+if TYPE_CHECKING:
+    from provisioner.images import Image
 
 
 def register(app: click.Group) -> None:
@@ -22,13 +26,15 @@ def image_app() -> None:
 
 
 @image_app.command()
-@click.option("--suite", metavar="SUITE", default=images.DEFAULT, help=f"Debian's: {', '.join(images.SUITES)}.")
+@click.option("--suite", metavar="SUITE", default="bookworm", help="Debian's: bullseye, bookworm, trixie, sid.")
 @click.option("--fresh", is_flag=True, help="Build anew, for newer packages.")
 @click.option("--verbose", is_flag=True, help="Show what mmdebstrap says.")
 @options.json_document
 @click.pass_obj
 def build(output: Output, suite: str, fresh: bool, verbose: bool) -> None:
     """Build a Debian image with mmdebstrap, or find the one that was built. Needs root; takes a minute or two."""
+    from provisioner import images
+
     output.event(Event("building", f"building {suite}, unless it is there", {"image": suite}))
     _tell(output, images.build(suite, fresh=fresh, log=sys.stderr.buffer if verbose else None))
 
@@ -40,6 +46,8 @@ def build(output: Output, suite: str, fresh: bool, verbose: bool) -> None:
 @click.pass_obj
 def import_(output: Output, file: Path, name: str | None) -> None:
     """Copy a cloud image (Ubuntu, Debian, Rocky, ...) into the cache, for the qemu provider."""
+    from provisioner import images
+
     _tell(output, images.import_qcow2(file, name or file.stem))
 
 
@@ -48,15 +56,17 @@ def import_(output: Output, file: Path, name: str | None) -> None:
 @click.pass_obj
 def list_(output: Output) -> None:
     """List the images that there are."""
+    from provisioner import images
+
     found = images.listing()
     text = "\n".join(f"{image.name}  {image.disk}" for image in found) or "there are no images"
     output.result(text, {"images": [_described(image) for image in found]})
 
 
-def _tell(output: Output, image: images.Image) -> None:
+def _tell(output: Output, image: Image) -> None:
     output.result(f"vm.image: {image.name} is ready ({image.disk.parent})", _described(image))
 
 
-def _described(image: images.Image) -> dict[str, object]:
+def _described(image: Image) -> dict[str, object]:
     providers = ["machine", "qemu"] if image.root else ["qemu"]
     return {"image": image.name, "disk": str(image.disk), "providers": providers}

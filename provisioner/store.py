@@ -1,4 +1,4 @@
-"""The bucket, through boto3: every request of the operator's side to a store is in this module.
+"""The bucket, through botocore: every request of the operator's side to a store is in this module.
 
 Methods do one thing once and raise `provisioner.errors` only. `provisioner.retry` wraps them, so each may be called
 again after it failed half-way: bodies are bytes or files that are opened anew, and a `Download` knows how far it is.
@@ -13,10 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
+from botocore.session import Session
 
+from provisioner.boto import make_session
 from provisioner.errors import (
     BadInput,
     FreepostError,
@@ -59,7 +60,7 @@ class Entry:
 class Store:
     """One bucket and prefix. Make it with `open_store`."""
 
-    def __init__(self, client: Any, bucket: Bucket, prefix: str, credentials: Credentials) -> None:  # noqa: ANN401 - boto3 clients have no static type
+    def __init__(self, client: Any, bucket: Bucket, prefix: str, credentials: Credentials) -> None:  # noqa: ANN401 - botocore makes its clients' classes as it goes
         self._client = client
         self.bucket = bucket
         self.prefix = prefix
@@ -140,8 +141,10 @@ class Store:
             file = source.open("rb")
         except OSError as error:
             raise BadInput(f"{source} can't be read: {error.strerror}") from None
-        with file, self._errors(f"write {key}"):
-            self._client.upload_fileobj(file, self.bucket.name, key)
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+        with file, self._errors(f"write {key}"), create_transfer_manager(self._client, TransferConfig()) as manager:
+            manager.upload(file, self.bucket.name, key).result()
 
     def uploads(self, prefix: str) -> Sequence[tuple[str, str]]:
         """The uploads in parts that were begun below `prefix` and not completed: keys and UploadIds, oldest first."""
@@ -223,16 +226,16 @@ class Store:
 
 
 def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: str | None = None) -> Store:
-    """Connect to the bucket that a spec names, with boto3's own credential chain unless keys are given.
+    """Connect to the bucket that a spec names, with botocore's own credential chain unless keys are given.
 
     The signing endpoint is always the region's own: the global one redirects young buckets, and a redirected POST
     fails. The bucket's region is asked for where the spec has none. Credentials are frozen here, so that one
     launch signs everything with the same key.
     """
     try:
-        session = boto3.session.Session(
-            aws_access_key_id=access_key, aws_secret_access_key=secret_key, profile_name=spec.profile
-        )
+        session = make_session(spec.profile)
+        if access_key and secret_key:
+            session.set_credentials(access_key, secret_key)
         found = session.get_credentials()
         if found is None:
             message = "there are no credentials to sign with"
@@ -240,7 +243,7 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
                 message, hint="set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use --local"
             )
         frozen = found.get_frozen_credentials()
-        region = spec.region or (session.region_name if spec.endpoint_url else None)
+        region = spec.region or (session.get_config_variable("region") if spec.endpoint_url else None)
         if region is None:
             region = DEFAULT_REGION if spec.endpoint_url else _bucket_region(session, spec.bucket)
         client = _client(session, spec, region)
@@ -255,7 +258,7 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
     return Store(client, Bucket(spec.bucket, region, url), spec.prefix, credentials)
 
 
-def _client(session: boto3.session.Session, spec: StoreSpec, region: str) -> Any:  # noqa: ANN401 - boto3 clients have no static type
+def _client(session: Session, spec: StoreSpec, region: str) -> Any:  # noqa: ANN401 - botocore makes its clients' classes as it goes
     config = Config(
         signature_version="s3v4",
         retries={"total_max_attempts": 1},
@@ -267,11 +270,11 @@ def _client(session: boto3.session.Session, spec: StoreSpec, region: str) -> Any
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return session.client("s3", region_name=region, endpoint_url=spec.endpoint_url, config=config)
+    return session.create_client("s3", region_name=region, endpoint_url=spec.endpoint_url, config=config)
 
 
-def _bucket_region(session: boto3.session.Session, bucket: str) -> str:
-    client = session.client("s3", region_name=session.region_name or DEFAULT_REGION)
+def _bucket_region(session: Session, bucket: str) -> str:
+    client: Any = session.create_client("s3", region_name=session.get_config_variable("region") or DEFAULT_REGION)
     try:
         answer = client.head_bucket(Bucket=bucket)
     except boto_errors.ClientError as error:
