@@ -91,7 +91,8 @@ def render(  # noqa: PLR0913 - flags
         from provisioner import seed as seeds
 
         seeds.write(seeds.files(plan, chosen, made.data), seed)
-        output.result(f"wrote {seed}; it holds the task's policies", {"path": str(seed), "job": plan.job})
+        text = f"wrote {seed}; it holds the task's policies"
+        output.outcome(Event("seed", text, {"path": str(seed), "job": plan.job}))
     elif terraform:
         output.raw(json.dumps(_answer(plan, chosen, made)).encode() + b"\n")
     else:

@@ -12,7 +12,7 @@ import click
 
 from provisioner import options
 from provisioner.errors import BadInput, MissingDependency, NotFound
-from provisioner.output import Output
+from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
     from provisioner.token import Allowance, Limits
@@ -139,7 +139,7 @@ def token(  # noqa: PLR0913 - flags
         new = keyfiles.Revoked(revoked or _own("revoked")).add(revoke_id)
         text = f"token {revoke_id} {'is' if new else 'was'} revoked{'' if new else ' already'}"
         note = "; what was signed for it lives until its own expiry (`provision revoke JOB` ends that)"
-        output.result(text + note, {"event": "revoked", "token": revoke_id, "new": new})
+        output.outcome(Event("revoked", text + note, {"token": revoke_id, "new": new}))
         return
     if show is not None:
         found = tokens.read(_text(show))

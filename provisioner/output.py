@@ -85,6 +85,13 @@ class Output:
         else:
             self._print(text)
 
+    def outcome(self, event: Event) -> None:
+        """Tell of the event that is all of a command's result: a JSON document, or text on standard error."""
+        if self.as_json:
+            self.result(event.text, {"event": event.name, **event.data})
+        else:
+            self.event(event)
+
     def raw(self, data: bytes) -> None:
         """Write bytes as they are to standard output."""
         self._stdout.flush()
