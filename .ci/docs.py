@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
+import click
 
-from provisioner import cli, errors, jobschema, units
+from provisioner import cli, errors, jobschema, options, units
 from provisioner.providers import registry
 
 BIN = Path(sys.executable).parent
@@ -35,22 +35,35 @@ def file(name: str) -> str:
 def commands() -> str:
     """Return what each command of `provision` is for, as a table."""
     rows = ["| `provision` | |", "| --- | --- |"]
-    for path, command in _commands(typer.main.get_command(cli.app)):
-        if not getattr(command, "commands", None):
+    for path, command in _commands(cli.app):
+        if not isinstance(command, click.Group):
             rows.append(f"| `{path}` | {_sentence(command.help)} |")
     return "\n".join(rows)
 
 
 def every_help() -> str:
     """Return the --help of every command of `provision`."""
-    paths = [path for path, _ in _commands(typer.main.get_command(cli.app))]
+    paths = [path for path, _ in _commands(cli.app)]
     return "\n\n".join(show(f"provision {path} --help") for path in paths)
 
 
-def _commands(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+def json_kinds() -> str:
+    """Return what --json makes of each command's standard output, as a table."""
+    kinds: dict[str, list[str]] = {options.DOCUMENT_HELP: [], options.EVENTS_HELP: []}
+    for path, command in _commands(cli.app):
+        for option in command.params:
+            if isinstance(option, click.Option) and "--json" in option.opts:
+                kinds[str(option.help)].append(f"`{path}`")
+    rows = ["| with `--json` | commands |", "| --- | --- |"]
+    rows.append(f"| one document | {', '.join(kinds[options.DOCUMENT_HELP])}; `launch --dry-run` |")
+    rows.append(f"| a line for each event | {', '.join(kinds[options.EVENTS_HELP])} |")
+    return "\n".join(rows)
+
+
+def _commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
     for name, command in group.commands.items():
         yield above + name, command
-        if getattr(command, "commands", None):
+        if isinstance(command, click.Group):
             yield from _commands(command, f"{above}{name} ")
 
 

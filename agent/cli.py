@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+from agent import __version__
 from agent.command import Bad, say
 
 GRANT = "/run/freepost/grant.json"
@@ -17,7 +18,7 @@ USAGE = """agent push [--as NAME] [--base DIR] [--bundle] [--split-over BYTES] [
       agent run
       all but run: [--grant FILE] [--json]; BYTES may end in K, M, G or T
       push and check: [--broker URL --token-file FILE] in place of a grant"""
-FLAGS = ("bundle", "json", "help")
+FLAGS = ("bundle", "json", "help", "version")
 VALUED = ("grant", "as", "base", "split-over", "limit-rate", "workers", "into", "broker", "token-file")
 
 
@@ -28,6 +29,8 @@ def parse(words):
         name, equals, value = word[2:].partition("=")
         if word == "--":
             rest += words
+        elif word == "-h":
+            options["help"] = True
         elif word[:2] != "--":
             rest.append(word)
         elif name in FLAGS and not equals:
@@ -60,11 +63,14 @@ def obey(argv):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    if "--help" in argv:
+    options, paths = parse(argv)
+    if "help" in options:
         print("usage: " + USAGE)
         return 0
-    name = argv[0] if argv else ""
-    options, paths = parse(argv[1:])
+    if "version" in options:
+        print("agent " + __version__)
+        return 0
+    name = paths.pop(0) if paths else ""
     if (name in ("push", "check") and not paths) or name not in ("push", "check", "pull"):
         raise Bad("usage: " + USAGE, 2)
     if paths == ["-"] and "as" not in options:

@@ -5,55 +5,70 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from provisioner import cli_extend, cli_fleet, cli_image, cli_links, cli_render, cli_service
+from agent import __version__
+from provisioner import cli_extend, cli_fleet, cli_image, cli_links, cli_render, cli_service, options
 from provisioner.errors import BadInput, FreepostError, Incomplete, Integrity
-from provisioner.options import Endpoint, JobFile, JobName, Json, Overrides, ProviderName, StoreUrl, Task, streams
-from provisioner.output import Event
+from provisioner.output import Event, Kind, Output
 
 if TYPE_CHECKING:
     from provisioner.collect import Collected
-    from provisioner.output import Output
     from provisioner.record import JobRecord
     from provisioner.session import Opened
 
-app = typer.Typer(
-    help="Launch batch VMs that hold no credentials, and bring their results home.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-store_app = typer.Typer(help="The embedded store: an S3 server of your own, on this machine.", no_args_is_help=True)
-app.add_typer(store_app, name="store")
+INTERRUPTED = 130
 
-Local = Annotated[
-    bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated.")
-]
+
+class Group(click.Group):
+    """Lists its commands in the order of a job's life, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name them."""
+        return list(self.commands)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def app() -> None:
+    """Launch batch VMs that hold no credentials, and bring their results home."""
+
+
+@click.group("store")
+def store_app() -> None:
+    """The embedded store: an S3 server of your own, on this machine."""
 
 
 @app.command()
-def launch(  # noqa: PLR0913, PLR0917 - flags
-    job: JobFile,
-    local: Local = False,
-    provider: ProviderName = None,
-    overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until every task is over.")] = False,
-    collect: Annotated[
-        Path | None, typer.Option("--collect", metavar="DIR", help="Wait, then bring the results to DIR.")
-    ] = None,
-    as_json: Json = False,
+@options.job_file
+@click.option("--local", is_flag=True, help="Use the embedded store and no VM: the job runs here, not isolated.")
+@options.provider
+@options.overrides
+@click.option("--dry-run", is_flag=True, help="Print the plan, change nothing.")
+@click.option("--wait", is_flag=True, help="Stay until every task is over.")
+@click.option("--collect", type=options.FILE, metavar="DIR", help="Wait, then bring the results to DIR.")
+@options.json_events
+@click.pass_obj
+def launch(  # noqa: PLR0913 - flags
+    output: Output,
+    *,
+    job: Path,
+    local: bool,
+    provider: str | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    wait: bool,
+    collect: Path | None,
 ) -> None:
     """Sign, render and start a job. Run again after a failure, it goes on where it stopped."""
     from provisioner import plan as planning
     from provisioner import renew, session, watch
 
-    output = streams(as_json=as_json)
-    spec = session.load_spec(job, overrides or [], provider)
+    if dry_run and output.as_json:
+        output.kind = Kind.DOCUMENT
+    spec = session.load_spec(job, overrides, provider)
     place, name = session.choose(spec, local=local, provider=provider)
     opened = session.open_place(place)
     using = session.make_provider(name, opened, spec.vm.options)
@@ -78,29 +93,34 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
 
 
 @app.command()
-def status(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+@options.launched_job
+@options.json_document
+@click.pass_obj
+def status(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
     """Tell where every task stands."""
     from provisioner import session, watch
 
-    output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    following = session.watcher(
-        opened, session.make_provider(record.provider, opened, record.spec.vm.options), output.event
-    )
-    rows = watch.describe(following, record)
+    using = session.make_provider(record.provider, opened, record.spec.vm.options)
+    rows = watch.describe(session.observer(opened, using, output.event), record)
     output.result(watch.table(rows), {"job": record.job, "tasks": rows})
 
 
 @app.command("watch")
-def watch_job(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+@options.launched_job
+@options.json_events
+@click.pass_obj
+def watch_job(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
     """Report every change until all tasks are over, launching retries the job has left. Interrupt freely."""
-    _follow(streams(as_json=as_json), job, store, endpoint_url)
+    _follow(output, job, store, endpoint_url)
 
 
 @app.command()
-def wait(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+@options.launched_job
+@click.pass_obj
+def wait(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
     """Wait quietly until all tasks are over; exit with 1 if one didn't succeed."""
-    _follow(streams(), job, store, endpoint_url, quiet=True)
+    _follow(output, job, store, endpoint_url, quiet=True)
 
 
 def _follow(output: Output, job: str, store: str | None, endpoint_url: str | None, *, quiet: bool = False) -> None:
@@ -113,12 +133,14 @@ def _follow(output: Output, job: str, store: str | None, endpoint_url: str | Non
 
 
 @app.command()
-def logs(job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+@options.launched_job
+@options.task
+@click.pass_obj
+def logs(output: Output, job: str, task: str | None, store: str | None, endpoint_url: str | None) -> None:
     """Print what the tasks printed, as far as it was uploaded; what the VM's console said where there is none."""
     from provisioner import logs as printed
     from provisioner import session
 
-    output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     for piece in printed.logs(opened.store, using, record, task):
@@ -126,17 +148,14 @@ def logs(job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: 
 
 
 @app.command("collect")
-def collect_job(
-    job: JobName,
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; the job's id if not given.")] = None,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
-    as_json: Json = False,
-) -> None:
+@options.launched_job
+@click.argument("folder", metavar="[DIR]", type=options.FILE, required=False, help="Where to [default: the job's id].")
+@options.json_events
+@click.pass_obj
+def collect_job(output: Output, job: str, folder: Path | None, store: str | None, endpoint_url: str | None) -> None:
     """Bring results home, each verified. Safe to run again."""
     from provisioner import session
 
-    output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     done = _collect(output, opened, record, folder or Path(record.job))
     session.revoke_over(opened, record, output.event)
@@ -150,14 +169,8 @@ def _collect(output: Output, opened: Opened, record: JobRecord, folder: Path) ->
     from provisioner import collect as collecting
 
     done = collecting.collect(opened.store, record, folder, output.event)
-    data = {
-        "event": "collect",
-        "folder": str(folder),
-        "files": done.files,
-        "bytes": done.bytes,
-        "already": done.already,
-    }
-    output.result(collecting.summary(done, folder), {**data, "failed": done.failed})
+    data = {"folder": str(folder), "files": done.files, "bytes": done.bytes, "already": done.already}
+    output.summary(Event("collect", collecting.summary(done, folder), {**data, "failed": done.failed}))
     if done.failed:
         message = f"{len(done.failed)} files of {record.job} could not be collected"
         raise (Integrity if done.damaged else Incomplete)(
@@ -167,19 +180,20 @@ def _collect(output: Output, opened: Opened, record: JobRecord, folder: Path) ->
 
 
 @app.command()
-def retry(
-    job: JobName, task: Task = None, store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False
-) -> None:
+@options.launched_job
+@options.task
+@options.json_events
+@click.pass_obj
+def retry(output: Output, job: str, task: str | None, store: str | None, endpoint_url: str | None) -> None:
     """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
     from provisioner import renew, revoke, session, watch
 
-    output = streams(as_json=as_json)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     revoke.check(opened.store, record)
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     launcher, known = session.launcher(opened, using, output.event), record
     record = launcher.recover(record)
-    again = watch.to_retry(session.watcher(opened, using, output.event), record, task, required=record is known)
+    again = watch.to_retry(session.observer(opened, using, output.event), record, task, required=record is known)
     if again:
         record = launcher.retry(record, again)
     duty = renew.duty(record)
@@ -188,11 +202,12 @@ def retry(
 
 
 @app.command()
-def terminate(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+@options.launched_job
+@click.pass_obj
+def terminate(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
     """End every VM of a job. What they uploaded stays."""
     from provisioner import renew, session, watch
 
-    output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     count = watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     renew.drop(opened.store, record)
@@ -201,11 +216,12 @@ def terminate(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = Non
 
 
 @app.command("rm")
-def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
+@options.launched_job
+@click.pass_obj
+def remove(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
     """End a job's VMs and delete everything of it from the bucket."""
     from provisioner import jobs, session, watch
 
-    output = streams()
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     revoking = session.revoker(opened, output.event)
@@ -217,71 +233,78 @@ def remove(job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) 
 
 
 @app.command("jobs")
-def list_jobs(store: StoreUrl = None, endpoint_url: Endpoint = None, as_json: Json = False) -> None:
+@options.store
+@options.endpoint_url
+@options.json_document
+@click.pass_obj
+def list_jobs(output: Output, store: str | None, endpoint_url: str | None) -> None:
     """List the jobs of a store, the embedded one if none is named."""
     from provisioner import jobs, session
 
-    output = streams(as_json=as_json)
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
     found = jobs.listing(session.open_place(place).store)
     output.result("\n".join(found), {"jobs": found})
 
 
 @store_app.command("start")
-def store_start(
-    buckets: Annotated[list[str] | None, typer.Argument(metavar="[BUCKET]...", help="Buckets to make.")] = None,
-    as_json: Json = False,
-) -> None:
+@click.argument("buckets", metavar="[BUCKET]...", nargs=-1, help="Buckets to make.")
+@options.json_document
+@click.pass_obj
+def store_start(output: Output, buckets: tuple[str, ...]) -> None:
     """Start the store, or find the running one."""
     from provisioner import session
 
-    running = session.embedded_store().start(buckets or [])
-    streams(as_json=as_json).result(
+    running = session.embedded_store().start(buckets)
+    output.result(
         f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
     )
 
 
 @store_app.command("stop")
-def store_stop() -> None:
+@click.pass_obj
+def store_stop(output: Output) -> None:
     """Stop the store. Its data stays."""
     from provisioner import session
 
     stopped = session.embedded_store().stop()
-    streams().event(
-        Event(
-            "stopped" if stopped else "not running", "the store is stopped" if stopped else "the store was not running"
-        )
-    )
+    output.event(Event("stopped", "the store is stopped" if stopped else "the store was not running"))
 
 
 @store_app.command("status")
-def store_status(as_json: Json = False) -> None:
+@options.json_document
+@click.pass_obj
+def store_status(output: Output) -> None:
     """Tell whether the store runs, and where; exit with 7 if it doesn't. With --json, its keys too."""
     from provisioner import session
 
-    output = streams(as_json=as_json)
     running = session.running_store()
     output.result(
         f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
     )
 
 
-cli_extend.register(app)
-cli_fleet.register(app)
-cli_image.register(app)
-cli_links.register(app)
-cli_render.register(app)
-cli_service.register(app)
+for module in (cli_extend, cli_fleet, cli_image, cli_links, cli_render, cli_service):
+    module.register(app)
+app.add_command(store_app)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. The only place that turns an error into text."""
     words = sys.argv[1:] if arguments is None else arguments
+    output = Output(sys.stdout, sys.stderr)
     try:
-        app(words, prog_name="provision")
+        return app.main(words, "provision", standalone_mode=False, obj=output) or 0
     except FreepostError as error:
-        streams(as_json="--json" in words).error(error)
+        output.error(error)
         return error.exit_code
-    except SystemExit as end:  # how typer ends: 0, 2 for usage, 130 for an interrupt
-        return end.code if isinstance(end.code, int) else BadInput.exit_code
-    return 0
+    except click.UsageError as error:
+        if "--json" not in words:
+            error.show()
+        else:  # it may come later than what is wrong
+            output.kind = Kind.DOCUMENT if output.kind is Kind.TEXT else output.kind
+            output.error(BadInput(error.format_message(), hint=error.ctx.get_usage() if error.ctx else ""))
+        return BadInput.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except SystemExit as end:  # standard output was closed
+        return end.code if isinstance(end.code, int) else 1

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
 
-import typer
+import click
 
+from provisioner import options
 from provisioner.errors import BadInput
-from provisioner.options import Endpoint, JobName, Json, StoreUrl, Task, streams
+from provisioner.output import Output
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the command to `provision`."""
-    app.command()(extend)
+    app.add_command(extend)
 
 
-def extend(  # noqa: PLR0913, PLR0917 - flags
-    job: JobName,
-    life: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="How long they live, e.g. 7d; what the job says.")
-    ] = None,
-    task: Task = None,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
-    as_json: Json = False,
+@click.command()
+@options.launched_job
+@click.option("--for", "life", metavar="TIME", help="How long they live, e.g. 7d; what the job says.")
+@options.task
+@options.json_events
+@click.pass_obj
+def extend(  # noqa: PLR0913 - flags
+    output: Output, *, job: str, life: str | None, task: str | None, store: str | None, endpoint_url: str | None
 ) -> None:
     """Renew what a job's running VMs may do: each finds the new grant in its mailbox. `watch` does so by itself."""
     from provisioner import renew, session
 
-    output = streams(as_json=as_json)
     seconds = None if life is None else _seconds(life)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import typer
+import click
 
+from provisioner import options
 from provisioner.errors import BadInput, FreepostError, Incomplete
-from provisioner.options import Endpoint, Json, Overrides, ProviderName, StoreUrl, streams
-from provisioner.output import Event
+from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
     from provisioner.providers.base import Check, Cloud
@@ -22,27 +23,36 @@ if TYPE_CHECKING:
 CONNECTION = ("region", "profile", "endpoint_url", "cloud")
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the commands to `provision`."""
-    app.command()(doctor)
-    app.command()(gc)
+    app.add_command(doctor)
+    app.add_command(gc)
 
 
-def doctor(  # noqa: PLR0913, PLR0917 - flags
-    job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM.")] = False,
-    provider: ProviderName = None,
-    overrides: Overrides = None,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
-    as_json: Json = False,
+@click.command()
+@click.argument("job", metavar="[JOB.yaml]", type=options.FILE, required=False, help="The job to check for.")
+@click.option("--local", is_flag=True, help="Check the embedded store and no VM.")
+@options.provider
+@options.overrides
+@options.store
+@options.endpoint_url
+@options.json_document
+@click.pass_obj
+def doctor(  # noqa: PLR0913 - flags
+    output: Output,
+    *,
+    job: Path | None,
+    local: bool,
+    provider: str | None,
+    overrides: tuple[str, ...],
+    store: str | None,
+    endpoint_url: str | None,
 ) -> None:
     """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
     from provisioner import doctor as examining
     from provisioner import session
 
-    output = streams(as_json=as_json)
-    spec = _spec(job, provider, overrides or [], store, endpoint_url)
+    spec = _spec(job, provider, overrides, store, endpoint_url)
     found: list[Check] = []
     try:
         place, name = session.choose(spec, local=local, provider=provider)
@@ -50,6 +60,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - flags
         found += examining.of_store(opened.store, spec, session.clock())
         found += examining.of_provider(session.make_provider(name, opened, spec.vm.options), spec)
     except FreepostError as error:
+        found.append(examining.stopped(error))
         output.result(examining.table(found), [asdict(each) for each in found])
         raise error from None
     output.result(examining.table(found), [asdict(each) for each in found])
@@ -61,10 +72,10 @@ def doctor(  # noqa: PLR0913, PLR0917 - flags
 
 
 def _spec(
-    job: Path | None, provider: str | None, overrides: list[str], store: str | None, endpoint_url: str | None
+    job: Path | None, provider: str | None, overrides: Sequence[str], store: str | None, endpoint_url: str | None
 ) -> JobSpec:
     """The job to check for; without one, a job that does nothing."""
-    from provisioner import session, spec
+    from provisioner import jobfile, session
     from provisioner.faults import Faults
     from provisioner.overrides import apply
     from provisioner.providers import registry
@@ -82,36 +93,39 @@ def _spec(
     document = apply(document, overrides, faults)
     if faults.found:
         faults.stop()
-    return spec.parse(document, base=Path(), where="the command line", providers=registry.OptionSchemas())
+    return jobfile.parse(document, base=Path(), where="the command line", providers=registry.OptionSchemas())
 
 
-def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.")] = False,
-    provider: Annotated[
-        list[str] | None,
-        typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs."),
-    ] = None,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
-    as_json: Json = False,
-) -> None:
+@click.command()
+@click.option("--yes", is_flag=True, help="Remove what is shown.")
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="P[,KEY=VALUE]...",
+    help="A cloud to look in besides those of the jobs.",
+)
+@options.store
+@options.endpoint_url
+@options.json_document
+@click.pass_obj
+def gc(output: Output, yes: bool, providers: tuple[str, ...], store: str | None, endpoint_url: str | None) -> None:
     """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
     from provisioner import gc as finding
     from provisioner import session
 
-    output = streams(as_json=as_json)
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
     opened = session.open_place(place)
     records, faults = finding.read_records(opened.store)
     for fault in faults:
         output.event(Event("unreadable", f"skipped: {fault}", {"text": fault}))
     failed: dict[str, FreepostError] = {}
-    finder = finding.Finder(opened.store, _clouds(opened, records, provider or [], failed), session.clock(), failed)
+    finder = finding.Finder(opened.store, _clouds(opened, records, providers, failed), session.clock(), failed)
     found = finder.find(records, every=not faults)
     rows = [{key: value for key, value in asdict(each).items() if key != "leftover"} for each in found]
     if yes:
         finder.remove(found)
-    output.result(finding.table(found), {"removed": yes, "found": rows})
+    output.result(finding.table(found), {"removed": yes, "found": rows, "unreadable": faults})
     if found:
         text = f"{len(found)} removed" if yes else f"{len(found)} can go; --yes removes them"
         output.event(Event("gc", text, {"count": len(found), "removed": yes}))
@@ -124,7 +138,7 @@ def gc(
 
 
 def _clouds(
-    opened: Opened, records: dict[str, JobRecord], more: list[str], failed: dict[str, FreepostError]
+    opened: Opened, records: dict[str, JobRecord], more: Sequence[str], failed: dict[str, FreepostError]
 ) -> dict[str, Cloud]:
     """Every cloud that a job of the store was launched on, and those that the operator names.
 
@@ -134,22 +148,22 @@ def _clouds(
 
     wanted: dict[str, tuple[str, dict[str, str]]] = {}
     for record in records.values():
-        options = {key: str(value) for key, value in record.spec.vm.options.items() if key in CONNECTION}
-        wanted[_label(record.provider, options)] = record.provider, options
+        keys = {key: str(value) for key, value in record.spec.vm.options.items() if key in CONNECTION}
+        wanted[_label(record.provider, keys)] = record.provider, keys
     for each in more:
         name, *pairs = each.split(",")
         if not all("=" in pair for pair in pairs):
             raise BadInput(f"--provider {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
-        options = dict(pair.split("=", 1) for pair in pairs)
-        wanted[_label(name, options)] = name, options
+        keys = dict(pair.split("=", 1) for pair in pairs)
+        wanted[_label(name, keys)] = name, keys
     made = {}
-    for label, (name, options) in wanted.items():
+    for label, (name, keys) in wanted.items():
         try:
-            made[label] = session.make_provider(name, opened, options)
+            made[label] = session.make_provider(name, opened, keys)
         except FreepostError as error:
             failed[label] = error
     return {label: cast("Cloud", cloud) for label, cloud in made.items() if hasattr(cloud, "leftovers")}
 
 
-def _label(name: str, options: dict[str, str]) -> str:
-    return " ".join([name, *(options[key] for key in CONNECTION if key in options)])
+def _label(name: str, keys: dict[str, str]) -> str:
+    return " ".join([name, *(keys[key] for key in CONNECTION if key in keys)])

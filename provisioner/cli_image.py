@@ -4,57 +4,69 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from provisioner import images
-from provisioner.options import Json, streams
+from provisioner import options
 from provisioner.output import Event, Output
 
-image_app = typer.Typer(help="Images that the machine and qemu providers boot.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from provisioner.images import Image
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the commands to `provision`."""
-    app.add_typer(image_app, name="image")
+    app.add_command(image_app)
+
+
+@click.group("image")
+def image_app() -> None:
+    """Images that the machine and qemu providers boot."""
 
 
 @image_app.command()
-def build(
-    suite: Annotated[str, typer.Option("--suite", help=f"Debian's: {', '.join(images.SUITES)}.")] = images.DEFAULT,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Build anew, for newer packages.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show what mmdebstrap says.")] = False,
-    as_json: Json = False,
-) -> None:
+@click.option("--suite", metavar="SUITE", default="bookworm", help="Debian's: bullseye, bookworm, trixie, sid.")
+@click.option("--fresh", is_flag=True, help="Build anew, for newer packages.")
+@click.option("--verbose", is_flag=True, help="Show what mmdebstrap says.")
+@options.json_document
+@click.pass_obj
+def build(output: Output, suite: str, fresh: bool, verbose: bool) -> None:
     """Build a Debian image with mmdebstrap, or find the one that was built. Needs root; takes a minute or two."""
-    output = streams(as_json=as_json)
+    from provisioner import images
+
     output.event(Event("building", f"building {suite}, unless it is there", {"image": suite}))
     _tell(output, images.build(suite, fresh=fresh, log=sys.stderr.buffer if verbose else None))
 
 
 @image_app.command("import")
-def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.qcow2", help="A cloud image.", show_default=False)],
-    name: Annotated[str, typer.Option("--name", help="What vm.image calls it; the file's name if not given.")] = "",
-    as_json: Json = False,
-) -> None:
+@click.argument("file", metavar="FILE.qcow2", type=options.FILE, help="A cloud image.")
+@click.option("--name", metavar="NAME", help="What vm.image calls it; the file's name if not given.")
+@options.json_document
+@click.pass_obj
+def import_(output: Output, file: Path, name: str | None) -> None:
     """Copy a cloud image (Ubuntu, Debian, Rocky, ...) into the cache, for the qemu provider."""
-    _tell(streams(as_json=as_json), images.import_qcow2(file, name or file.stem))
+    from provisioner import images
+
+    _tell(output, images.import_qcow2(file, name or file.stem))
 
 
 @image_app.command("list")
-def list_(as_json: Json = False) -> None:
+@options.json_document
+@click.pass_obj
+def list_(output: Output) -> None:
     """List the images that there are."""
+    from provisioner import images
+
     found = images.listing()
     text = "\n".join(f"{image.name}  {image.disk}" for image in found) or "there are no images"
-    streams(as_json=as_json).result(text, {"images": [_described(image) for image in found]})
+    output.result(text, {"images": [_described(image) for image in found]})
 
 
-def _tell(output: Output, image: images.Image) -> None:
+def _tell(output: Output, image: Image) -> None:
     output.result(f"vm.image: {image.name} is ready ({image.disk.parent})", _described(image))
 
 
-def _described(image: images.Image) -> dict[str, object]:
+def _described(image: Image) -> dict[str, object]:
     providers = ["machine", "qemu"] if image.root else ["qemu"]
     return {"image": image.name, "disk": str(image.disk), "providers": providers}

@@ -8,75 +8,92 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from provisioner import units
+from provisioner import options, units
 from provisioner.errors import BadInput, NotFound
-from provisioner.options import Endpoint, Json, streams
 from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
     from provisioner.links import Link, Signer
     from provisioner.store import Store
 
-url_app = typer.Typer(help="Presigned URLs: download links and upload slots.", no_args_is_help=True)
+prefix_argument = click.argument("prefix", metavar="s3://BUCKET/PREFIX", help="Where uploads go.")
+local = click.option("--local", is_flag=True, help="The bucket is one of the embedded store.")
+curl_flag = click.option("--curl", is_flag=True, help="Print curl commands instead of URLs.")
 
 
-class Format(str, Enum):
-    """What `sign` prints."""
-
-    grant = "grant"
-    json = "json"
-    curl = "curl"
+def expires(default: str) -> Callable[[options.Command], options.Command]:
+    """Take --expires, `default` if it isn't given."""
+    text = "How long it works, e.g. 90s, 1h30m; at most 7d."
+    return click.option("--expires", metavar="TIME", default=default, help=text)
 
 
-Prefix = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where uploads go.", show_default=False)]
-Local = Annotated[bool, typer.Option("--local", help="The bucket is one of the embedded store.")]
-Expires = Annotated[str, typer.Option("--expires", help="How long it works, e.g. 90s, 1h30m; at most 7d.")]
-MaxBytes = Annotated[str, typer.Option("--max-bytes", help="The largest file, e.g. 100MB, 5GiB.")]
-Curl = Annotated[bool, typer.Option("--curl", help="Print curl commands instead of URLs.")]
-Qr = Annotated[bool, typer.Option("--qr", help="Print a QR code below each URL, or into the page of --html.")]
-Header = Annotated[
-    list[str] | None,
-    typer.Option("--header", metavar="'NAME: VALUE'", help="A response header to override, e.g. 'Cache-Control: x'."),
-]
+def max_bytes(default: str) -> Callable[[options.Command], options.Command]:
+    """Take --max-bytes, `default` if it isn't given."""
+    return click.option("--max-bytes", metavar="SIZE", default=default, help="The largest file, e.g. 100MB, 5GiB.")
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the commands to `provision`."""
-    app.add_typer(url_app, name="url")
-    app.command()(sign)
-    app.command()(form)
+    app.add_command(url_app)
+    app.add_command(sign)
+    app.add_command(form)
+
+
+@click.group("url")
+def url_app() -> None:
+    """Presigned URLs: download links and upload slots."""
 
 
 @url_app.command()
-def get(  # noqa: PLR0913, PLR0917 - flags
-    keys: Annotated[
-        list[str], typer.Argument(metavar="s3://BUCKET/KEY...", help="Objects; all below one that ends in /.")
-    ],
-    endpoint_url: Endpoint = None,
-    local: Local = False,
-    expires: Expires = "1h",
-    filename: Annotated[str, typer.Option("--filename", help="The name that a browser saves it under.")] = "",
-    content_type: Annotated[str, typer.Option("--content-type", help="The type it is served with.")] = "",
-    header: Header = None,
-    qr: Qr = False,
-    as_json: Json = False,
-    curl: Curl = False,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page of the links.")] = None,
-    title: Annotated[str, typer.Option("--title", help="The page's title.")] = "Files to download",
-    check: Annotated[bool, typer.Option("--check/--no-check", help="See that each object is there.")] = True,
+@click.argument(
+    "keys", metavar="s3://BUCKET/KEY...", nargs=-1, required=True, help="Objects; all below one that ends in /."
+)
+@options.endpoint_url
+@local
+@expires("1h")
+@click.option("--filename", metavar="NAME", help="The name that a browser saves it under.")
+@click.option("--content-type", metavar="TYPE", help="The type it is served with.")
+@click.option(
+    "--header",
+    "headers",
+    metavar="'NAME: VALUE'",
+    multiple=True,
+    help="A response header to override, e.g. 'Cache-Control: x'.",
+)
+@click.option("--qr", is_flag=True, help="Print a QR code below each URL, or into the page of --html.")
+@options.json_document
+@curl_flag
+@click.option("--html", metavar="FILE", type=options.FILE, help="Write a page of the links.")
+@click.option("--title", metavar="TEXT", default="Files to download", help="The page's title.")
+@click.option("--check/--no-check", default=True, help="See that each object is there.")
+@click.pass_obj
+def get(  # noqa: PLR0913 - flags
+    output: Output,
+    *,
+    keys: tuple[str, ...],
+    endpoint_url: str | None,
+    local: bool,
+    expires: str,
+    filename: str | None,
+    content_type: str | None,
+    headers: tuple[str, ...],
+    qr: bool,
+    curl: bool,
+    html: Path | None,
+    title: str,
+    check: bool,
 ) -> None:
     """Print download links, one a line: whoever has one may download that object until it expires."""
     from provisioner import links
 
-    if as_json and str(html) == "-":
+    if output.as_json and str(html) == "-":
         raise BadInput("--json and --html - both want standard output", hint="name a file for --html")
-    overrides = links.parse_overrides(header or [])
+    overrides = links.parse_overrides(headers)
     if content_type:
         overrides["content-type"] = links.header_value("--content-type", content_type)
     if filename:
@@ -98,30 +115,43 @@ def get(  # noqa: PLR0913, PLR0917 - flags
             ]
         else:
             size = _size_of(store, key) if check else None
-            found.append(signer.get(key, overrides=overrides, file=filename, size=size))
-    found, output = links.apart(found), streams(as_json=as_json)
+            found.append(signer.get(key, overrides=overrides, file=filename or "", size=size))
+    found = links.apart(found)
     if html is not None:
         from provisioner import form as forms
 
         _write(html, forms.index(found, title=title, qr=qr), output)
-        if not as_json:
+        if not output.as_json:
             return
     _print(output, found, {"links": [link.describe() for link in found]}, curl=curl, qr=qr)
 
 
 @url_app.command()
-def put(  # noqa: PLR0913, PLR0917 - flags
-    key: Annotated[str, typer.Argument(metavar="s3://BUCKET/KEY", help="The object to be.", show_default=False)],
-    endpoint_url: Endpoint = None,
-    local: Local = False,
-    expires: Expires = "1h",
-    size: Annotated[str, typer.Option("--size", help="Exactly this many bytes.")] = "",
-    content_type: Annotated[str, typer.Option("--type", help="Exactly this content type.")] = "",
-    sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="Exactly these contents.")] = "",
-    no_overwrite: Annotated[bool, typer.Option("--no-overwrite", help="Only while there is no such object.")] = False,
-    file: Annotated[str, typer.Option("--file", help="The local file in the curl command.")] = "",
-    as_json: Json = False,
-    curl: Curl = False,
+@click.argument("key", metavar="s3://BUCKET/KEY", help="The object to be.")
+@options.endpoint_url
+@local
+@expires("1h")
+@click.option("--size", metavar="BYTES", help="Exactly this many bytes.")
+@click.option("--type", "content_type", metavar="TYPE", help="Exactly this content type.")
+@click.option("--sha256", metavar="HEX", help="Exactly these contents.")
+@click.option("--no-overwrite", is_flag=True, help="Only while there is no such object.")
+@click.option("--file", metavar="FILE", help="The local file in the curl command.")
+@options.json_document
+@curl_flag
+@click.pass_obj
+def put(  # noqa: PLR0913 - flags
+    output: Output,
+    *,
+    key: str,
+    endpoint_url: str | None,
+    local: bool,
+    expires: str,
+    size: str | None,
+    content_type: str | None,
+    sha256: str | None,
+    no_overwrite: bool,
+    file: str | None,
+    curl: bool,
 ) -> None:
     """Print an upload slot: whoever has it may write that one object, by PUT, until it expires."""
     from provisioner import links
@@ -131,33 +161,50 @@ def put(  # noqa: PLR0913, PLR0917 - flags
     link = signer.put(
         name,
         size=_bytes("--size", size) if size else None,
-        content_type=content_type,
-        sha256=sha256,
+        content_type=content_type or "",
+        sha256=sha256 or "",
         overwrite=not no_overwrite,
-        file=file,
+        file=file or "",
     )
-    output = streams(as_json=as_json)
-    if link.headers and not (as_json or curl):
+    if link.headers and not (output.as_json or curl):
         needed = ", ".join(f"{header}: {value}" for header, value in link.headers.items())
         output.event(Event("headers", f"send it with exactly these headers: {needed}"))
     _print(output, [link], link.describe(), curl=curl)
 
 
-def sign(  # noqa: PLR0913, PLR0917 - flags
-    prefix: Prefix,
-    endpoint_url: Endpoint = None,
-    local: Local = False,
-    expires: Expires = "1h",
-    max_bytes: MaxBytes = "5GiB",
-    form_of: Annotated[
-        Format,
-        typer.Option("--format", help="grant: for `agent push`; json: url and fields, as boto3 gives; curl: a line."),
-    ] = Format.grant,
-    file: Annotated[str, typer.Option("--file", help="The local file in the curl command.")] = "FILE",
-    put: Annotated[
-        list[str] | None,
-        typer.Option("--put", metavar="NAME", help="A grant of presigned PUTs, for stores that take no forms."),
-    ] = None,
+@click.command()
+@prefix_argument
+@options.endpoint_url
+@local
+@expires("1h")
+@max_bytes("5GiB")
+@click.option(
+    "--format",
+    "form_of",
+    type=click.Choice(["grant", "json", "curl"]),
+    default="grant",
+    help="grant: for `agent push`; json: url and fields, as boto3 gives; curl: a line.",
+)
+@click.option("--file", metavar="FILE", default="FILE", help="The local file in the curl command.")
+@click.option(
+    "--put",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="A grant of presigned PUTs, for stores that take no forms.",
+)
+@click.pass_obj
+def sign(  # noqa: PLR0913 - flags
+    output: Output,
+    *,
+    prefix: str,
+    endpoint_url: str | None,
+    local: bool,
+    expires: str,
+    max_bytes: str,
+    form_of: str,
+    file: str,
+    names: tuple[str, ...],
 ) -> None:
     """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
     from agent import grant as grants
@@ -166,33 +213,58 @@ def sign(  # noqa: PLR0913, PLR0917 - flags
     bucket, folder = links.folder(prefix)
     _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
     limit = _bytes("--max-bytes", max_bytes)
-    if put and form_of is not Format.grant:
+    if names and form_of != "grant":
         raise BadInput("--put makes a grant, for `agent push`", hint="for one URL, use `provision url put`")
-    if form_of is Format.grant:
-        text = grants.dump(signer.grant(folder, max_bytes=limit, names=put or ()))
+    if form_of == "grant":
+        text = grants.dump(signer.grant(folder, max_bytes=limit, names=names))
     else:
         target = signer.post(folder, max_bytes=limit)
-        if form_of is Format.json:
+        if form_of == "json":
             text = json.dumps({"url": target.url, "fields": links.post_fields(target)})
         else:
             text = links.curl_form(target, file)
-    streams().raw(f"{text}\n".encode())
+    output.raw(f"{text}\n".encode())
 
 
-def form(  # noqa: PLR0913, PLR0917 - flags
-    prefix: Prefix,
-    target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page; - for standard output.")],
-    endpoint_url: Endpoint = None,
-    local: Local = False,
-    expires: Expires = "1d",
-    max_bytes: MaxBytes = "100MB",
-    title: Annotated[str, typer.Option("--title", help="The page's title.")] = "Upload files",
-    success_url: Annotated[str, typer.Option("--success-url", help="The page that follows an upload.")] = "",
-    cors: Annotated[bool, typer.Option("--cors", help="Set the bucket's CORS rules so that the page works.")] = False,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option("--origin", help="Where the page will be, e.g. https://example.org; anywhere if not given."),
-    ] = None,
+@click.command()
+@prefix_argument
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    type=options.FILE,
+    required=True,
+    help="The page; - for standard output.",
+)
+@options.endpoint_url
+@local
+@expires("1d")
+@max_bytes("100MB")
+@click.option("--title", metavar="TEXT", default="Upload files", help="The page's title.")
+@click.option("--success-url", metavar="URL", help="The page that follows an upload.")
+@click.option("--cors", is_flag=True, help="Set the bucket's CORS rules so that the page works.")
+@click.option(
+    "--origin",
+    "origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Where the page will be, e.g. https://example.org; anywhere if not given.",
+)
+@click.pass_obj
+def form(  # noqa: PLR0913 - flags
+    output: Output,
+    *,
+    prefix: str,
+    target: Path,
+    endpoint_url: str | None,
+    local: bool,
+    expires: str,
+    max_bytes: str,
+    title: str,
+    success_url: str | None,
+    cors: bool,
+    origins: tuple[str, ...],
 ) -> None:
     """Write an upload form: one HTML file that needs no server. Whoever has it may upload until it expires."""
     from provisioner import cors as rules
@@ -200,16 +272,15 @@ def form(  # noqa: PLR0913, PLR0917 - flags
     from provisioner import links
 
     bucket, folder = links.folder(prefix)
-    options = forms.FormOptions(title, _bytes("--max-bytes", max_bytes), success_url)
+    page_options = forms.FormOptions(title, _bytes("--max-bytes", max_bytes), success_url or "")
     store, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
-    page = forms.upload_form(signer, folder, options)
-    output = streams()
-    origins = origin or ["*"]
+    page = forms.upload_form(signer, folder, page_options)
+    allowed = list(origins) or ["*"]
     if cors:
-        done = rules.ensure(store, origins)
+        done = rules.ensure(store, allowed)
         text = "now allows" if done else "already allowed"
-        output.event(Event("cors", f"the bucket {text} uploads from pages at {', '.join(origins)}"))
-    elif warning := rules.check(store, origins):
+        output.event(Event("cors", f"the bucket {text} uploads from pages at {', '.join(allowed)}"))
+    elif warning := rules.check(store, allowed):
         output.event(Event("warning", f"warning: {warning}"))
     _write(target, page, output)
 

@@ -6,14 +6,13 @@ import base64
 import json
 import sys
 from dataclasses import asdict, replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
+from provisioner import options
 from provisioner.errors import BadInput
-from provisioner.options import JobFile, Overrides, streams
 from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
@@ -22,50 +21,58 @@ if TYPE_CHECKING:
     from provisioner.userdata import UserData
 
 
-class Format(str, Enum):
-    """What `render` prints."""
-
-    user_data = "user-data"
-    terraform = "terraform"
-
-
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the command to `provision`."""
-    app.command()(render)
+    app.add_command(render)
 
 
-def render(  # noqa: PLR0913, PLR0917 - flags
-    job: JobFile,
-    local: Annotated[bool, typer.Option("--local", help="For the embedded store and the local provider.")] = False,
-    provider: Annotated[str | None, typer.Option("--provider", help="Whose limits to keep to.")] = None,
-    overrides: Overrides = None,
-    task: Annotated[str | None, typer.Option("--task", help="This task, not the first.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what is in it and what each part costs.")] = False,
-    audit: Annotated[bool, typer.Option("--audit", help="Say who can read each secret, where, until when.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Not gzipped, for platforms that refuse gzip.")] = False,
-    seed: Annotated[
-        Path | None, typer.Option("--seed", metavar="DIR|ISO", help="Write NoCloud files to DIR, or to a file.iso.")
-    ] = None,
-    stage: Annotated[
-        bool,
-        typer.Option("--stage", help="Upload its inputs and record, so that the job can be watched and collected."),
-    ] = False,
-    form: Annotated[
-        Format, typer.Option("--format", help="terraform: answer as a program of the external data source.")
-    ] = Format.user_data,
-    as_json: Annotated[bool, typer.Option("--json", help="With --explain or --audit: print JSON.")] = False,
+@click.command()
+@options.job_file
+@click.option("--local", is_flag=True, help="For the embedded store and the local provider.")
+@click.option("--provider", metavar="NAME", help="Whose limits to keep to.")
+@options.overrides
+@click.option("--task", metavar="TASK", help="This task, not the first.")
+@click.option("--explain", is_flag=True, help="Say what is in it and what each part costs.")
+@click.option("--audit", is_flag=True, help="Say who can read each secret, where, until when.")
+@click.option("--raw", is_flag=True, help="Not gzipped, for platforms that refuse gzip.")
+@click.option("--seed", metavar="DIR|ISO", type=options.FILE, help="Write NoCloud files to DIR, or to a file.iso.")
+@click.option(
+    "--stage", is_flag=True, help="Upload its inputs and record, so that the job can be watched and collected."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["user-data", "terraform"]),
+    default="user-data",
+    help="terraform: answer as a program of the external data source.",
+)
+@options.json_document
+@click.pass_obj
+def render(  # noqa: PLR0913 - flags
+    output: Output,
+    *,
+    job: Path,
+    local: bool,
+    provider: str | None,
+    overrides: tuple[str, ...],
+    task: str | None,
+    explain: bool,
+    audit: bool,
+    raw: bool,
+    seed: Path | None,
+    stage: bool,
+    form: str,
 ) -> None:
     """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
-    if form is Format.terraform and as_json:
-        raise BadInput(
-            "--format terraform is JSON already, and --json would put events into it", hint="leave out --json"
-        )
-    wanted = [explain, audit, seed is not None, form is Format.terraform]
+    terraform = form == "terraform"
+    if output.as_json and not (explain or audit or seed):
+        reason = "--format terraform is JSON already" if terraform else "user-data is no JSON"
+        raise BadInput(f"{reason}: --json is for --explain, --audit and --seed", hint="leave out --json")
+    wanted = [explain, audit, seed is not None, terraform]
     if sum(wanted) > 1:
         raise BadInput("--explain, --audit, --seed and --format terraform each want the output", hint="give one")
-    output = streams(as_json=as_json)
-    changes = list(overrides or [])
-    if form is Format.terraform:
+    changes = list(overrides)
+    if terraform:
         task, more = _query(task)
         changes += more
     plan, chosen, grant, made, platform = _rendered(
@@ -85,8 +92,9 @@ def render(  # noqa: PLR0913, PLR0917 - flags
         from provisioner import seed as seeds
 
         seeds.write(seeds.files(plan, chosen, made.data), seed)
-        output.event(Event("seed", f"wrote {seed}; it holds the task's policies", {"path": str(seed), "job": plan.job}))
-    elif form is Format.terraform:
+        text = f"wrote {seed}; it holds the task's policies"
+        output.outcome(Event("seed", text, {"path": str(seed), "job": plan.job}))
+    elif terraform:
         output.raw(json.dumps(_answer(plan, chosen, made)).encode() + b"\n")
     else:
         output.raw(made.data)

@@ -22,6 +22,7 @@ from provisioner.errors import FreepostError, Integrity, NotFound
 from provisioner.keys import JobKeys
 from provisioner.output import Event, Report
 from provisioner.record import JobRecord
+from provisioner.retry import Download
 from provisioner.store import Store
 from provisioner.watch import TaskStatus, status
 
@@ -222,7 +223,7 @@ class _Fetch:
             whole.update(data)
 
         try:
-            self._store.fetch(self._prefix + name, take)
+            self._store.fetch(self._prefix + name, Download(take))
         except NotFound:
             message = f"the manifest lists {name}, but the store has no such object"
             raise Integrity(message) from None

@@ -91,6 +91,11 @@ def of_provider(provider: Provider, spec: JobSpec) -> Sequence[Check]:
     return found
 
 
+def stopped(error: FreepostError) -> Check:
+    """What kept the other checks from being made."""
+    return Check("the rest", good=False, text=f"could not be checked: {error.message}", hint=error.hint)
+
+
 def table(found: Sequence[Check]) -> str:
     """The findings as lines of text."""
     lines = []

@@ -28,14 +28,14 @@ class Running:
 
 @contextlib.contextmanager
 def connect(running: Running) -> Iterator[Any]:
-    """Give a boto3 S3 client of the store, and close it. One try a request, and no proxy: it is on loopback."""
-    import boto3
-    import botocore.session
+    """Give an S3 client of the store, and close it. One try a request, and no proxy: it is on loopback."""
     from botocore.config import Config
+
+    from provisioner.boto import make_session
 
     # The operator's own profile and configuration have no say here: a broken one must not stop the embedded store.
     ours = {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
-    client = boto3.session.Session(botocore_session=botocore.session.Session(session_vars=ours)).client(
+    client = make_session(variables=ours).create_client(
         "s3",
         endpoint_url=running.endpoint_url,
         region_name=running.region,

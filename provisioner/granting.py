@@ -111,7 +111,7 @@ class Granter:
     def _begun(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
         """The UploadId of each output that may take several PUTs: begun now, or by an earlier launch of the task."""
         keys = large_keys(plan, task)
-        found = self.store.uploads(plan.keys.outputs(task.task, task.attempt)) if keys else {}
+        found = dict(self.store.uploads(plan.keys.outputs(task.task, task.attempt))) if keys else {}
         return {key: found.get(key) or self.store.begin_upload(key) for key in keys}
 
     def _sign(self, plan: Plan, task: TaskPlan, now: datetime, uploads: Mapping[str, str]) -> tuple[Grant, bytes]:

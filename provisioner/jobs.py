@@ -16,7 +16,6 @@ from provisioner import record as records
 from provisioner import slots
 from provisioner.errors import BadInput, NotFound
 from provisioner.keys import JobKeys
-from provisioner.localfiles import split_url
 from provisioner.record import JobRecord
 from provisioner.spec import StoreSpec
 from provisioner.store import Store
@@ -63,6 +62,8 @@ def locate(job: str, *, place: Place | None, index: JobIndex) -> tuple[Place, st
     `place` is the store the operator named, if any.
     """
     if job.startswith("s3://"):
+        from provisioner.localfiles import split_url
+
         bucket, path = split_url(job)
         prefix, _, name = path.strip("/").rpartition("/")
         base = place or Place(StoreSpec(bucket), embedded=False)
@@ -93,7 +94,7 @@ def remove(store: Store, record: JobRecord) -> int:
     """Delete everything of a job from the bucket, its record last. Return how many objects there were."""
     keys = JobKeys(store.prefix, record.job)
     if any(slots.is_large(item) for item in record.spec.outputs) and record.spec.method == "put":
-        for key, upload in store.uploads(keys.root).items():
+        for key, upload in store.uploads(keys.root):
             with contextlib.suppress(NotFound):
                 store.abort_upload(key, upload)
     found = [item.key for item in store.list(keys.root)]

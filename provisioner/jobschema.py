@@ -15,12 +15,12 @@ from provisioner import localfiles, units
 from provisioner.faults import At, one_of
 from provisioner.kinds import choice, duration, either, flag, items, mapping, size, text
 from provisioner.schema import Schema, publish
+from provisioner.spec import OBJECT_LIMIT
 
 Options = Mapping[str, Mapping[str, Any]]  # a provider's name -> its option_schema
 
 DAY = 86_400
 WEEK = 7 * DAY  # the longest life of a SigV4 policy (AWS, sigv4-query-string-auth: X-Amz-Expires)
-OBJECT_LIMIT = 5 * 1024**3  # bytes in one POST or PUT (AWS, "Uploading objects")
 LONGEST = 90 * DAY  # a job whose policies are renewed
 LARGEST_FILE = 5 * 1024**4  # bytes of an object made of parts (AWS, "Multipart upload limits")
 TASK_LIMIT = 10_000

@@ -207,8 +207,7 @@ class Launcher:
         for item in plan.inputs:
             source = sources[item.path]
             if isinstance(source, Path):
-                with source.open("rb") as file:
-                    self.store.upload(item.key, file)
+                self.store.upload(item.key, source)
                 self.report(
                     Event("staged", f"staged {item.path} ({item.size} bytes)", {"path": item.path, "size": item.size})
                 )

@@ -1,15 +1,34 @@
-"""What people and programs are told: every event is a line of text or a line of JSON, never both on one stream."""
+"""What people and programs are told, on which stream, and in which form.
+
+Without ``--json`` standard output has the text of a command's result, and events go to standard error. With it standard
+output is of one of two kinds, whatever happens:
+
+- EVENTS: lines, each a JSON object whose ``event`` names what happened, an error too (``error``);
+- DOCUMENT: one JSON value, the result or, where there is none, the error; events are text on standard error.
+"""
 
 from __future__ import annotations
 
+import enum
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
-from rich.console import Console
-
 from provisioner.errors import BadInput, FreepostError
+
+RED, DIM, PLAIN = "\x1b[31m", "\x1b[2m", "\x1b[0m"
+# Names and reasons come from VMs: what would move the cursor of whoever reads them is shown as what it is.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+class Kind(enum.Enum):
+    """What a command's standard output is."""
+
+    TEXT = "text"
+    EVENTS = "events"
+    DOCUMENT = "document"
 
 
 @dataclass(frozen=True)
@@ -29,27 +48,49 @@ class Report(Protocol):
 
 
 class Output:
-    """The two streams. With `as_json`, standard output carries JSON only and people's text goes to standard error."""
+    """The two streams of one command. `kind` is what its standard output is; `finished` once its document is out."""
 
-    def __init__(self, stdout: IO[str], stderr: IO[str], *, as_json: bool = False) -> None:
-        self.as_json = as_json
+    def __init__(self, stdout: IO[str], stderr: IO[str], kind: Kind = Kind.TEXT) -> None:
+        self.kind = kind
+        self.finished = False
         self._stdout = stdout
-        self._out = Console(file=stdout, highlight=False, soft_wrap=True, emoji=False)
-        self._err = Console(file=stderr, highlight=False, soft_wrap=True, emoji=False)
+        self._stderr = stderr
+
+    @property
+    def as_json(self) -> bool:
+        """Whether a program reads standard output."""
+        return self.kind is not Kind.TEXT
 
     def event(self, event: Event) -> None:
-        """Tell of an event: a JSON line, or a line of text on standard error."""
-        if self.as_json:
+        """Tell of an event: a line of JSON where standard output is of that kind, else of text on standard error."""
+        if self.kind is Kind.EVENTS:
             self._line({"event": event.name, **event.data})
         else:
-            self._err.print(event.text, markup=False)
+            self._say(event.text)
+
+    def summary(self, event: Event) -> None:
+        """Tell of the event that a command of events ends with; people find its text on standard output."""
+        if self.as_json:
+            self.event(event)
+        else:
+            self._print(event.text)
 
     def result(self, text: str, data: object) -> None:
-        """Give a command's result: one JSON document, or text on standard output."""
+        """Give the one result of a command: a JSON document, or text on standard output."""
+        if self.kind is Kind.EVENTS:
+            raise TypeError("a document among lines of events could not be told from one")
         if self.as_json:
+            self.finished = True
             self._line(data)
         else:
-            self._out.print(text, markup=False)
+            self._print(text)
+
+    def outcome(self, event: Event) -> None:
+        """Tell of the event that is all of a command's result: a JSON document, or text on standard error."""
+        if self.as_json:
+            self.result(event.text, {"event": event.name, **event.data})
+        else:
+            self.event(event)
 
     def raw(self, data: bytes) -> None:
         """Write bytes as they are to standard output."""
@@ -58,17 +99,27 @@ class Output:
         self._stdout.buffer.flush()  # type: ignore[attr-defined]
 
     def error(self, error: FreepostError) -> None:
-        """Say what went wrong and what to do: on standard error, and as a JSON line too when programs read."""
+        """Say what went wrong and what to do on standard error, and to programs too, unless they have a document."""
         faults = error.faults if isinstance(error, BadInput) else ()
-        if self.as_json:
+        if self.as_json and not self.finished:
             data = {"event": "error", "error": type(error).__name__, "message": error.message, "hint": error.hint}
             self._line({**data, "exit_code": error.exit_code, "faults": list(faults)})
-        self._err.print(f"provision: {error.message}", style="red", markup=False)
+        self._say(f"provision: {error.message}", RED)
         for fault in faults:
-            self._err.print(f"  {fault}", markup=False)
+            self._say(f"  {fault}")
         if error.hint:
-            self._err.print(f"  → {error.hint}", style="dim", markup=False)
+            self._say(f"  → {error.hint}", DIM)
 
     def _line(self, data: object) -> None:
         self._stdout.write(json.dumps(data, default=str) + "\n")
         self._stdout.flush()
+
+    def _print(self, text: str) -> None:
+        self._stdout.write(text.translate(CONTROLS) + "\n")
+        self._stdout.flush()
+
+    def _say(self, text: str, style: str = "") -> None:
+        shown = text.translate(CONTROLS)
+        coloured = style and self._stderr.isatty() and not os.environ.get("NO_COLOR")
+        self._stderr.write(f"{style}{shown}{PLAIN}\n" if coloured else f"{shown}\n")
+        self._stderr.flush()

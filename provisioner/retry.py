@@ -6,11 +6,25 @@ import functools
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from provisioner.errors import Unreachable
 
 T = TypeVar("T")
+
+
+@dataclass
+class Download:
+    """An object on its way to `take`, which gets each byte once and in order, however often `Store.fetch` is called.
+
+    `received` bytes of `size` have come so far, of the version of the object that `etag` names.
+    """
+
+    take: Callable[[bytes], object]
+    received: int = 0
+    size: int | None = None
+    etag: str = ""
 
 
 class _Retried:
@@ -41,6 +55,15 @@ def retried(target: T, *, attempts: int = 5, base: float = 0.25, sleep: Callable
     """Wrap `target` so that each method is tried up to `attempts` times while it raises Unreachable.
 
     Waits are exponential with full jitter: up to ``base × 2^n`` seconds before try n+1. Every other error is
-    permanent and passes through at once. Methods must be safe to repeat and must not return lazy iterators.
+    permanent and passes through at once.
+
+    A call may fail when half of it is done, and is then made again with the very same arguments. So each method of
+    `target` has to be one that a second call completes or finds done, and
+
+    - takes what can be read again from its start (bytes, a path, a sequence) or what knows how far a failed call came
+      (`Download`), never an open file, an iterator or a function that consumes what it is given;
+    - returns when it is done: no generator or open stream, whose errors would come when nobody tries again.
+
+    A test holds the signatures of everything that is wrapped to this.
     """
     return cast("T", _Retried(target, attempts, base, sleep))

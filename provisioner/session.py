@@ -1,4 +1,8 @@
-"""Puts the parts together for one command: which store, which provider, the clock, and where events go."""
+"""Puts the parts together for one command: which store, which provider, the clock, and where events go.
+
+Each function imports the parts that it puts together, so a command loads what it uses: `store status` no boto3, and
+`status` nothing that launches.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +13,22 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provisioner import jobs, signer, watch
 from provisioner.errors import BadInput, Unreachable
-from provisioner.jobs import JobIndex, Place
-from provisioner.launch import Launcher
-from provisioner.localfiles import split_url
 from provisioner.output import Event, Report
 from provisioner.paths import state_dir
-from provisioner.providers import registry
-from provisioner.renew import Renewer
-from provisioner.retry import retried
-from provisioner.revoke import Revoker
-from provisioner.signer import Signer, open_signer
-from provisioner.spec import JobSpec, StoreSpec, load
-from provisioner.store import Store, open_store
-from provisioner.watch import TaskStatus, Watcher
 
 if TYPE_CHECKING:
     from provisioner.embedded import EmbeddedStore, Running
+    from provisioner.jobs import JobIndex, Place
+    from provisioner.launch import Launcher
     from provisioner.providers.base import Provider
     from provisioner.record import JobRecord
+    from provisioner.renew import Renewer
+    from provisioner.revoke import Revoker
+    from provisioner.signer import Signer
+    from provisioner.spec import JobSpec
+    from provisioner.store import Store
+    from provisioner.watch import TaskStatus, Watcher
 
 NEAR = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
 
@@ -48,6 +48,9 @@ class Opened:
 
 def embedded_place(bucket: str | None, prefix: str) -> Place:
     """The embedded store; where it listens is found when it is opened."""
+    from provisioner.jobs import Place
+    from provisioner.spec import StoreSpec
+
     return Place(StoreSpec(bucket or "freepost", prefix), embedded=True)
 
 
@@ -69,6 +72,10 @@ def running_store() -> Running:
 
 def named_place(url: str | None, endpoint_url: str | None) -> Place | None:
     """The store that ``--store`` and ``--endpoint-url`` name, or None. Raise BadInput for what is no s3:// URL."""
+    from provisioner.jobs import Place
+    from provisioner.localfiles import split_url
+    from provisioner.spec import StoreSpec
+
     if not url:
         if endpoint_url:
             message = "--endpoint-url needs --store s3://BUCKET/PREFIX"
@@ -83,6 +90,10 @@ def named_place(url: str | None, endpoint_url: str | None) -> Place | None:
 
 def open_place(place: Place) -> Opened:
     """Open a store; the embedded one is started if it doesn't run."""
+    from provisioner.jobs import Place
+    from provisioner.retry import retried
+    from provisioner.store import open_store
+
     if not place.embedded:
         return Opened(retried(open_store(place.store)), place)
     running = embedded_store().start([place.store.bucket])
@@ -95,17 +106,26 @@ def open_place(place: Place) -> Opened:
 
 def index() -> JobIndex:
     """The jobs that this machine launched."""
+    from provisioner.jobs import JobIndex
+
     return JobIndex(state_dir() / "jobs")
 
 
 def load_spec(path: Path, overrides: Sequence[str], provider: str | None) -> JobSpec:
     """Read job.yaml, knowing every provider's own keys. `provider` stands in for vm.provider."""
+    from provisioner.jobfile import load
+    from provisioner.providers import registry
+
     chosen = [f"vm.provider={provider}"] if provider else []
     return load(path, [*overrides, *chosen], registry.OptionSchemas())
 
 
 def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[Place, str]:
     """Decide where results go and where VMs run, from the flags and the spec."""
+    from provisioner.jobs import Place
+    from provisioner.providers import registry
+    from provisioner.spec import StoreSpec
+
     name = "local" if local else provider or spec.vm.provider
     if name is None:
         message = "the job names no provider"
@@ -122,28 +142,45 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[Place, 
 
 def make_provider(name: str, opened: Opened, options: Mapping[str, Any]) -> Provider:
     """Make a provider that retries what may work later. `options` are the job's own, those under ``vm``."""
+    from provisioner.providers import registry
+    from provisioner.retry import retried
+
     context = registry.Context(state_dir(), opened.place.store.endpoint_url or "", options)
     return retried(registry.create(name, context))
 
 
 def launcher(opened: Opened, provider: Provider, report: Report) -> Launcher:
     """Everything a launch works with."""
+    from provisioner.launch import Launcher
+    from provisioner.signer import open_signer
+
     return Launcher(opened.store, provider, clock, report, open_signer(opened.store, opened.place.store, clock))
 
 
 def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
     """Open the store of a job and read its record."""
+    from provisioner import jobs
+
     found, name = jobs.locate(job, place=place, index=index())
     opened = open_place(found)
     return opened, jobs.read(opened.store, name)
 
 
+def observer(opened: Opened, provider: Provider, report: Report) -> Watcher:
+    """Everything that looking at a job works with; it changes nothing."""
+    from provisioner.watch import Watcher
+
+    return Watcher(opened.store, provider, clock, time.sleep, report)
+
+
 def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
-    """Everything that following a job works with."""
-    launching, sign = launcher(opened, provider, report), signers(opened)
+    """Everything that following a job works with: it revokes what is over, renews what runs, retries what failed."""
+    from provisioner.renew import Renewer
+
+    sign = signers(opened)
 
     def again(record: JobRecord, tasks: Sequence[str]) -> JobRecord:
-        return replace(launching, signer=sign()).retry(record, tasks)
+        return replace(launcher(opened, provider, report), signer=sign()).retry(record, tasks)
 
     renewing = Renewer(opened.store, provider, clock, report, sign)
     revoking = revoker(opened, report, sign)
@@ -154,13 +191,15 @@ def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
         return renewing.tend(record, found)
 
     finished = None if revoking is None else revoking.finished
-    return Watcher(opened.store, provider, clock, time.sleep, report, again, finished, tend)
+    return replace(observer(opened, provider, report), retry=again, finished=finished, renew=tend)
 
 
 def revoker(opened: Opened, report: Report, sign: Callable[[], Signer] | None = None) -> Revoker | None:
     """Revokes grants of what is over; None for the embedded store, which applies a Deny to no form (measured)."""
     if opened.place.embedded:
         return None
+    from provisioner.revoke import Revoker
+
     who = sign or signers(opened)
     return Revoker(opened.store, report, clock, lambda: who().own)
 
@@ -170,6 +209,8 @@ def revoke_over(opened: Opened, record: JobRecord, report: Report, *, ended: boo
     revoking = revoker(opened, report)
     if revoking is None or record.spec.revoke != "on-finish" or record.expires <= clock():
         return
+    from provisioner import watch
+
     found = watch.status(opened.store, record)
     for item in found:
         for attempt in range(1, item.attempt + 1) if ended or item.over else ():
@@ -179,13 +220,17 @@ def revoke_over(opened: Opened, record: JobRecord, report: Report, *, ended: boo
 
 def signers(opened: Opened) -> Callable[[], Signer]:
     """Return what tells who signs now. Credentials that are about to end are looked up anew."""
-    found = signer.Renewed(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
+    from provisioner.signer import Renewed, open_signer
+
+    found = Renewed(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
     first = open_signer(opened.store, opened.place.store, clock)
     return lambda: replace(first, own=found())
 
 
 def renewer(opened: Opened, provider: Provider, report: Report) -> Renewer:
     """Everything that renewing grants works with."""
+    from provisioner.renew import Renewer
+
     return Renewer(opened.store, provider, clock, report, signers(opened))
 
 

@@ -184,11 +184,14 @@ def open_signer(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
     def connect(spec: SignerSpec, own: Credentials) -> Any:  # noqa: ANN401 - boto3 clients have no static type
-        import boto3
         from botocore.config import Config
 
-        session = boto3.session.Session(own.access_key, own.secret_key, own.token, region_name=store.bucket.region)
+        from provisioner.boto import make_session
+
+        session = make_session()
+        session.set_credentials(own.access_key, own.secret_key, own.token)
         config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10, read_timeout=30)
-        return session.client("sts", endpoint_url=spec.endpoint_url or place.endpoint_url, config=config)
+        where = spec.endpoint_url or place.endpoint_url
+        return session.create_client("sts", region_name=store.bucket.region, endpoint_url=where, config=config)
 
     return Signer(store.credentials, connect, clock)

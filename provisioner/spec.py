@@ -1,34 +1,16 @@
-"""job.yaml to a frozen JobSpec, or every fault of it at once.
+"""A job as the operator wrote it, frozen: one class for each mapping of job.yaml.
 
-What a key may hold stands in `provisioner.jobschema`; this module applies it, checks what concerns several keys
-together, and reads the files that the job names.
+`provisioner.jobfile` reads it from a job.yaml, `provisioner.record` from a job's record, which needs none of that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provisioner import crosscheck, errors, jobschema, localfiles, marked_yaml, schema, units
-from provisioner.faults import At, Faults
-from provisioner.jobschema import Options, json_schema
-from provisioner.overrides import apply
-
-__all__ = [
-    "FileSpec",
-    "InputSpec",
-    "JobSpec",
-    "OutputSpec",
-    "RunSpec",
-    "SignerSpec",
-    "StoreSpec",
-    "VmSpec",
-    "json_schema",
-    "load",
-    "parse",
-]
+OBJECT_LIMIT = 5 * 1024**3  # bytes in one POST or PUT (AWS, "Uploading objects")
 
 
 @dataclass(frozen=True)
@@ -121,7 +103,7 @@ class JobSpec:
     expires: int | None = None
     renew: int | None = None
     retries: int = 0
-    max_bytes: int = jobschema.OBJECT_LIMIT
+    max_bytes: int = OBJECT_LIMIT
     checkpoint: int | None = None
     signer: SignerSpec | None = None
     revoke: str = "on-finish"  # or never
@@ -146,118 +128,3 @@ class JobSpec:
     def signed(self) -> int:
         """Seconds for which what a launch signs has to work: all of the job, or until it can have been renewed."""
         return self.deadline if self.renew is None else min(self.renew, self.vm.boot_budget)
-
-
-def load(path: Path, overrides: Sequence[str] = (), providers: Options | None = None) -> JobSpec:
-    """Read job.yaml, apply ``--set`` overrides to it, and read the files it names.
-
-    Raises BadInput, with every fault in its `faults`.
-    """
-    faults = Faults(str(path), path.parent)
-    document = marked_yaml.load(_text(path), where=str(path), complain=faults.add)
-    if document is None and not faults.found:
-        faults.add(str(path), "", "an empty file", "a mapping with at least name and run")
-    if isinstance(document, Mapping):
-        document = apply(document, overrides, faults)
-    elif faults.found:
-        faults.stop()
-    return _parse(document, faults, providers)
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(marked_yaml.MAX_BYTES + 1)
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise errors.BadInput(f"{path} is not UTF-8 text (byte {error.start}).", hint="Save it as UTF-8.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise errors.BadInput(f"{str(path)[-120:]} can't be read: {reason}.", hint="Name a job.yaml.") from None
-    if len(content) > marked_yaml.MAX_BYTES:
-        limit = units.show_size(marked_yaml.MAX_BYTES)
-        raise errors.BadInput(f"{path} is larger than {limit}.", hint="Put large content under inputs.")
-    return text
-
-
-def parse(document: object, *, base: Path, where: str, providers: Options | None = None) -> JobSpec:
-    """Turn a document into a JobSpec. File names in it are relative to `base`; `where` names it in faults.
-
-    Raises BadInput, with every fault in its `faults`.
-    """
-    return _parse(document, Faults(where, base), providers)
-
-
-def _parse(document: object, faults: Faults, providers: Options | None) -> JobSpec:
-    machine = document.get("vm") if isinstance(document, Mapping) else None
-    provider = machine.get("provider") if isinstance(machine, Mapping) else None
-    whole = jobschema.job(providers, provider)
-    schema.check(document, whole, At(faults))
-    written = document if isinstance(document, Mapping) else {}
-    try:
-        crosscheck.check(written, whole, faults)
-        faults.stop()
-        made = schema.read(written, whole)
-        run = _run(made["run"], written["run"], faults.base)
-        inputs = tuple(_input(each, faults.base) for each in made["inputs"])
-    except OSError as error:  # checked a moment ago, and gone since
-        raise errors.BadInput(f"{error.filename} can't be read: {error.strerror}.", hint="Try again.") from None
-    return JobSpec(
-        **{
-            **made,
-            "store": _store(made["store"]) if "store" in made else None,
-            "vm": _vm(made["vm"]),
-            "signer": SignerSpec(**made["signer"]) if "signer" in made else None,
-            "run": run,
-            "inputs": inputs,
-            "outputs": tuple(OutputSpec(**each) for each in made["outputs"]),
-        }
-    )
-
-
-def _store(made: Mapping[str, Any]) -> StoreSpec:
-    bucket, prefix = localfiles.split_url(made["url"])
-    return StoreSpec(bucket, prefix.strip("/"), **{key: each for key, each in made.items() if key != "url"})
-
-
-def _vm(made: Mapping[str, Any]) -> VmSpec:
-    options = {key: each for key, each in made.items() if key not in jobschema.VM}
-    return VmSpec(made.get("provider"), made["boot_budget"], options)
-
-
-def _run(made: Mapping[str, Any], written: Mapping[str, Any], base: Path) -> RunSpec:
-    rest = {key: each for key, each in made.items() if key not in ("script", "files", "env")}
-    files = [_file(each, base) for each in made["files"]]
-    if "script" in made:
-        name = localfiles.landing(made["script"])
-        files.append(FileSpec(name, (base / made["script"]).read_bytes(), "0755"))
-        rest["command"] = (f"./{name}",)
-    return RunSpec(**rest, env=_env(written.get("env", {})), files=tuple(files))
-
-
-def _env(written: Mapping[str, Any]) -> dict[str, str]:
-    """Keep numbers as they were written: 1.10 is not 1.1."""
-    marks = getattr(written, "marks", {})
-    return {
-        key: each if isinstance(each, str) else (marks[key].raw if key in marks else str(each))
-        for key, each in written.items()
-    }
-
-
-def _file(made: Mapping[str, Any], base: Path) -> FileSpec:
-    path = _path(made)
-    if "content" in made:
-        return FileSpec(path, made["content"].encode(), made.get("mode", "0644"))
-    source = base / made["source"]
-    return FileSpec(path, source.read_bytes(), made.get("mode") or localfiles.mode(source))
-
-
-def _input(made: Mapping[str, Any], base: Path) -> InputSpec:
-    source = made["source"]
-    if localfiles.is_url(source):
-        return InputSpec(_path(made), source, made.get("mode", "0644"))
-    return InputSpec(_path(made), base / source, made.get("mode") or localfiles.mode(base / source))
-
-
-def _path(made: Mapping[str, Any]) -> str:
-    return localfiles.landing(made.get("path") or made["source"])

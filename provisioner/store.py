@@ -1,22 +1,35 @@
-"""The bucket, through boto3: every request of the operator's side to a store is in this module.
+"""The bucket, through botocore: every request of the operator's side to a store is in this module.
 
-Methods do one thing once (`provisioner.retry` wraps them) and raise `provisioner.errors` only.
+Methods do one thing once and raise `provisioner.errors` only. `provisioner.retry` wraps them, so each may be called
+again after it failed half-way: bodies are bytes or files that are opened anew, and a `Download` knows how far it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
+from botocore.session import Session
 
-from provisioner.errors import BadInput, FreepostError, NoCredentials, NotFound, Refused, Unreachable, Unsupported
+from provisioner.boto import make_session
+from provisioner.errors import (
+    BadInput,
+    FreepostError,
+    Integrity,
+    NoCredentials,
+    NotFound,
+    Refused,
+    Unreachable,
+    Unsupported,
+)
 from provisioner.policy import Bucket, Credentials, bucket_url
+from provisioner.retry import Download
 
 if TYPE_CHECKING:
     from provisioner.spec import StoreSpec
@@ -32,6 +45,7 @@ _UNKNOWN_KEY = frozenset(
 NOT_IMPLEMENTED = 501  # a no for good: this store has no such operation
 _NEVER = frozenset({"NotImplemented", "MethodNotAllowed", "405", "501"})
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404"})
+_CHANGED = frozenset({"PreconditionFailed", "412"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Entry:
 class Store:
     """One bucket and prefix. Make it with `open_store`."""
 
-    def __init__(self, client: Any, bucket: Bucket, prefix: str, credentials: Credentials) -> None:  # noqa: ANN401 - boto3 clients have no static type
+    def __init__(self, client: Any, bucket: Bucket, prefix: str, credentials: Credentials) -> None:  # noqa: ANN401 - botocore makes its clients' classes as it goes
         self._client = client
         self.bucket = bucket
         self.prefix = prefix
@@ -97,25 +111,43 @@ class Store:
             body: bytes = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"].read()
             return body
 
-    def fetch(self, key: str, into: Callable[[bytes], object], *, chunk: int = 1 << 20) -> None:
-        """Read an object piece by piece into a callable."""
+    def fetch(self, key: str, into: Download, *, chunk: int = 1 << 20) -> None:
+        """Read what has not come yet of an object, in pieces of up to `chunk` bytes.
+
+        Raise Integrity when the object is no longer the one whose first bytes have come.
+        """
+        if into.received == into.size:
+            return
+        rest = {"Range": f"bytes={into.received}-", "IfMatch": into.etag} if into.received else {}
         with self._errors(f"read {key}"):
-            body = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
-            for piece in body.iter_chunks(chunk):
-                into(piece)
+            answer = self._client.get_object(Bucket=self.bucket.name, Key=key, **rest)
+            start = answer.get("ContentRange", "bytes 0-").removeprefix("bytes ").partition("-")[0]
+            if into.received and (start, answer["ETag"]) != (str(into.received), into.etag):  # it ignores headers
+                raise Integrity(f"the store did not send the rest of {key}", hint="run the same command again")
+            into.size = into.received + answer["ContentLength"]
+            into.etag = answer["ETag"]
+            for piece in answer["Body"].iter_chunks(chunk):
+                into.take(piece)
+                into.received += len(piece)
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/json") -> None:
         """Write a small object."""
         with self._errors(f"write {key}"):
             self._client.put_object(Bucket=self.bucket.name, Key=key, Body=data, ContentType=content_type)
 
-    def upload(self, key: str, source: IO[bytes]) -> None:
-        """Write an object of any size from an open file, in parts where it is large."""
-        with self._errors(f"write {key}"):
-            self._client.upload_fileobj(source, self.bucket.name, key)
+    def upload(self, key: str, source: Path) -> None:
+        """Write an object of any size from a file, in parts where it is large. Raise BadInput if it can't be opened."""
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise BadInput(f"{source} can't be read: {error.strerror}") from None
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
-    def uploads(self, prefix: str) -> dict[str, str]:
-        """The uploads in parts that were begun below `prefix` and not completed: the latest UploadId of each key."""
+        with file, self._errors(f"write {key}"), create_transfer_manager(self._client, TransferConfig()) as manager:
+            manager.upload(file, self.bucket.name, key).result()
+
+    def uploads(self, prefix: str) -> Sequence[tuple[str, str]]:
+        """The uploads in parts that were begun below `prefix` and not completed: keys and UploadIds, oldest first."""
         with self._errors("list uploads"):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket.name, Prefix=prefix
@@ -126,10 +158,10 @@ class Store:
                 if error.response.get("Error", {}).get("Code") != "NoSuchUpload":  # rclone's word for none at all
                     raise
                 found = []
-            return {item["Key"]: item["UploadId"] for item in sorted(found, key=lambda item: str(item["Initiated"]))}
+            return [(item["Key"], item["UploadId"]) for item in sorted(found, key=lambda item: str(item["Initiated"]))]
 
     def begin_upload(self, key: str) -> str:
-        """Begin an upload in parts. Return its UploadId."""
+        """Begin an upload in parts. Return its UploadId. One whose answer was lost stays begun, without any part."""
         with self._errors(f"begin an upload of {key}"):
             return str(self._client.create_multipart_upload(Bucket=self.bucket.name, Key=key)["UploadId"])
 
@@ -194,16 +226,16 @@ class Store:
 
 
 def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: str | None = None) -> Store:
-    """Connect to the bucket that a spec names, with boto3's own credential chain unless keys are given.
+    """Connect to the bucket that a spec names, with botocore's own credential chain unless keys are given.
 
     The signing endpoint is always the region's own: the global one redirects young buckets, and a redirected POST
     fails. The bucket's region is asked for where the spec has none. Credentials are frozen here, so that one
     launch signs everything with the same key.
     """
     try:
-        session = boto3.session.Session(
-            aws_access_key_id=access_key, aws_secret_access_key=secret_key, profile_name=spec.profile
-        )
+        session = make_session(spec.profile)
+        if access_key and secret_key:
+            session.set_credentials(access_key, secret_key)
         found = session.get_credentials()
         if found is None:
             message = "there are no credentials to sign with"
@@ -211,7 +243,7 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
                 message, hint="set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use --local"
             )
         frozen = found.get_frozen_credentials()
-        region = spec.region or (session.region_name if spec.endpoint_url else None)
+        region = spec.region or (session.get_config_variable("region") if spec.endpoint_url else None)
         if region is None:
             region = DEFAULT_REGION if spec.endpoint_url else _bucket_region(session, spec.bucket)
         client = _client(session, spec, region)
@@ -226,7 +258,7 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
     return Store(client, Bucket(spec.bucket, region, url), spec.prefix, credentials)
 
 
-def _client(session: boto3.session.Session, spec: StoreSpec, region: str) -> Any:  # noqa: ANN401 - boto3 clients have no static type
+def _client(session: Session, spec: StoreSpec, region: str) -> Any:  # noqa: ANN401 - botocore makes its clients' classes as it goes
     config = Config(
         signature_version="s3v4",
         retries={"total_max_attempts": 1},
@@ -238,11 +270,11 @@ def _client(session: boto3.session.Session, spec: StoreSpec, region: str) -> Any
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return session.client("s3", region_name=region, endpoint_url=spec.endpoint_url, config=config)
+    return session.create_client("s3", region_name=region, endpoint_url=spec.endpoint_url, config=config)
 
 
-def _bucket_region(session: boto3.session.Session, bucket: str) -> str:
-    client = session.client("s3", region_name=session.region_name or DEFAULT_REGION)
+def _bucket_region(session: Session, bucket: str) -> str:
+    client: Any = session.create_client("s3", region_name=session.get_config_variable("region") or DEFAULT_REGION)
     try:
         answer = client.head_bucket(Bucket=bucket)
     except boto_errors.ClientError as error:
@@ -282,6 +314,8 @@ def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
         )
     if code == "NoSuchBucket":
         return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
+    if code in _CHANGED:
+        return Integrity(f"could not {doing}: it was replaced meanwhile", hint="run the same command again")
     if code in _ABSENT:
         return NotFound(f"could not {doing}: there is nothing there")
     if code in _TRANSIENT or (status >= 500 and status != NOT_IMPLEMENTED):  # noqa: PLR2004 - HTTP's own classes

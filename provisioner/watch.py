@@ -98,7 +98,7 @@ def final_event(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Follows a job. `retry` launches the next attempt of tasks (`Launcher.retry`).
+    """Follows a job. `retry` launches the next attempt of tasks (`Launcher.retry`), where there is one.
 
     `finished` is told the task and attempt of each that is over (`provisioner.revoke.on_finish`). `renew` renews the
     grants of those that run, and says in how many seconds it wants to be called again (`provisioner.renew`).
@@ -109,7 +109,7 @@ class Watcher:
     clock: Callable[[], datetime]
     sleep: Callable[[float], None]
     report: Report
-    retry: Callable[[JobRecord, Sequence[str]], JobRecord]
+    retry: Callable[[JobRecord, Sequence[str]], JobRecord] | None = None
     finished: Callable[[JobRecord, str, int], None] | None = None
     renew: Callable[[JobRecord, Sequence[TaskStatus]], float | None] | None = None
 
@@ -187,9 +187,12 @@ class Watcher:
             again = [
                 item.task
                 for item in found
-                if item.over and not item.succeeded and item.attempt - item.unstarted <= record.spec.retries
+                if self.retry is not None
+                and item.over
+                and not item.succeeded
+                and item.attempt - item.unstarted <= record.spec.retries
             ]
-            if again and self.clock() >= due:
+            if again and self.retry is not None and self.clock() >= due:
                 older = _attempts(record)
                 try:
                     record = self.retry(record, again)

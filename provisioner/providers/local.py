@@ -27,12 +27,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from provisioner.cloudconfig import unpack
 from provisioner.errors import BadInput, FreepostError
 from provisioner.process import Process, identify
 from provisioner.providers.base import Instance, Order, Phase, State
 from provisioner.providers.registry import Context
-from provisioner.userdata import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before all of it is killed
 KILL_SECONDS = 10  # what the kernel gets to end what was killed
@@ -114,6 +112,9 @@ class LocalProvider:
             return State(Phase.RUNNING) if lock is None else State(Phase.GONE, "the agent ended")
 
     def _start(self, home: Path, order: Order, lock: int) -> None:
+        from provisioner.cloudconfig import unpack
+        from provisioner.userdata import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
+
         root = home / "root"
         if root.exists():
             shutil.rmtree(root)  # of a launcher that died half-way

@@ -10,12 +10,14 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from provisioner.errors import BadInput
 from provisioner.providers.base import Provider
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "freepost.providers"
 BUILT_IN = {
@@ -43,6 +45,8 @@ class Context:
 @functools.cache
 def _offered() -> tuple[EntryPoint, ...]:
     """What other distributions offer: found by reading what every one of them says of itself, so only once."""
+    from importlib.metadata import entry_points
+
     return tuple(entry_points(group=GROUP))
 
 

@@ -105,7 +105,7 @@ def test_a_whole_job(job, running, capfd):
     assert job.text("log/000001") == "hello\n"
     assert {"status/0/1/booted", "status/0/1/launched", "status/0/1/started", "status/0/1/succeeded"} <= set(job.keys())
     assert job.keys("out/") == ["out/0/1/big.bin", "out/0/1/d/an answer", "out/0/1/sum"]
-    assert job.store.uploads("") == {}
+    assert job.store.uploads("") == []
     record = json.loads(job.text("job.json"))
     assert record["spec"]["store"]["method"] == "put"
     assert cli.main(["rm", record["job"]]) == 0
@@ -119,7 +119,7 @@ def test_what_was_never_made_is_given_up(job, running, capfd):
     assert code == 1
     assert "never.bin: no such file" in said
     assert job.keys("out/") == ["out/0/1/a"]
-    assert job.store.uploads("") == {}
+    assert job.store.uploads("") == []
 
 
 def test_a_pattern_is_refused_before_anything_is_made(job, running, capfd):
@@ -179,7 +179,7 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     with pytest.raises(Bad, match="is not what this VM was launched with") as ended:
         boot()
     assert ended.value.args[1] == 8
-    for key, upload in opened.store.uploads("").items():
+    for key, upload in opened.store.uploads(""):
         opened.store.abort_upload(key, upload)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import MissingDependency
-from provisioner.spec import load
+from provisioner.jobfile import load
 from tests import guests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]

@@ -16,7 +16,7 @@ import botocore.loaders
 import botocore.session
 import pytest
 
-from provisioner import spec as specs
+from provisioner import jobfile
 from provisioner.launch import Launcher
 from provisioner.providers import registry
 from provisioner.providers.ec2 import Ec2Provider
@@ -136,7 +136,7 @@ def document(cloud, bucket, store, image):
 @pytest.fixture
 def parse(tmp_path):
     """Read a document as provision does."""
-    return lambda document: specs.parse(document, base=tmp_path, where="job.yaml", providers=registry.OptionSchemas())
+    return lambda document: jobfile.parse(document, base=tmp_path, where="job.yaml", providers=registry.OptionSchemas())
 
 
 class Time:

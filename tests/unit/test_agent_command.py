@@ -32,6 +32,10 @@ def here(evil, tmp_path):
     [
         ([], 2, "usage"),
         (["--help"], 0, "usage"),
+        (["-h"], 0, "usage"),
+        (["push", "-h"], 0, "usage"),
+        (["--version"], 0, "agent "),
+        (["push", "--", "-h"], 2, "-h: no such file"),
         (["fly"], 2, "usage"),
         (["push"], 2, "usage"),
         (["push", "--nonsense", "x"], 2, "--nonsense"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import __version__
 from provisioner import agentapp
 from provisioner.resources import agent_sources
 from provisioner.shrink import minify, shake, shrink
@@ -252,11 +253,21 @@ def test_no_module_names_what_is_not_there(chosen, tmp_path):
 
 
 @pytest.mark.parametrize("python", AGENT_PYTHONS)
-def test_it_answers_help(python, tmp_path):
-    """The archive alone tells its usage, on standard output as any program does that is asked for it."""
-    done = run(python, pack(tmp_path), "--help", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "push" in done.stdout
+def test_it_answers_help_and_version(python, tmp_path):
+    """The archive alone tells its usage and version, on standard output as any program does that is asked for them."""
+    app = pack(tmp_path)
+    for word, said in (("--help", "push"), ("-h", "push"), ("--version", f"agent {__version__}\n")):
+        done = run(python, app, word, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert said in done.stdout
+
+
+@pytest.mark.parametrize("word", ["--version", "-h", "push"])
+def test_a_vm_without_the_commands_says_so(word, tmp_path):
+    """Where only `agent run` travelled, any other word is answered by a sentence and exit code 2."""
+    done = run(sys.executable, pack(tmp_path, frozenset()), word, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "agent: job.yaml doesn't mention `agent`, so it is not in this VM\n"
 
 
 @pytest.mark.parametrize("name", MODULES)

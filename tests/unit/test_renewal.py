@@ -16,12 +16,14 @@ from agent.renew import Renewal, places
 from provisioner import gc, renew, session, signer
 from provisioner.errors import BadInput, Expiry
 from provisioner.grants import sign_grant
+from provisioner.jobfile import parse
+from provisioner.jobs import Place
 from provisioner.keys import JobKeys
 from provisioner.plan import UPLOAD_MARGIN, make_plan
 from provisioner.policy import Credentials
 from provisioner.providers.base import Instance, Phase
 from provisioner.record import JobRecord
-from provisioner.spec import JobSpec, RunSpec, SignerSpec, parse
+from provisioner.spec import JobSpec, RunSpec, SignerSpec
 from provisioner.watch import TaskStatus
 from tests.faults.kit import gather, real_grant, run_agent, write_grant
 from tests.guests import wait_until
@@ -270,7 +272,7 @@ def running(opened):
     deadline = now() + timedelta(days=21)
     record = JobRecord("long-1", spec, "local", now(), deadline, deadline + UPLOAD_MARGIN, instances=instances)
     found = [TaskStatus(task, 1, "started", now()) for task in ("0", "1")]
-    place = session.Opened(opened, session.Place(None, embedded=True))
+    place = session.Opened(opened, Place(None, embedded=True))
     using = session.make_provider("local", session.Opened(opened, session.embedded_place(None, "p")), {})
     who = signer.open_signer(place.store, None, now)
     events = []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner import spec
+from provisioner import jobfile, spec
 from provisioner.spec import FileSpec, InputSpec, OutputSpec, RunSpec, StoreSpec, VmSpec
 
 MINIMAL = {"name": "hello", "run": {"command": "true"}}
@@ -21,7 +21,7 @@ PROVIDERS = {
 
 def parse(base=Path(), providers=None, **keys):
     """Parse the smallest document with these keys on top."""
-    return spec.parse({**MINIMAL, **keys}, base=base, where="job.yaml", providers=providers)
+    return jobfile.parse({**MINIMAL, **keys}, base=base, where="job.yaml", providers=providers)
 
 
 def test_defaults():
@@ -70,7 +70,7 @@ retries: 3
 max_bytes: 64MiB
 checkpoint: 10m
 """)
-    made = spec.load(tmp_path / "job.yaml", providers=PROVIDERS)
+    made = jobfile.load(tmp_path / "job.yaml", providers=PROVIDERS)
     assert made == spec.JobSpec(
         name="all-keys",
         store=StoreSpec("bucket", "some/prefix", "http://127.0.0.1:9000", "eu-central-1", "path", "lab", "auto"),
@@ -191,7 +191,7 @@ run:
     <<: [{B: "1", C: "1"}, {C: "2", D: *line}]
     B: own
 """)
-    env = spec.load(tmp_path / "job.yaml").run.env
+    env = jobfile.load(tmp_path / "job.yaml").run.env
     assert list(env.items()) == [("B", "own"), ("C", "1"), ("D", "echo hi")]
 
 
@@ -199,8 +199,7 @@ def test_imports_nothing_that_acts():
     """Reading a job.yaml loads neither boto3 nor subprocess nor a socket."""
     import subprocess
 
-    program = (
-        "import sys, provisioner.spec; print(sorted({'boto3', 'subprocess', 'socket', 'requests'} & set(sys.modules)))"
-    )
+    loaded = "sorted({'boto3', 'botocore', 'subprocess', 'socket', 'requests'} & set(sys.modules))"
+    program = f"import sys, provisioner.jobfile; print({loaded})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

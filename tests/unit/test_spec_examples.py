@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner import spec
+from provisioner import jobfile
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 JOBS = sorted(EXAMPLES.glob("*/job.yaml"))
@@ -36,14 +36,14 @@ def work(job, folder, task):
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.parent.name)
 def test_job_is_right(path):
     """Every example's job.yaml loads, says how to run it, and brings something home."""
-    job = spec.load(path)
+    job = jobfile.load(path)
     assert job.outputs
     assert f"provision launch examples/{path.parent.name}/job.yaml" in path.read_text()
 
 
 def test_hello(tmp_path):
     """The first job writes three files under out/ and says so in its log."""
-    log = work(spec.load(EXAMPLES / "hello/job.yaml"), tmp_path, "0")
+    log = work(jobfile.load(EXAMPLES / "hello/job.yaml"), tmp_path, "0")
     assert log.splitlines() == ["Hello from a VM that holds no credentials"]
     assert (tmp_path / "out/hello.txt").read_text() == "Hello from a VM that holds no credentials\n"
     assert (tmp_path / "out/about.txt").read_text().startswith("Linux")
@@ -52,7 +52,7 @@ def test_hello(tmp_path):
 
 def test_pi(tmp_path):
     """Four tasks estimate pi with different darts, and the combined estimate is within five standard errors."""
-    job = spec.load(EXAMPLES / "pi/job.yaml", ["run.env.DARTS=20000"])
+    job = jobfile.load(EXAMPLES / "pi/job.yaml", ["run.env.DARTS=20000"])
     assert job.tasks == ("0", "1", "2", "3")
     for task in job.tasks:
         (tmp_path / task).mkdir()

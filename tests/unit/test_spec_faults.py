@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner import spec
+from provisioner import jobfile
 from provisioner.errors import BadInput
 from tests.unit.test_spec import MINIMAL, PROVIDERS
 
@@ -24,7 +24,7 @@ def base(tmp_path):
 def faults(base, document, providers=None):
     """Parse a document that is wrong and return its faults."""
     with pytest.raises(BadInput) as caught:
-        spec.parse(document, base=base, where="job.yaml", providers=providers)
+        jobfile.parse(document, base=base, where="job.yaml", providers=providers)
     return list(caught.value.faults)
 
 
@@ -237,7 +237,7 @@ def test_huge_files(base):
     assert "inputs" in found
     (found,) = faults(base, run(files=["half1", "half2"]))
     assert "run.files: found 83886080 bytes in all; allowed: at most 64MiB together" in found
-    assert len(spec.parse(top(inputs=["huge"]), base=base, where="").inputs) == 1
+    assert len(jobfile.parse(top(inputs=["huge"]), base=base, where="").inputs) == 1
 
 
 def test_special_files(base):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from provisioner import spec
+from provisioner import jobfile, spec
 from provisioner.errors import BadInput
 
 JOB = """
@@ -25,7 +25,7 @@ def path(tmp_path):
 
 def test_values(path):
     """A value is YAML; the key may be new, an item, or a part of what the file wrote in short."""
-    made = spec.load(
+    made = jobfile.load(
         path,
         [
             "name=other",
@@ -60,12 +60,12 @@ def test_values(path):
 )
 def test_environment(path, written, text):
     """A shell eats quotes: under run.env every scalar is text, as it was written."""
-    assert spec.load(path, [f"run.env.SEED={written}"]).run.env == {"A": "1", "SEED": text}
+    assert jobfile.load(path, [f"run.env.SEED={written}"]).run.env == {"A": "1", "SEED": text}
 
 
 def test_later_wins(path):
     """Of two settings of one key the later holds, and an alias elsewhere keeps its value."""
-    made = spec.load(path, ["run.env.A=2", "run.env.A=3"])
+    made = jobfile.load(path, ["run.env.A=2", "run.env.A=3"])
     assert made.run.env == {"A": "3"}
     assert made.vm.options == {"x": {"A": "1"}}
 
@@ -94,7 +94,7 @@ def test_later_wins(path):
 def test_fault(path, setting, expected):
     """A wrong setting says that it was a setting, and is checked like a key of the file."""
     with pytest.raises(BadInput) as caught:
-        spec.load(path, [setting])
+        jobfile.load(path, [setting])
     (fault,) = caught.value.faults
     assert fault.startswith(expected)
 
@@ -103,6 +103,6 @@ def test_faults_of_file_and_settings_come_together(path):
     """Each fault says where it came from."""
     path.write_text(JOB + "retries: 99\n")
     with pytest.raises(BadInput) as caught:
-        spec.load(path, ["name=X", "nope"])
+        jobfile.load(path, ["name=X", "nope"])
     places = [each.removeprefix(str(path)).split(" found")[0] for each in caught.value.faults]
     assert places == ["--set: nope:", "--set: name:", ":9: retries:"]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import provisioner
-from provisioner import jobschema, spec
+from provisioner import jobfile, jobschema, spec
 from provisioner.errors import BadInput
 from tests.unit import test_spec_faults
 from tests.unit.test_spec import MINIMAL, PROVIDERS
@@ -75,7 +75,7 @@ FULL = {
 
 def validator(providers):
     """A validator of the published schema."""
-    schema = spec.json_schema(providers)
+    schema = jobschema.json_schema(providers)
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -86,7 +86,7 @@ VALIDATORS = {"none": (None, validator(None)), "some": (PROVIDERS, validator(PRO
 def judge(document, providers, base):
     """Return the parser's faults; none when it takes the document."""
     try:
-        spec.parse(document, base=base, where="job.yaml", providers=providers)
+        jobfile.parse(document, base=base, where="job.yaml", providers=providers)
     except BadInput as error:
         return error.faults
     return ()
@@ -117,7 +117,7 @@ def test_every_key_is_described():
         for branch in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])):
             yield from keys(branch, path)
 
-    missing = [name for name, each in keys(spec.json_schema(None)) if not each.get("description")]
+    missing = [name for name, each in keys(jobschema.json_schema(None)) if not each.get("description")]
     assert missing == []
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner import marked_yaml, spec
+from provisioner import jobfile, marked_yaml
 from provisioner.errors import BadInput
 
 GOOD = "name: hello\nrun:\n  command: 'true'\n"
@@ -14,7 +14,7 @@ def load(tmp_path, text, *settings):
     """Write a job.yaml and load it."""
     path = tmp_path / "job.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return spec.load(path, settings)
+    return jobfile.load(path, settings)
 
 
 def faults(tmp_path, text):
@@ -121,7 +121,7 @@ def test_byte_order_mark(tmp_path):
 def test_no_file(tmp_path, name):
     """A job.yaml that isn't there, or is a folder, is a sentence."""
     with pytest.raises(BadInput) as caught:
-        spec.load(tmp_path / name)
+        jobfile.load(tmp_path / name)
     assert "can't be read: " in caught.value.message
     assert len(caught.value.message) < 200
 

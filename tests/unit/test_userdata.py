@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from provisioner import agentapp, cloudconfig, grants, userdata
 from provisioner.errors import BadInput
+from provisioner.jobfile import load
 from provisioner.plan import StagedInput, make_plan
 from provisioner.policy import Bucket, Credentials
-from provisioner.spec import FileSpec, JobSpec, OutputSpec, RunSpec, load
+from provisioner.spec import FileSpec, JobSpec, OutputSpec, RunSpec
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"

@@ -13,6 +13,7 @@ import botocore.exceptions as boto_errors
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
+from provisioner.boto import make_session
 from provisioner.errors import BadInput, Throttled
 from provisioner.providers.ec2.answers import translate
 from provisioner.providers.ec2.rate import Limits
@@ -38,7 +39,8 @@ class Api:
         with self._lock:
             if self._session is None:
                 try:
-                    self._session = boto3.session.Session(profile_name=self._options.get("profile"))
+                    shared = make_session(self._options.get("profile"))
+                    self._session = boto3.session.Session(botocore_session=shared)
                 except boto_errors.BotoCoreError as error:
                     raise translate(error, "find credentials") from None
             return self._session
