@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
+import typer
+from typer.core import TyperGroup
 
 from provisioner import cli, errors, jobschema, options, units
 from provisioner.providers import registry
 
 BIN = Path(sys.executable).parent
+PROVISION = typer.main.get_group(cli.app)
 ELSE = {"string": "text", "boolean": "true or false", "object": "names and values"}
 
 
@@ -35,24 +37,24 @@ def file(name: str) -> str:
 def commands() -> str:
     """Return what each command of `provision` is for, as a table."""
     rows = ["| `provision` | |", "| --- | --- |"]
-    for path, command in _commands(cli.app):
-        if not isinstance(command, click.Group):
+    for path, command in _commands(PROVISION):
+        if not isinstance(command, TyperGroup):
             rows.append(f"| `{path}` | {_sentence(command.help)} |")
     return "\n".join(rows)
 
 
 def every_help() -> str:
     """Return the --help of every command of `provision`."""
-    paths = [path for path, _ in _commands(cli.app)]
+    paths = [path for path, _ in _commands(PROVISION)]
     return "\n\n".join(show(f"provision {path} --help") for path in paths)
 
 
 def json_kinds() -> str:
     """Return what --json makes of each command's standard output, as a table."""
     kinds: dict[str, list[str]] = {options.DOCUMENT_HELP: [], options.EVENTS_HELP: []}
-    for path, command in _commands(cli.app):
+    for path, command in _commands(PROVISION):
         for option in command.params:
-            if isinstance(option, click.Option) and "--json" in option.opts:
+            if "--json" in option.opts:
                 kinds[str(option.help)].append(f"`{path}`")
     rows = ["| with `--json` | commands |", "| --- | --- |"]
     rows.append(f"| one document | {', '.join(kinds[options.DOCUMENT_HELP])}; `launch --dry-run` |")
@@ -60,10 +62,10 @@ def json_kinds() -> str:
     return "\n".join(rows)
 
 
-def _commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+def _commands(group: TyperGroup, above: str = "") -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         yield above + name, command
-        if isinstance(command, click.Group):
+        if isinstance(command, TyperGroup):
             yield from _commands(command, f"{above}{name} ")
 
 

@@ -1,17 +1,27 @@
 """The `provision` command: parses, calls, prints. Every decision is made elsewhere; exit codes are in `errors`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
 from agent import __version__
-from provisioner import cli_extend, cli_fleet, cli_image, cli_links, cli_render, cli_service, options
+from provisioner import cli_extend, cli_fleet, cli_image, cli_links, cli_render, cli_service
 from provisioner.errors import BadInput, FreepostError, Incomplete, Integrity
+from provisioner.options import (
+    Endpoint,
+    JobFile,
+    JobName,
+    JsonDocument,
+    JsonEvents,
+    Overrides,
+    ProviderName,
+    StoreUrl,
+    Task,
+    streams,
+)
 from provisioner.output import Event, Kind, Output
 
 if TYPE_CHECKING:
@@ -19,56 +29,56 @@ if TYPE_CHECKING:
     from provisioner.record import JobRecord
     from provisioner.session import Opened
 
-INTERRUPTED = 130
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+store_app = typer.Typer(help="The embedded store: an S3 server of your own, on this machine.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
 
 
-class Group(click.Group):
-    """Lists its commands in the order of a job's life, not of the alphabet."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Name them."""
-        return list(self.commands)
+def _tell_version(*, value: bool) -> None:
+    if value:
+        typer.echo(f"provision {__version__}")
+        raise typer.Exit
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(__version__, message="%(prog)s %(version)s")
-def app() -> None:
+@app.callback()
+def provision(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Launch batch VMs that hold no credentials, and bring their results home."""
 
 
-@click.group("store")
-def store_app() -> None:
-    """The embedded store: an S3 server of your own, on this machine."""
-
-
 @app.command()
-@options.job_file
-@click.option("--local", is_flag=True, help="Use the embedded store and no VM: the job runs here, not isolated.")
-@options.provider
-@options.overrides
-@click.option("--dry-run", is_flag=True, help="Print the plan, change nothing.")
-@click.option("--wait", is_flag=True, help="Stay until every task is over.")
-@click.option("--collect", type=options.FILE, metavar="DIR", help="Wait, then bring the results to DIR.")
-@options.json_events
-@click.pass_obj
-def launch(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    job: Path,
-    local: bool,
-    provider: str | None,
-    overrides: tuple[str, ...],
-    dry_run: bool,
-    wait: bool,
-    collect: Path | None,
+def launch(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    job: JobFile,
+    local: Annotated[
+        bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated.")
+    ] = False,
+    provider: ProviderName = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until every task is over.")] = False,
+    collect: Annotated[
+        Path | None, typer.Option("--collect", metavar="DIR", help="Wait, then bring the results to DIR.")
+    ] = None,
+    _json: JsonEvents = False,
 ) -> None:
     """Sign, render and start a job. Run again after a failure, it goes on where it stopped."""
     from provisioner import plan as planning
     from provisioner import renew, session, watch
 
+    output = streams(context)
     if dry_run and output.as_json:
         output.kind = Kind.DOCUMENT
-    spec = session.load_spec(job, overrides, provider)
+    spec = session.load_spec(job, overrides or (), provider)
     place, name = session.choose(spec, local=local, provider=provider)
     opened = session.open_place(place)
     using = session.make_provider(name, opened, spec.vm.options)
@@ -93,13 +103,17 @@ def launch(  # noqa: PLR0913 - flags
 
 
 @app.command()
-@options.launched_job
-@options.json_document
-@click.pass_obj
-def status(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
+def status(
+    context: typer.Context,
+    job: JobName,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    _json: JsonDocument = False,
+) -> None:
     """Tell where every task stands."""
     from provisioner import session, watch
 
+    output = streams(context)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     rows = watch.describe(session.observer(opened, using, output.event), record)
@@ -107,20 +121,21 @@ def status(output: Output, job: str, store: str | None, endpoint_url: str | None
 
 
 @app.command("watch")
-@options.launched_job
-@options.json_events
-@click.pass_obj
-def watch_job(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
+def watch_job(
+    context: typer.Context,
+    job: JobName,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    _json: JsonEvents = False,
+) -> None:
     """Report every change until all tasks are over, launching retries the job has left. Interrupt freely."""
-    _follow(output, job, store, endpoint_url)
+    _follow(streams(context), job, store, endpoint_url)
 
 
 @app.command()
-@options.launched_job
-@click.pass_obj
-def wait(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
+def wait(context: typer.Context, job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """Wait quietly until all tasks are over; exit with 1 if one didn't succeed."""
-    _follow(output, job, store, endpoint_url, quiet=True)
+    _follow(streams(context), job, store, endpoint_url, quiet=True)
 
 
 def _follow(output: Output, job: str, store: str | None, endpoint_url: str | None, *, quiet: bool = False) -> None:
@@ -133,14 +148,14 @@ def _follow(output: Output, job: str, store: str | None, endpoint_url: str | Non
 
 
 @app.command()
-@options.launched_job
-@options.task
-@click.pass_obj
-def logs(output: Output, job: str, task: str | None, store: str | None, endpoint_url: str | None) -> None:
+def logs(
+    context: typer.Context, job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None, task: Task = None
+) -> None:
     """Print what the tasks printed, as far as it was uploaded; what the VM's console said where there is none."""
     from provisioner import logs as printed
     from provisioner import session
 
+    output = streams(context)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
     for piece in printed.logs(opened.store, using, record, task):
@@ -148,14 +163,20 @@ def logs(output: Output, job: str, task: str | None, store: str | None, endpoint
 
 
 @app.command("collect")
-@options.launched_job
-@click.argument("folder", metavar="[DIR]", type=options.FILE, required=False, help="Where to [default: the job's id].")
-@options.json_events
-@click.pass_obj
-def collect_job(output: Output, job: str, folder: Path | None, store: str | None, endpoint_url: str | None) -> None:
+def collect_job(
+    context: typer.Context,
+    job: JobName,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to.", show_default="the job's id")
+    ] = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    _json: JsonEvents = False,
+) -> None:
     """Bring results home, each verified. Safe to run again."""
     from provisioner import session
 
+    output = streams(context)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     done = _collect(output, opened, record, folder or Path(record.job))
     session.revoke_over(opened, record, output.event)
@@ -165,7 +186,7 @@ def collect_job(output: Output, job: str, folder: Path | None, store: str | None
         raise Incomplete(message, hint="collect again when they have")
 
 
-def _collect(output: Output, opened: Opened, record: JobRecord, folder: Path) -> Collected:
+def _collect(output: Output, opened: "Opened", record: "JobRecord", folder: Path) -> "Collected":
     from provisioner import collect as collecting
 
     done = collecting.collect(opened.store, record, folder, output.event)
@@ -180,14 +201,18 @@ def _collect(output: Output, opened: Opened, record: JobRecord, folder: Path) ->
 
 
 @app.command()
-@options.launched_job
-@options.task
-@options.json_events
-@click.pass_obj
-def retry(output: Output, job: str, task: str | None, store: str | None, endpoint_url: str | None) -> None:
+def retry(
+    context: typer.Context,
+    job: JobName,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    task: Task = None,
+    _json: JsonEvents = False,
+) -> None:
     """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
     from provisioner import renew, revoke, session, watch
 
+    output = streams(context)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     revoke.check(opened.store, record)
     using = session.make_provider(record.provider, opened, record.spec.vm.options)
@@ -202,12 +227,11 @@ def retry(output: Output, job: str, task: str | None, store: str | None, endpoin
 
 
 @app.command()
-@options.launched_job
-@click.pass_obj
-def terminate(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
+def terminate(context: typer.Context, job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """End every VM of a job. What they uploaded stays."""
     from provisioner import renew, session, watch
 
+    output = streams(context)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     count = watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     renew.drop(opened.store, record)
@@ -216,12 +240,11 @@ def terminate(output: Output, job: str, store: str | None, endpoint_url: str | N
 
 
 @app.command("rm")
-@options.launched_job
-@click.pass_obj
-def remove(output: Output, job: str, store: str | None, endpoint_url: str | None) -> None:
+def remove(context: typer.Context, job: JobName, store: StoreUrl = None, endpoint_url: Endpoint = None) -> None:
     """End a job's VMs and delete everything of it from the bucket."""
     from provisioner import jobs, session, watch
 
+    output = streams(context)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     watch.terminate(session.make_provider(record.provider, opened, record.spec.vm.options), record)
     revoking = session.revoker(opened, output.event)
@@ -233,50 +256,50 @@ def remove(output: Output, job: str, store: str | None, endpoint_url: str | None
 
 
 @app.command("jobs")
-@options.store
-@options.endpoint_url
-@options.json_document
-@click.pass_obj
-def list_jobs(output: Output, store: str | None, endpoint_url: str | None) -> None:
+def list_jobs(
+    context: typer.Context, store: StoreUrl = None, endpoint_url: Endpoint = None, _json: JsonDocument = False
+) -> None:
     """List the jobs of a store, the embedded one if none is named."""
     from provisioner import jobs, session
 
+    output = streams(context)
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
     found = jobs.listing(session.open_place(place).store)
     output.result("\n".join(found), {"jobs": found})
 
 
 @store_app.command("start")
-@click.argument("buckets", metavar="[BUCKET]...", nargs=-1, help="Buckets to make.")
-@options.json_document
-@click.pass_obj
-def store_start(output: Output, buckets: tuple[str, ...]) -> None:
+def store_start(
+    context: typer.Context,
+    buckets: Annotated[list[str] | None, typer.Argument(metavar="[BUCKET]...", help="Buckets to make.")] = None,
+    _json: JsonDocument = False,
+) -> None:
     """Start the store, or find the running one."""
     from provisioner import session
 
-    running = session.embedded_store().start(buckets)
+    output = streams(context)
+    running = session.embedded_store().start(buckets or ())
     output.result(
         f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
     )
 
 
 @store_app.command("stop")
-@click.pass_obj
-def store_stop(output: Output) -> None:
+def store_stop(context: typer.Context) -> None:
     """Stop the store. Its data stays."""
     from provisioner import session
 
+    output = streams(context)
     stopped = session.embedded_store().stop()
     output.event(Event("stopped", "the store is stopped" if stopped else "the store was not running"))
 
 
 @store_app.command("status")
-@options.json_document
-@click.pass_obj
-def store_status(output: Output) -> None:
+def store_status(context: typer.Context, _json: JsonDocument = False) -> None:
     """Tell whether the store runs, and where; exit with 7 if it doesn't. With --json, its keys too."""
     from provisioner import session
 
+    output = streams(context)
     running = session.running_store()
     output.result(
         f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}", asdict(running)
@@ -285,26 +308,21 @@ def store_status(output: Output) -> None:
 
 for module in (cli_extend, cli_fleet, cli_image, cli_links, cli_render, cli_service):
     module.register(app)
-app.add_command(store_app)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. The only place that turns an error into text."""
     words = sys.argv[1:] if arguments is None else arguments
-    output = Output(sys.stdout, sys.stderr)
+    output, as_json = Output(sys.stdout, sys.stderr), "--json" in words
     try:
-        return app.main(words, "provision", standalone_mode=False, obj=output) or 0
+        return app(words, prog_name="provision", obj=output, standalone_mode=not as_json) or 0
     except FreepostError as error:
         output.error(error)
         return error.exit_code
-    except click.UsageError as error:
-        if "--json" not in words:
-            error.show()
-        else:  # it may come later than what is wrong
-            output.kind = Kind.DOCUMENT if output.kind is Kind.TEXT else output.kind
-            output.error(BadInput(error.format_message(), hint=error.ctx.get_usage() if error.ctx else ""))
+    except typer.TyperException as error:  # of usage; --json may come later than what is wrong
+        output.kind = Kind.DOCUMENT if output.kind is Kind.TEXT else output.kind
+        context: typer.Context | None = getattr(error, "ctx", None)
+        output.error(BadInput(error.format_message(), hint=context.get_usage() if context else ""))
         return BadInput.exit_code
-    except click.Abort:
-        return INTERRUPTED
-    except SystemExit as end:  # standard output was closed
-        return end.code if isinstance(end.code, int) else 1
+    except SystemExit as end:  # how typer ends: 0, 2 for usage, 130 for an interrupt; 1 if standard output was closed
+        return end.code if isinstance(end.code, int) else BadInput.exit_code

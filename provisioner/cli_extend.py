@@ -1,33 +1,34 @@
 """`provision extend`: renews the grants of a running job."""
 
-from __future__ import annotations
-
 from datetime import timedelta
+from typing import Annotated
 
-import click
+import typer
 
-from provisioner import options
 from provisioner.errors import BadInput
-from provisioner.output import Output
+from provisioner.options import Endpoint, JobName, JsonEvents, StoreUrl, Task, streams
 
 
-def register(app: click.Group) -> None:
+def register(app: typer.Typer) -> None:
     """Add the command to `provision`."""
-    app.add_command(extend)
+    app.command()(extend)
 
 
-@click.command()
-@options.launched_job
-@click.option("--for", "life", metavar="TIME", help="How long they live, e.g. 7d; what the job says.")
-@options.task
-@options.json_events
-@click.pass_obj
-def extend(  # noqa: PLR0913 - flags
-    output: Output, *, job: str, life: str | None, task: str | None, store: str | None, endpoint_url: str | None
+def extend(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    job: JobName,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    life: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="How long they live, e.g. 7d; what the job says.")
+    ] = None,
+    task: Task = None,
+    _json: JsonEvents = False,
 ) -> None:
     """Renew what a job's running VMs may do: each finds the new grant in its mailbox. `watch` does so by itself."""
     from provisioner import renew, session
 
+    output = streams(context)
     seconds = None if life is None else _seconds(life)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     using = session.make_provider(record.provider, opened, record.spec.vm.options)

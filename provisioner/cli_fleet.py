@@ -1,17 +1,15 @@
 """The commands that look after what is paid for: `doctor` before a launch, `gc` after many."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import click
+import typer
 
-from provisioner import options
 from provisioner.errors import BadInput, FreepostError, Incomplete
-from provisioner.output import Event, Output
+from provisioner.options import Endpoint, JsonDocument, Overrides, ProviderName, StoreUrl, streams
+from provisioner.output import Event
 
 if TYPE_CHECKING:
     from provisioner.providers.base import Check, Cloud
@@ -23,36 +21,28 @@ if TYPE_CHECKING:
 CONNECTION = ("region", "profile", "endpoint_url", "cloud")
 
 
-def register(app: click.Group) -> None:
+def register(app: typer.Typer) -> None:
     """Add the commands to `provision`."""
-    app.add_command(doctor)
-    app.add_command(gc)
+    app.command()(doctor)
+    app.command()(gc)
 
 
-@click.command()
-@click.argument("job", metavar="[JOB.yaml]", type=options.FILE, required=False, help="The job to check for.")
-@click.option("--local", is_flag=True, help="Check the embedded store and no VM.")
-@options.provider
-@options.overrides
-@options.store
-@options.endpoint_url
-@options.json_document
-@click.pass_obj
-def doctor(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    job: Path | None,
-    local: bool,
-    provider: str | None,
-    overrides: tuple[str, ...],
-    store: str | None,
-    endpoint_url: str | None,
+def doctor(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM.")] = False,
+    provider: ProviderName = None,
+    overrides: Overrides = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    _json: JsonDocument = False,
 ) -> None:
     """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
     from provisioner import doctor as examining
     from provisioner import session
 
-    spec = _spec(job, provider, overrides, store, endpoint_url)
+    output = streams(context)
+    spec = _spec(job, provider, overrides or (), store, endpoint_url)
     found: list[Check] = []
     try:
         place, name = session.choose(spec, local=local, provider=provider)
@@ -73,7 +63,7 @@ def doctor(  # noqa: PLR0913 - flags
 
 def _spec(
     job: Path | None, provider: str | None, overrides: Sequence[str], store: str | None, endpoint_url: str | None
-) -> JobSpec:
+) -> "JobSpec":
     """The job to check for; without one, a job that does nothing."""
     from provisioner import jobfile, session
     from provisioner.faults import Faults
@@ -96,31 +86,29 @@ def _spec(
     return jobfile.parse(document, base=Path(), where="the command line", providers=registry.OptionSchemas())
 
 
-@click.command()
-@click.option("--yes", is_flag=True, help="Remove what is shown.")
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    metavar="P[,KEY=VALUE]...",
-    help="A cloud to look in besides those of the jobs.",
-)
-@options.store
-@options.endpoint_url
-@options.json_document
-@click.pass_obj
-def gc(output: Output, yes: bool, providers: tuple[str, ...], store: str | None, endpoint_url: str | None) -> None:
+def gc(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.")] = False,
+    providers: Annotated[
+        list[str] | None,
+        typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs."),
+    ] = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    _json: JsonDocument = False,
+) -> None:
     """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
     from provisioner import gc as finding
     from provisioner import session
 
+    output = streams(context)
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
     opened = session.open_place(place)
     records, faults = finding.read_records(opened.store)
     for fault in faults:
         output.event(Event("unreadable", f"skipped: {fault}", {"text": fault}))
     failed: dict[str, FreepostError] = {}
-    finder = finding.Finder(opened.store, _clouds(opened, records, providers, failed), session.clock(), failed)
+    finder = finding.Finder(opened.store, _clouds(opened, records, providers or (), failed), session.clock(), failed)
     found = finder.find(records, every=not faults)
     rows = [{key: value for key, value in asdict(each).items() if key != "leftover"} for each in found]
     if yes:
@@ -138,8 +126,8 @@ def gc(output: Output, yes: bool, providers: tuple[str, ...], store: str | None,
 
 
 def _clouds(
-    opened: Opened, records: dict[str, JobRecord], more: Sequence[str], failed: dict[str, FreepostError]
-) -> dict[str, Cloud]:
+    opened: "Opened", records: "dict[str, JobRecord]", more: Sequence[str], failed: dict[str, FreepostError]
+) -> "dict[str, Cloud]":
     """Every cloud that a job of the store was launched on, and those that the operator names.
 
     What keeps one from being used (a provider that isn't installed here, say) is put into `failed`.

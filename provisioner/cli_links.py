@@ -3,97 +3,79 @@
 What they make goes to standard output or to the file that is named, and nowhere else.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
+import typer
 
-from provisioner import options, units
+from provisioner import units
 from provisioner.errors import BadInput, NotFound
+from provisioner.options import Endpoint, JsonDocument, streams
 from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
     from provisioner.links import Link, Signer
     from provisioner.store import Store
 
-prefix_argument = click.argument("prefix", metavar="s3://BUCKET/PREFIX", help="Where uploads go.")
-local = click.option("--local", is_flag=True, help="The bucket is one of the embedded store.")
-curl_flag = click.option("--curl", is_flag=True, help="Print curl commands instead of URLs.")
+url_app = typer.Typer(help="Presigned URLs: download links and upload slots.", no_args_is_help=True)
+
+Prefix = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where uploads go.")]
+Local = Annotated[bool, typer.Option("--local", help="The bucket is one of the embedded store.")]
+Expires = Annotated[
+    str, typer.Option("--expires", metavar="TIME", help="How long it works, e.g. 90s, 1h30m; at most 7d.")
+]
+MaxBytes = Annotated[str, typer.Option("--max-bytes", metavar="SIZE", help="The largest file, e.g. 100MB, 5GiB.")]
+Curl = Annotated[bool, typer.Option("--curl", help="Print curl commands instead of URLs.")]
+Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="The page's title.")]
 
 
-def expires(default: str) -> Callable[[options.Command], options.Command]:
-    """Take --expires, `default` if it isn't given."""
-    text = "How long it works, e.g. 90s, 1h30m; at most 7d."
-    return click.option("--expires", metavar="TIME", default=default, help=text)
-
-
-def max_bytes(default: str) -> Callable[[options.Command], options.Command]:
-    """Take --max-bytes, `default` if it isn't given."""
-    return click.option("--max-bytes", metavar="SIZE", default=default, help="The largest file, e.g. 100MB, 5GiB.")
-
-
-def register(app: click.Group) -> None:
+def register(app: typer.Typer) -> None:
     """Add the commands to `provision`."""
-    app.add_command(url_app)
-    app.add_command(sign)
-    app.add_command(form)
-
-
-@click.group("url")
-def url_app() -> None:
-    """Presigned URLs: download links and upload slots."""
+    app.add_typer(url_app, name="url")
+    app.command()(sign)
+    app.command()(form)
 
 
 @url_app.command()
-@click.argument(
-    "keys", metavar="s3://BUCKET/KEY...", nargs=-1, required=True, help="Objects; all below one that ends in /."
-)
-@options.endpoint_url
-@local
-@expires("1h")
-@click.option("--filename", metavar="NAME", help="The name that a browser saves it under.")
-@click.option("--content-type", metavar="TYPE", help="The type it is served with.")
-@click.option(
-    "--header",
-    "headers",
-    metavar="'NAME: VALUE'",
-    multiple=True,
-    help="A response header to override, e.g. 'Cache-Control: x'.",
-)
-@click.option("--qr", is_flag=True, help="Print a QR code below each URL, or into the page of --html.")
-@options.json_document
-@curl_flag
-@click.option("--html", metavar="FILE", type=options.FILE, help="Write a page of the links.")
-@click.option("--title", metavar="TEXT", default="Files to download", help="The page's title.")
-@click.option("--check/--no-check", default=True, help="See that each object is there.")
-@click.pass_obj
-def get(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    keys: tuple[str, ...],
-    endpoint_url: str | None,
-    local: bool,
-    expires: str,
-    filename: str | None,
-    content_type: str | None,
-    headers: tuple[str, ...],
-    qr: bool,
-    curl: bool,
-    html: Path | None,
-    title: str,
-    check: bool,
+def get(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    keys: Annotated[
+        list[str], typer.Argument(metavar="s3://BUCKET/KEY...", help="Objects; all below one that ends in /.")
+    ],
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1h",
+    filename: Annotated[
+        str | None, typer.Option("--filename", metavar="NAME", help="The name that a browser saves it under.")
+    ] = None,
+    content_type: Annotated[
+        str | None, typer.Option("--content-type", metavar="TYPE", help="The type it is served with.")
+    ] = None,
+    headers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header", metavar="'NAME: VALUE'", help="A response header to override, e.g. 'Cache-Control: x'."
+        ),
+    ] = None,
+    qr: Annotated[
+        bool, typer.Option("--qr", help="Print a QR code below each URL, or into the page of --html.")
+    ] = False,
+    _json: JsonDocument = False,
+    curl: Curl = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page of the links.")] = None,
+    title: Title = "Files to download",
+    check: Annotated[bool, typer.Option("--check/--no-check", help="See that each object is there.")] = True,
 ) -> None:
     """Print download links, one a line: whoever has one may download that object until it expires."""
     from provisioner import links
 
+    output = streams(context)
     if output.as_json and str(html) == "-":
         raise BadInput("--json and --html - both want standard output", hint="name a file for --html")
-    overrides = links.parse_overrides(headers)
+    overrides = links.parse_overrides(headers or ())
     if content_type:
         overrides["content-type"] = links.header_value("--content-type", content_type)
     if filename:
@@ -127,35 +109,28 @@ def get(  # noqa: PLR0913 - flags
 
 
 @url_app.command()
-@click.argument("key", metavar="s3://BUCKET/KEY", help="The object to be.")
-@options.endpoint_url
-@local
-@expires("1h")
-@click.option("--size", metavar="BYTES", help="Exactly this many bytes.")
-@click.option("--type", "content_type", metavar="TYPE", help="Exactly this content type.")
-@click.option("--sha256", metavar="HEX", help="Exactly these contents.")
-@click.option("--no-overwrite", is_flag=True, help="Only while there is no such object.")
-@click.option("--file", metavar="FILE", help="The local file in the curl command.")
-@options.json_document
-@curl_flag
-@click.pass_obj
-def put(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    key: str,
-    endpoint_url: str | None,
-    local: bool,
-    expires: str,
-    size: str | None,
-    content_type: str | None,
-    sha256: str | None,
-    no_overwrite: bool,
-    file: str | None,
-    curl: bool,
+def put(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(metavar="s3://BUCKET/KEY", help="The object to be.")],
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1h",
+    size: Annotated[str | None, typer.Option("--size", metavar="BYTES", help="Exactly this many bytes.")] = None,
+    content_type: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="Exactly this content type.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="Exactly these contents.")] = None,
+    no_overwrite: Annotated[bool, typer.Option("--no-overwrite", help="Only while there is no such object.")] = False,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="The local file in the curl command.")
+    ] = None,
+    _json: JsonDocument = False,
+    curl: Curl = False,
 ) -> None:
     """Print an upload slot: whoever has it may write that one object, by PUT, until it expires."""
     from provisioner import links
 
+    output = streams(context)
     bucket, name = links.one_key(key)
     _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
     link = signer.put(
@@ -172,51 +147,35 @@ def put(  # noqa: PLR0913 - flags
     _print(output, [link], link.describe(), curl=curl)
 
 
-@click.command()
-@prefix_argument
-@options.endpoint_url
-@local
-@expires("1h")
-@max_bytes("5GiB")
-@click.option(
-    "--format",
-    "form_of",
-    type=click.Choice(["grant", "json", "curl"]),
-    default="grant",
-    help="grant: for `agent push`; json: url and fields, as boto3 gives; curl: a line.",
-)
-@click.option("--file", metavar="FILE", default="FILE", help="The local file in the curl command.")
-@click.option(
-    "--put",
-    "names",
-    metavar="NAME",
-    multiple=True,
-    help="A grant of presigned PUTs, for stores that take no forms.",
-)
-@click.pass_obj
-def sign(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    prefix: str,
-    endpoint_url: str | None,
-    local: bool,
-    expires: str,
-    max_bytes: str,
-    form_of: str,
-    file: str,
-    names: tuple[str, ...],
+def sign(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    prefix: Prefix,
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1h",
+    max_bytes: MaxBytes = "5GiB",
+    form_of: Annotated[
+        Literal["grant", "json", "curl"],
+        typer.Option("--format", help="grant: for `agent push`; json: url and fields, as boto3 gives; curl: a line."),
+    ] = "grant",
+    file: Annotated[str, typer.Option("--file", metavar="FILE", help="The local file in the curl command.")] = "FILE",
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--put", metavar="NAME", help="A grant of presigned PUTs, for stores that take no forms."),
+    ] = None,
 ) -> None:
     """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
     from agent import grant as grants
     from provisioner import links
 
+    output = streams(context)
     bucket, folder = links.folder(prefix)
     _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
     limit = _bytes("--max-bytes", max_bytes)
     if names and form_of != "grant":
         raise BadInput("--put makes a grant, for `agent push`", hint="for one URL, use `provision url put`")
     if form_of == "grant":
-        text = grants.dump(signer.grant(folder, max_bytes=limit, names=names))
+        text = grants.dump(signer.grant(folder, max_bytes=limit, names=names or ()))
     else:
         target = signer.post(folder, max_bytes=limit)
         if form_of == "json":
@@ -226,56 +185,39 @@ def sign(  # noqa: PLR0913 - flags
     output.raw(f"{text}\n".encode())
 
 
-@click.command()
-@prefix_argument
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    metavar="FILE",
-    type=options.FILE,
-    required=True,
-    help="The page; - for standard output.",
-)
-@options.endpoint_url
-@local
-@expires("1d")
-@max_bytes("100MB")
-@click.option("--title", metavar="TEXT", default="Upload files", help="The page's title.")
-@click.option("--success-url", metavar="URL", help="The page that follows an upload.")
-@click.option("--cors", is_flag=True, help="Set the bucket's CORS rules so that the page works.")
-@click.option(
-    "--origin",
-    "origins",
-    metavar="ORIGIN",
-    multiple=True,
-    help="Where the page will be, e.g. https://example.org; anywhere if not given.",
-)
-@click.pass_obj
-def form(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    prefix: str,
-    target: Path,
-    endpoint_url: str | None,
-    local: bool,
-    expires: str,
-    max_bytes: str,
-    title: str,
-    success_url: str | None,
-    cors: bool,
-    origins: tuple[str, ...],
+def form(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    prefix: Prefix,
+    target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page; - for standard output.")],
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1d",
+    max_bytes: MaxBytes = "100MB",
+    title: Title = "Upload files",
+    success_url: Annotated[
+        str | None, typer.Option("--success-url", metavar="URL", help="The page that follows an upload.")
+    ] = None,
+    cors: Annotated[bool, typer.Option("--cors", help="Set the bucket's CORS rules so that the page works.")] = False,
+    origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin",
+            metavar="ORIGIN",
+            help="Where the page will be, e.g. https://example.org; anywhere if not given.",
+        ),
+    ] = None,
 ) -> None:
     """Write an upload form: one HTML file that needs no server. Whoever has it may upload until it expires."""
     from provisioner import cors as rules
     from provisioner import form as forms
     from provisioner import links
 
+    output = streams(context)
     bucket, folder = links.folder(prefix)
     page_options = forms.FormOptions(title, _bytes("--max-bytes", max_bytes), success_url or "")
     store, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
     page = forms.upload_form(signer, folder, page_options)
-    allowed = list(origins) or ["*"]
+    allowed = origins or ["*"]
     if cors:
         done = rules.ensure(store, allowed)
         text = "now allows" if done else "already allowed"
@@ -285,7 +227,7 @@ def form(  # noqa: PLR0913 - flags
     _write(target, page, output)
 
 
-def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[[str], tuple[Store, Signer]]:
+def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, Signer]]":
     """Return a function that opens a bucket once, and what signs for it."""
     from provisioner import links, session
     from provisioner.jobs import Place
@@ -298,7 +240,7 @@ def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[
         )
     opened: dict[str, tuple[Store, Signer]] = {}
 
-    def open_bucket(bucket: str) -> tuple[Store, Signer]:
+    def open_bucket(bucket: str) -> "tuple[Store, Signer]":
         if bucket not in opened:
             elsewhere = Place(StoreSpec(bucket, "", endpoint_url), embedded=False)
             store = session.open_place(session.embedded_place(bucket, "") if local else elsewhere).store
@@ -309,7 +251,7 @@ def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[
     return open_bucket
 
 
-def _size_of(store: Store, key: str) -> int:
+def _size_of(store: "Store", key: str) -> int:
     try:
         return store.size(key)
     except NotFound:
@@ -318,7 +260,7 @@ def _size_of(store: Store, key: str) -> int:
         ) from None
 
 
-def _print(output: Output, found: Sequence[Link], data: Any, *, curl: bool, qr: bool = False) -> None:  # noqa: ANN401 - JSON
+def _print(output: Output, found: "Sequence[Link]", data: Any, *, curl: bool, qr: bool = False) -> None:  # noqa: ANN401 - JSON
     if output.as_json:
         output.result("", data)
         return

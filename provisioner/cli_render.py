@@ -1,18 +1,16 @@
 """`provision render`: a task's user-data, as it is, as a seed, for Terraform, or explained."""
 
-from __future__ import annotations
-
 import base64
 import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
+import typer
 
-from provisioner import options
 from provisioner.errors import BadInput
+from provisioner.options import JobFile, JsonDocument, Overrides, streams
 from provisioner.output import Event, Output
 
 if TYPE_CHECKING:
@@ -21,57 +19,43 @@ if TYPE_CHECKING:
     from provisioner.userdata import UserData
 
 
-def register(app: click.Group) -> None:
+def register(app: typer.Typer) -> None:
     """Add the command to `provision`."""
-    app.add_command(render)
+    app.command()(render)
 
 
-@click.command()
-@options.job_file
-@click.option("--local", is_flag=True, help="For the embedded store and the local provider.")
-@click.option("--provider", metavar="NAME", help="Whose limits to keep to.")
-@options.overrides
-@click.option("--task", metavar="TASK", help="This task, not the first.")
-@click.option("--explain", is_flag=True, help="Say what is in it and what each part costs.")
-@click.option("--audit", is_flag=True, help="Say who can read each secret, where, until when.")
-@click.option("--raw", is_flag=True, help="Not gzipped, for platforms that refuse gzip.")
-@click.option("--seed", metavar="DIR|ISO", type=options.FILE, help="Write NoCloud files to DIR, or to a file.iso.")
-@click.option(
-    "--stage", is_flag=True, help="Upload its inputs and record, so that the job can be watched and collected."
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["user-data", "terraform"]),
-    default="user-data",
-    help="terraform: answer as a program of the external data source.",
-)
-@options.json_document
-@click.pass_obj
-def render(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    job: Path,
-    local: bool,
-    provider: str | None,
-    overrides: tuple[str, ...],
-    task: str | None,
-    explain: bool,
-    audit: bool,
-    raw: bool,
-    seed: Path | None,
-    stage: bool,
-    form: str,
+def render(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    job: JobFile,
+    local: Annotated[bool, typer.Option("--local", help="For the embedded store and the local provider.")] = False,
+    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Whose limits to keep to.")] = None,
+    overrides: Overrides = None,
+    task: Annotated[str | None, typer.Option("--task", metavar="TASK", help="This task, not the first.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what is in it and what each part costs.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Say who can read each secret, where, until when.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Not gzipped, for platforms that refuse gzip.")] = False,
+    seed: Annotated[
+        Path | None, typer.Option("--seed", metavar="DIR|ISO", help="Write NoCloud files to DIR, or to a file.iso.")
+    ] = None,
+    stage: Annotated[
+        bool,
+        typer.Option("--stage", help="Upload its inputs and record, so that the job can be watched and collected."),
+    ] = False,
+    form: Annotated[
+        Literal["user-data", "terraform"],
+        typer.Option("--format", help="terraform: answer as a program of the external data source."),
+    ] = "user-data",
+    _json: JsonDocument = False,
 ) -> None:
     """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
-    terraform = form == "terraform"
+    output, terraform = streams(context), form == "terraform"
     if output.as_json and not (explain or audit or seed):
         reason = "--format terraform is JSON already" if terraform else "user-data is no JSON"
         raise BadInput(f"{reason}: --json is for --explain, --audit and --seed", hint="leave out --json")
     wanted = [explain, audit, seed is not None, terraform]
     if sum(wanted) > 1:
         raise BadInput("--explain, --audit, --seed and --format terraform each want the output", hint="give one")
-    changes = list(overrides)
+    changes = list(overrides or ())
     if terraform:
         task, more = _query(task)
         changes += more
@@ -111,7 +95,7 @@ def _rendered(  # noqa: PLR0913 - what the command line says
     stage: bool,
     raw: bool,
     looking: bool,
-) -> tuple[Plan, TaskPlan, Grant, UserData, str]:
+) -> "tuple[Plan, TaskPlan, Grant, UserData, str]":
     """Render, validate, and stage the job or say what the VM would miss. The last is the platform's name.
 
     Whoever is only `looking` is shown what a launch gives its VMs.
@@ -165,7 +149,7 @@ def _query(task: str | None) -> tuple[str | None, list[str]]:
     return query.pop("task", task), [f"{key}={value}" for key, value in query.items()]
 
 
-def _answer(plan: Plan, task: TaskPlan, made: UserData) -> dict[str, Any]:
+def _answer(plan: "Plan", task: "TaskPlan", made: "UserData") -> dict[str, Any]:
     """The flat map of strings that Terraform takes (its "External Data Source" protocol)."""
     from provisioner.plan import iso
 

@@ -1,73 +1,60 @@
 """The commands around asking for signatures: `serve`, `token` and `revoke`. They parse, call and print."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
-from provisioner import options
 from provisioner.errors import BadInput, MissingDependency, NotFound
-from provisioner.output import Event, Output
+from provisioner.options import Endpoint, JobName, JsonDocument, JsonEvents, StoreUrl, streams
+from provisioner.output import Event
 
 if TYPE_CHECKING:
     from provisioner.token import Allowance, Limits
 
-key_file_option = click.option(
-    "--key-file",
-    type=options.FILE,
-    envvar="FREEPOST_TOKEN_KEY",
-    show_envvar=True,
-    help="The key that tokens are made with.",
-)
-revoked_option = click.option("--revoked", type=options.FILE, help="The list of revoked tokens: one id a line.")
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", envvar="FREEPOST_TOKEN_KEY", help="The key that tokens are made with."),
+]
+RevokedFile = Annotated[
+    Path | None, typer.Option("--revoked", metavar="FILE", help="The list of revoked tokens: one id a line.")
+]
 
 
-def register(app: click.Group) -> None:
+def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.add_command(serve)
-    app.add_command(token)
-    app.add_command(revoke)
+    app.command()(serve)
+    app.command()(token)
+    app.command()(revoke)
 
 
-@click.command()
-@options.store
-@options.endpoint_url
-@click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="Not loopback: needs TLS.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8450, help="0: any that is free.")
-@click.option("--unix", metavar="PATH", type=options.FILE, help="A Unix socket instead.")
-@click.option("--tls-cert", type=options.FILE, help="The certificate chain, PEM.")
-@click.option("--tls-key", type=options.FILE, help="Its key, PEM.")
-@key_file_option
-@revoked_option
-@click.option("--longest", metavar="TIME", default="12h", help="The longest life of a signature.")
-@click.option("--rate", type=click.FloatRange(min=0.001), default=50.0, help="Signatures a second for one token.")
-@click.option("--burst", type=click.IntRange(min=1), default=1000, help="As many may come at once.")
-@options.json_events
-@click.pass_obj
-def serve(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    store: str | None,
-    endpoint_url: str | None,
-    host: str,
-    port: int,
-    unix: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    key_file: Path | None,
-    revoked: Path | None,
-    longest: str,
-    rate: float,
-    burst: int,
+def serve(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Not loopback: needs TLS.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0: any that is free.")] = 8450,
+    unix: Annotated[Path | None, typer.Option("--unix", metavar="PATH", help="A Unix socket instead.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="The certificate chain, PEM.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key, PEM.")] = None,
+    key_file: KeyFile = None,
+    revoked: RevokedFile = None,
+    longest: Annotated[str, typer.Option("--longest", metavar="TIME", help="The longest life of a signature.")] = "12h",
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="N", min=0.001, help="Signatures a second for one token.")
+    ] = 50,
+    burst: Annotated[int, typer.Option("--burst", metavar="N", min=1, help="As many may come at once.")] = 1000,
+    _json: JsonEvents = False,
 ) -> None:
     """Sign for whoever shows a token, holding the credentials. Every grant is logged, without its signature."""
     from provisioner import session, signer
 
+    output = streams(context)
     try:
         from provisioner.serve import app as application
         from provisioner.serve import keyfiles, listen, signing
@@ -94,45 +81,46 @@ def serve(  # noqa: PLR0913 - flags
     listen.serve(application.make_app(service), address, output.event)
 
 
-@click.command()
-@click.argument("where", metavar="[s3://BUCKET/PREFIX/ | JOB]", required=False, help="What a new token is for.")
-@click.option("--task", metavar="TASK", help="Which task of the JOB; its only one.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt; its latest.")
-@click.option("--methods", metavar="METHODS", help="Some of GET,POST,PUT; POST if not given.")
-@click.option("--max-bytes", metavar="SIZE", help="The largest object; 5GiB.")
-@click.option("--expires", metavar="TIME", help="How long it lives; 1d.")
-@click.option("--prefix", "prefixes", metavar="KEY", multiple=True, help="Only below this; several if repeated.")
-@click.option("--narrow", metavar="FILE", type=options.FILE, help="Print a narrower token than the one in FILE (or -).")
-@click.option("--show", metavar="FILE", type=options.FILE, help="Say what the token in FILE (or -) allows.")
-@click.option("--revoke", "revoke_id", metavar="ID", help="Revoke a token.")
-@key_file_option
-@revoked_option
-@options.store
-@options.endpoint_url
-@options.json_document
-@click.pass_obj
-def token(  # noqa: PLR0913 - flags
-    output: Output,
-    *,
-    where: str | None,
-    task: str | None,
-    attempt: int | None,
-    methods: str | None,
-    max_bytes: str | None,
-    expires: str | None,
-    prefixes: tuple[str, ...],
-    narrow: Path | None,
-    show: Path | None,
-    revoke_id: str | None,
-    key_file: Path | None,
-    revoked: Path | None,
-    store: str | None,
-    endpoint_url: str | None,
+def token(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    where: Annotated[
+        str | None, typer.Argument(metavar="[s3://BUCKET/PREFIX/ | JOB]", help="What a new token is for.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Which task of the JOB; its only one.")
+    ] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="N", min=1, help="Which attempt; its latest.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", metavar="METHODS", help="Some of GET,POST,PUT; POST if not given.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option("--max-bytes", metavar="SIZE", help="The largest object; 5GiB.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option("--expires", metavar="TIME", help="How long it lives; 1d.")] = None,
+    prefixes: Annotated[
+        list[str] | None, typer.Option("--prefix", metavar="KEY", help="Only below this; several if repeated.")
+    ] = None,
+    narrow: Annotated[
+        Path | None,
+        typer.Option("--narrow", metavar="FILE", help="Print a narrower token than the one in FILE (or -)."),
+    ] = None,
+    show: Annotated[
+        Path | None, typer.Option("--show", metavar="FILE", help="Say what the token in FILE (or -) allows.")
+    ] = None,
+    revoke_id: Annotated[str | None, typer.Option("--revoke", metavar="ID", help="Revoke a token.")] = None,
+    key_file: KeyFile = None,
+    revoked: RevokedFile = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    _json: JsonDocument = False,
 ) -> None:
     """Make a token of the signing service, narrow one, show one, or revoke one."""
     from provisioner import token as tokens
     from provisioner.serve import keyfiles
 
+    output = streams(context)
     if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
         raise BadInput("one thing at a time", hint="name s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
     if revoke_id is not None:
@@ -145,16 +133,16 @@ def token(  # noqa: PLR0913 - flags
         found = tokens.read(_text(show))
         output.result(_words(found), found.describe())
         return
-    limits = _limits(methods, max_bytes, expires, prefixes)
+    limits = _limits(methods, max_bytes, expires, prefixes or ())
     if narrow is not None:
         made = tokens.narrow(_text(narrow), limits)
     else:
         bucket, covered = _covered(str(where), task, attempt, store, endpoint_url)
-        outside = [each for each in prefixes if not each.startswith(tuple(covered))]
+        outside = [each for each in prefixes or () if not each.startswith(tuple(covered))]
         if outside:
             raise BadInput(f"--prefix {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
         limits = tokens.Limits(
-            list(prefixes) or covered,
+            prefixes or covered,
             limits.methods or ("POST",),
             5 << 30 if limits.max_bytes is None else limits.max_bytes,
             limits.expires or int(_now().timestamp()) + 86_400,
@@ -164,16 +152,19 @@ def token(  # noqa: PLR0913 - flags
     output.result(made, {"token": made, **tokens.read(made).describe()})
 
 
-@click.command()
-@options.launched_job
-@click.option("--undo", is_flag=True, help="Let its grants be used again, as far as they live.")
-@options.json_events
-@click.pass_obj
-def revoke(output: Output, job: str, undo: bool, store: str | None, endpoint_url: str | None) -> None:
+def revoke(
+    context: typer.Context,
+    job: JobName,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Let its grants be used again, as far as they live.")] = False,
+    _json: JsonEvents = False,
+) -> None:
     """Make the store refuse what a job's VMs were granted, before it expires."""
     from provisioner import revoke as revoking
     from provisioner import session
 
+    output = streams(context)
     opened, record = session.find_job(job, session.named_place(store, endpoint_url))
     if undo:
         output.event(revoking.undo(opened.store, record, session.clock()))
@@ -181,7 +172,7 @@ def revoke(output: Output, job: str, undo: bool, store: str | None, endpoint_url
     output.event(revoking.revoke(opened.store, record, session.clock()))
 
 
-def _limits(methods: str | None, max_bytes: str | None, expires: str | None, prefixes: Sequence[str]) -> Limits:
+def _limits(methods: str | None, max_bytes: str | None, expires: str | None, prefixes: Sequence[str]) -> "Limits":
     from provisioner import units
     from provisioner.token import Limits
 
@@ -220,7 +211,7 @@ def _covered(
     return opened.store.bucket.name, [keys.outputs(task, number), keys.status(task, number)]
 
 
-def _words(found: Allowance) -> str:
+def _words(found: "Allowance") -> str:
     about = found.describe()
     where = " or ".join(f"s3://{found.bucket}/{prefix}" for prefix in found.prefixes) or "nothing"
     may = f"{', '.join(about['methods'])} below {where}"

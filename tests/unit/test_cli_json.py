@@ -7,8 +7,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from provisioner import cli, cloudschema, images, options
 from provisioner import record as records
@@ -22,17 +23,17 @@ HELLO = Path(__file__).parents[2] / "examples/hello/job.yaml"
 KINDS = {options.DOCUMENT_HELP: Kind.DOCUMENT, options.EVENTS_HELP: Kind.EVENTS}
 
 
-def kinds(group=cli.app, above=""):
+def kinds(group, above=""):
     """What each command that has --json says of its standard output, by its words."""
     for name, command in group.commands.items():
-        if isinstance(command, click.Group):
+        if isinstance(command, TyperGroup):
             yield from kinds(command, f"{above}{name} ")
         for option in command.params:
             if "--json" in option.opts:
                 yield above + name, KINDS[option.help]
 
 
-COMMANDS = dict(kinds())
+COMMANDS = dict(kinds(typer.main.get_group(cli.app)))
 ELSEWHERE = ["--store", "s3://{bucket}/p", "--endpoint-url", "{endpoint}"]
 # What each is called with, besides --json, so that it does something; {names} are what the fixture `place` makes.
 WORK = {

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from agent import __version__
 from provisioner import cli, images
@@ -51,22 +52,26 @@ def test_the_status_of_a_job_loads_nothing_that_launches(provision, state_folder
 
 def test_the_suites_of_help_are_those_there_are():
     """`image build --help` names what can be built, without loading what builds it."""
-    (suite,) = (option for option in cli.app.commands["image"].commands["build"].params if option.name == "suite")
+    (suite,) = (
+        option
+        for option in typer.main.get_group(cli.app).commands["image"].commands["build"].params
+        if option.name == "suite"
+    )
     assert suite.help == f"Debian's: {', '.join(images.SUITES)}."
     assert suite.default == images.DEFAULT
 
 
-def every_command(group=cli.app, above=()):
+def every_command(group, above=()):
     """Every command's words, those of groups too."""
     yield above
     for name, command in group.commands.items():
-        if isinstance(command, click.Group):
+        if isinstance(command, TyperGroup):
             yield from every_command(command, (*above, name))
         else:
             yield (*above, name)
 
 
-@pytest.mark.parametrize("words", list(every_command()), ids=" ".join)
+@pytest.mark.parametrize("words", list(every_command(typer.main.get_group(cli.app))), ids=" ".join)
 def test_help_is_short_and_long(words, capfd):
     """Every command answers -h as it answers --help."""
     assert cli.main([*words, "-h"]) == 0

@@ -203,6 +203,7 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
         [("bucket", True, ["f9000"]), ("bucket", False, ["f9000", "f3000"])],
         [("bucket", True, ["f9000", "f3000"]), ("bucket", False, ["f9000", "f3000", "f100"])],
         [("bucket", True, ["f9000", "f3000", "f100"])],
+        [("least", True, ["f9000", "f3000", "f100"])],
     ]
     assert len(grant.inputs) == 3
     assert all(item["sha256"] for item in grant.inputs)
