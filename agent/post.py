@@ -202,6 +202,8 @@ class Wire:
             take(status, self.replies, int(length))
         elif status != 204:
             body = self.replies.read(int(length) if length else -1)
+            if len(body) < int(length or 0):
+                raise ConnectionResetError("the store hung up")
         return status, headers, body
 
 

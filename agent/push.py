@@ -91,7 +91,7 @@ class Pusher:
 
     def begin(self, deadline):
         """Start afresh."""
-        self.deadline, self.sent, self.fatal, self.clock = deadline, 0, None, time.time()
+        self.deadline, self.sent, self.fatal, self.clock = deadline, 0, None, time.monotonic()
         self.bytes, self.wanted = 0, -1
 
     def has(self, item, number=0, step=0):
@@ -182,9 +182,9 @@ class Pusher:
         rest, synced, doubt = b"", 0, -1
         while True:
             heard = os.read(self.bell[0], 1 << 16)
-            if not heard or time.time() - synced > 0.1:
+            if not heard or time.monotonic() - synced > 0.1:
                 os.fdatasync(self.journal.fd)
-                synced = time.time()
+                synced = time.monotonic()
             if not heard:
                 return
             *lines, rest = (rest + heard).split(b"\n")
@@ -222,9 +222,9 @@ class Pusher:
                 except (Failed, OSError) as failure:
                     for item in job.items:
                         self.fail(item.name, failure)
-                if time.time() > self.due:
+                if time.monotonic() > self.due:
                     before, self.up = self.up, uptime()
-                    self.due = time.time() + 0.05
+                    self.due = time.monotonic() + 0.05
                     idle = (self.up[1] - before[1]) / (self.up[0] - before[0])
                     more = 1 if job.items[0].size > SMALL else len(others) + 1
                     for _ in range(min(limit - 1 - len(others), more, int(2 * idle))):
@@ -233,7 +233,7 @@ class Pusher:
             sender.close()
 
         self.packing, self.lock = threading.Semaphore(2), threading.Lock()
-        self.up, self.news, self.rung = uptime(), [0, 0], time.time()
+        self.up, self.news, self.rung = uptime(), [0, 0], time.monotonic()
         self.due = self.rung + 0.05
         work()
         for thread in others:
@@ -267,9 +267,9 @@ class Pusher:
         """Report files stored and bytes sent, ten times a second."""
         with self.lock:
             self.news = [self.news[0] + files, self.news[1] + size]
-            if time.time() > self.rung + 0.1:
+            if time.monotonic() > self.rung + 0.1:
                 self.ring(*self.news)
-                self.news, self.rung = [0, 0], time.time()
+                self.news, self.rung = [0, 0], time.monotonic()
 
     def put(self, sender, name, data):
         """Store one object."""
@@ -307,7 +307,7 @@ class Pusher:
     def result(self, items):
         """Sum up."""
         self.journal.refresh()
-        took = time.time() - self.clock
+        took = time.monotonic() - self.clock
         if self.bytes > PART:
             self.journal.add({"rate": self.bytes / took})
         for name, item in items.items() if self.failed or self.sent != self.wanted else ():

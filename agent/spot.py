@@ -48,9 +48,10 @@ class Spot:
                 raise Failed("the spot VM's time is up", 6)
             return
         stop, end = map(int, os.read(self.pipe, 99).split())
-        self.end = min(end, self.grant.expires or end)
-        self.grant = self.grant._replace(expires=min(stop, self.end))
-        self.pusher.deadline = self.grant.expires  # of a checkpoint that is being pushed
+        self.end = end
+        self.pusher.deadline = stop  # of a checkpoint that is being pushed; and of what follows
+        begin = self.pusher.begin
+        self.pusher.begin = lambda _: begin(stop)
         say("spot capacity is taken back at %s" % timestamp(end))
         if not (self.over.is_set() or self.asked):
             self.task["grace"] = min(self.task["grace"], int(stop - time.time()) // 2)
@@ -68,12 +69,6 @@ class Spot:
             return Result(0, 0, 0, [("outputs", str(failure))], failure.exit, [])
         finally:
             self.stored = True
-
-    def ship_log(self):
-        """Ship the log; after the outputs, in the time that was kept for it."""
-        if self.over.is_set() and self.end:
-            self.grant = self.grant._replace(expires=self.end)
-        super().ship_log()
 
     def finish(self):
         """Finish; nobody needs to look out any more."""

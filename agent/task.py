@@ -64,8 +64,8 @@ class Task:
         os.fsync(self.fd)
 
     def until(self):
-        """While the job runs, insist for a minute; afterwards, for as long as the grant lives."""
-        return self.grant.expires if self.over.is_set() else time.time() + 60
+        """While the job runs, insist for a minute. When the grant ends, the store says: our clock may be wrong."""
+        return 0 if self.over.is_set() else time.time() + 60
 
     def post(self, name, data):
         """Store one object below the status prefix. Raise Failed."""
@@ -190,7 +190,7 @@ class Task:
             os.setegid(self.user.pw_gid)
             os.seteuid(self.user.pw_uid)
         try:
-            return self.pusher.push(globs, ".", None, bundle and not self.warning, self.grant.expires)
+            return self.pusher.push(globs, ".", None, bundle and not self.warning)
         finally:
             if self.user:
                 os.seteuid(0)
@@ -210,7 +210,7 @@ class Task:
                 failed += result.failed
         try:
             self.ship_log()
-            self.pusher.manifest(not code, self.grant.expires)
+            self.pusher.manifest(not code)
         except Failed as error:
             code = code or error.exit
             failed.append(("manifest and log", str(error)))

@@ -193,14 +193,16 @@ def task_document(plan: Plan) -> dict[str, object]:
 def deadman(plan: Plan) -> str:
     """A shell line that powers the VM off at the plan's deadline, counted from the launch and not from this boot.
 
-    A clock that is wrong can't lengthen it past the whole budget, nor shorten it below a minute. A timer of systemd's
-    own, without dependencies: `shutdown -P` asks logind over D-Bus, and neither runs yet when ``bootcmd`` does (it
-    then schedules nothing, and says so to nobody).
+    A clock that is wrong can't lengthen it past the whole budget, nor shorten it below a minute. At the first boot,
+    when the folder isn't there yet, less than a minute means that the clock is wrong: it is the whole budget then. A
+    timer of systemd's own, without dependencies: `shutdown -P` asks logind over D-Bus, and neither runs yet when
+    ``bootcmd`` does (it then schedules nothing, and says so to nobody).
     """
     limit, budget = int(plan.deadline.timestamp()), plan.spec.deadline
     free = "DefaultDependencies=no"
     return (
-        f"l=$(({limit}-$(date +%s)));systemd-run --no-block --on-active=$((l>{budget}?{budget}:l<60?60:l)) "
+        f"l=$(({limit}-$(date +%s)));b={budget};[ -d /var/lib/freepost ]||l=$((l<60?b:l));"
+        f"systemd-run --no-block --on-active=$((l>b?b:l<60?60:l)) "
         f"--timer-property={free} -p {free} systemctl poweroff"
     )
 

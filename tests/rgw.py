@@ -56,7 +56,7 @@ mon max pg per osd = 1000
 mon data avail crit = 0
 # Each of some ten pools waits for a proposal, a second by default.
 paxos propose interval = 0.05
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint=127.0.0.1:{port}{secure}
 rgw thread pool size = 32
 rgw s3 auth use sts = true
 rgw sts key = {sts_key}
@@ -66,7 +66,10 @@ rgw sts min session duration = {shortest}
 
 @dataclass(frozen=True)
 class Rgw:
-    """A running gateway, with the same words as `embedded.Running`. `role` may be assumed by the operator's key."""
+    """A running gateway, with the same words as `embedded.Running`. `role` may be assumed by the operator's key.
+
+    `secure_url` is where it speaks TLS, if it has a certificate.
+    """
 
     endpoint_url: str
     access_key: str
@@ -74,6 +77,7 @@ class Rgw:
     version: str
     role: str = ROLE
     region: str = "us-east-1"
+    secure_url: str = ""
 
 
 def missing() -> str:
@@ -88,15 +92,28 @@ def version() -> str:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Rgw]:
-    """Start a cluster and its gateway, and leave neither process, port nor folder behind."""
+def running(certificate: Path | None = None) -> Iterator[Rgw]:
+    """Start a cluster and its gateway, and leave neither process, port nor folder behind.
+
+    With a `certificate`, a folder with cert.pem and key.pem, it speaks TLS at a second port.
+    """
     folder = Path(tempfile.mkdtemp(prefix="freepost-rgw-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
-        mon_port, port = _free_ports(2)
+        mon_port, port, secure_port = _free_ports(3)
         fsid, secret = str(uuid.uuid4()), uuid.uuid4().hex
+        secure = f" ssl_endpoint=127.0.0.1:{secure_port}" if certificate else ""
+        secure += (
+            f" ssl_certificate={certificate}/cert.pem ssl_private_key={certificate}/key.pem" if certificate else ""
+        )
         text = CONF.format(
-            fsid=fsid, mon_port=mon_port, port=port, folder=folder, sts_key=secret[:16], shortest=SHORTEST_SESSION
+            fsid=fsid,
+            mon_port=mon_port,
+            port=port,
+            secure=secure,
+            folder=folder,
+            sts_key=secret[:16],
+            shortest=SHORTEST_SESSION,
         )
         (folder / "ceph.conf").write_text(text)
         for name in ("mon", "osd", "rgw"):
@@ -119,7 +136,8 @@ def running() -> Iterator[Rgw]:
             f"--secret-key={key}",
         )
         _role(admin)
-        yield Rgw(url, access, key, version())
+        secure_url = f"https://127.0.0.1:{secure_port}" if certificate else ""
+        yield Rgw(url, access, key, version(), secure_url=secure_url)
 
 
 def _cluster(stack: contextlib.ExitStack, folder: Path, conf: tuple[str, str], fsid: str, port: int) -> None:

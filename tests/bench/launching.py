@@ -19,8 +19,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from provisioner import embedded
-from tests.ec2.conftest import MOTO, REGION
+from tests.ec2.conftest import REGION
 from tests.ec2.gateway import Gateway
+from tests.moto import PROGRAM
 
 METER = Path(__file__).with_name("meter.py")
 LIMIT = 3600  # seconds
@@ -31,7 +32,7 @@ TARGET = 11  # times the cost of 1,000 tasks that 10,000 may have
 @contextmanager
 def moto():
     """(host, port) of an empty moto server."""
-    server = subprocess.Popen([sys.executable, "-c", MOTO], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         yield "127.0.0.1", int(server.stdout.readline())
     finally:

@@ -25,5 +25,9 @@ def told(provision, vm):
 
 def inside(vm, script):
     """Run a script as root in the guest, and return what it prints."""
-    enter = ["nsenter", "-t", guest_leader(vm.folder, RUNNING), "-a", "sh", "-euc", script]
+
+    def alive():
+        return vm.provider.state([vm.instance])[vm.instance.id].phase is not Phase.GONE
+
+    enter = ["nsenter", "-t", guest_leader(vm.folder, RUNNING, alive), "-a", "sh", "-euc", script]
     return subprocess.run(enter, check=True, timeout=60, capture_output=True, text=True).stdout

@@ -123,9 +123,10 @@ outputs: [out/**]
     assert status["tasks"][0]["status"] == "succeeded"
 
 
-def guest_leader(folder, sign="srv/job/intruder.py"):
-    """The pid of the guest's systemd, once it has the file `sign`."""
+def guest_leader(folder, sign="srv/job/intruder.py", alive=lambda: True):
+    """The pid of the guest's systemd, once it has the file `sign`; `alive` tells whether that can still come."""
     while True:
+        lives = alive()
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 words = (path / "cmdline").read_bytes()
@@ -135,6 +136,7 @@ def guest_leader(folder, sign="srv/job/intruder.py"):
                         return pid
             except (OSError, IndexError):
                 continue
+        assert lives, f"it ended without {sign}"
         time.sleep(0.1)  # another process's start has no event
 
 

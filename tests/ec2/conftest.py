@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import subprocess
-import sys
 import time
 import urllib.request
 from datetime import datetime, timezone
@@ -25,36 +22,12 @@ from provisioner.retry import retried
 from provisioner.signer import open_signer
 from provisioner.spec import StoreSpec
 from provisioner.store import open_store
+from tests import moto as motos
 from tests.ec2.gateway import Gateway
+from tests.moto import IMAGE
 
 REGION = "eu-west-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "ec2SECRETec2SECRETec2SECRET"}
-
-# moto makes 1,291 images whenever it is emptied, unless it is told which there are.
-IMAGE = {
-    "ami_id": "ami-0123456789abcdef0",
-    "name": "an image",
-    "description": "",
-    "owner_id": "137112412989",
-    "public": True,
-    "virtualization_type": "hvm",
-    "architecture": "x86_64",
-    "state": "available",
-    "platform": None,
-    "image_type": "machine",
-    "hypervisor": "xen",
-    "root_device_name": "/dev/xvda",
-    "root_device_type": "ebs",
-}
-
-# Prints its port, and serves until it is killed.
-MOTO = (
-    "import logging, sys\nfrom werkzeug.serving import make_server\n"
-    "from moto.server import DomainDispatcherApplication, create_backend_app\n"
-    "logging.getLogger('werkzeug').setLevel(logging.ERROR)\n"
-    "server = make_server('127.0.0.1', 0, DomainDispatcherApplication(create_backend_app), threaded=True)\n"
-    "print(server.server_port, flush=True)\nserver.serve_forever()\n"
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,17 +41,8 @@ def _models():
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory):
     """(host, port) of a moto server, killed at the end."""
-    folder = tmp_path_factory.mktemp("moto")
-    (folder / "images").write_text(json.dumps([IMAGE]))
-    environment = {**os.environ, "MOTO_AMIS_PATH": str(folder / "images")}
-    with (folder / "log").open("wb") as errors:
-        server = subprocess.Popen([sys.executable, "-c", MOTO], stdout=subprocess.PIPE, stderr=errors, env=environment)
-    try:
-        yield "127.0.0.1", int(server.stdout.readline())
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
+    with motos.running(tmp_path_factory.mktemp("moto")) as where:
+        yield where
 
 
 @pytest.fixture

@@ -253,8 +253,8 @@ class BrokenStore(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.objects, self.posts, self.faults, self.always = {}, [], deque(), None
         self.requests = self.connections = 0
         self.ended, self.lock = threading.Event(), threading.Lock()
@@ -282,9 +282,9 @@ class BrokenStore(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def broken_store():
+def broken_store(port=0):
     """Run a BrokenStore while the block runs."""
-    with BrokenStore() as server:
+    with BrokenStore(port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -128,7 +128,7 @@ def test_threads_for_large_files_come_one_at_a_time(pusher, monkeypatch, size, t
         return now, 99 * now
 
     monkeypatch.setattr(pushing, "uptime", uptime)
-    monkeypatch.setattr(pushing, "time", SimpleNamespace(time=lambda: next(ticks)))
+    monkeypatch.setattr(pushing, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     monkeypatch.setattr(threading, "Thread", lambda **_: SimpleNamespace(start=lambda: started.append(0), join=int))
     monkeypatch.setattr(pusher, "do", lambda *_: seen.append(len(started)))
     pusher.begin(0)

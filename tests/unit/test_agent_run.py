@@ -100,3 +100,21 @@ def test_a_job_that_succeeded_stays_so(tmp_path):
     assert done.returncode == 0
     assert "job/status/0/1/succeeded" in server.objects
     assert "job/status/0/1/interrupted" not in server.objects
+
+
+def test_when_the_grant_ends_is_for_the_store_to_say(tmp_path):
+    """A grant that ends by the VM's own clock while the job runs is used all the same: that clock may be ahead."""
+    with broken_store() as server:
+        path = write_grant(tmp_path, fake_grant(server.url, expires=2))
+        script = f"until [ $(date +%s) -gt {int(time.time()) + 3} ]; do sleep 0.1; done; echo 1 >out1"
+        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
+        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
+        (tmp_path / "task.json").write_text(json.dumps(task))
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", "run"],
+            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
+            check=False, timeout=60, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert server.objects["job/out/0/1/out1"] == b"1\n"
+    assert json.loads(server.objects["job/status/0/1/succeeded"])["upload"]["failed"] == []

@@ -118,14 +118,35 @@ def test_the_secret_files_come_first_and_are_closed():
     assert "install -d -m 0700 /var/lib/freepost" in config.document["bootcmd"][1]
 
 
-@pytest.mark.parametrize(("passed", "seconds"), [(0, 960), (300, 660), (10_000, 60), (-86_400, 960)])
-def test_the_dead_man_timer(passed, seconds, tmp_path):
-    """The timer counts from the launch, is never over the whole budget, and never in the past."""
+@pytest.mark.parametrize(
+    ("passed", "again", "seconds"),
+    [
+        (0, False, 960),
+        (300, False, 660),
+        (900, False, 60),
+        (901, False, 960),
+        (10_800, False, 960),
+        (-86_400, False, 960),
+        (300, True, 660),
+        (10_800, True, 60),
+        (-86_400, True, 960),
+    ],
+)
+def test_the_dead_man_timer(passed, again, seconds, tmp_path):
+    """The timer counts from the launch, is never over the whole budget, and all of it where a first boot is too late.
+
+    A clock that is hours ahead at a first boot would leave a minute, and the job with it.
+    """
     plan = planned(load(ROOT / "examples/hello/job.yaml"))
+    folder = tmp_path / "freepost"
+    if again:
+        folder.mkdir()
     for name, body in {"date": f"echo {int(NOW.timestamp()) + passed}", "systemd-run": 'echo "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     line = userdata.deadman(plan)
+    assert line.count("/var/lib/freepost") == 1  # the folder that the next line makes
+    line = line.replace("/var/lib/freepost", str(folder))
     done = subprocess.run(
         ["/bin/sh", "-c", line], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
     )
