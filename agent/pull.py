@@ -23,8 +23,10 @@ def pull(grant, folder, say=lambda text: None):
         path = os.path.realpath(os.path.join(folder, item["path"]))
         if not within(path, root):
             failed[item["path"]] = Failed("it would lie outside of the folder", 2)
-        elif not (os.path.exists(path) and right(path, item)):
+        elif not (os.access(path, os.R_OK) and right(path, item)):
             os.makedirs(os.path.dirname(path), exist_ok=True)
+            if os.path.exists(path + ".part") and not os.access(path + ".part", os.W_OK):
+                os.unlink(path + ".part")  # its mode was set already, and then it wasn't renamed
             file = os.open(path + ".part", os.O_RDWR | os.O_CREAT, 0o600)
             parts.append((item, path, file))
             for number, at in enumerate(range(0, item["size"], RANGE)):

@@ -1,5 +1,6 @@
 """For whoever is not root a file of mode 0400 can be written only by the descriptor that made it."""
 
+import hashlib
 import os
 import re
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import ordinary
+from tests.faults.kit import real_grant, write_grant
 
 ROOT = Path(__file__).parents[2]
 AGAIN = """
@@ -109,3 +111,20 @@ item.write(Path(sys.argv[1]))
     done = ordinary.run(sys.executable, "-c", program, tmp_path, cwd=ROOT)
     assert done.stdout == "text text text text "
     assert "FileExistsError" in done.stderr
+
+
+def test_inputs_are_fetched_again_over_what_a_killed_fetch_left(store, s3, bucket, tmp_path):
+    """A part that was closed before it was renamed, and an input that its owner can't read, are fetched anew."""
+    data = b"an input"
+    s3.put_object(Bucket=bucket, Key="in", Body=data)
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "in"})
+    digest = hashlib.sha256(data).hexdigest()
+    inputs = [{"path": name, "url": url, "size": len(data), "sha256": digest, "mode": "0400"} for name in ("a", "b")]
+    path = write_grant(tmp_path, real_grant(s3, bucket, inputs=inputs))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/a.part").touch(0o400)
+    (tmp_path / "here/b").touch(0o000)
+    done = ordinary.run(sys.executable, "-m", "agent", "pull", "--grant", path, "--into", tmp_path / "here", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / "here" / name).read_bytes() for name in ("a", "b")] == [data, data]
+    assert sorted(os.listdir(tmp_path / "here")) == ["a", "b"]
