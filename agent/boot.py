@@ -1,41 +1,22 @@
-"""What `agent run` does first: has the grant that is this VM's own, and the agent complete.
+"""Fetches what had no room in the user-data, and so lies in the bucket.
 
-What had no room in the user-data lies in the bucket. It is told of, in each case, by a presigned GET, pinned::
+It is told of, in each case, by a presigned GET, pinned::
 
     {"url": presigned GET, "size": bytes, "sha256": hex}
 
-That is the content of ``grant.json.from``, where there is no ``grant.json``; and ``agent`` in the grant, for an archive
-(tar.bz2) of the modules that a VM can do without: it runs its job and uploads its outputs all the same, and says what
-is missing. What was fetched stays beside the grant, so that a reboot finds it.
+That is ``agent`` in the grant, for an archive (tar.bz2) of the modules that a VM can do without: it runs its job and
+uploads its outputs all the same, and says what is missing. A grant may lie there, too (agent/own.py). What was fetched
+stays beside the grant, so that a reboot finds it.
 """
 
-import json
 import os
 import sys
 import tarfile
 from contextlib import suppress
 from hashlib import sha256
 
-from agent import command
 from agent.grant import replace
 from agent.post import Failed, Wire, insist, refusal
-
-
-def boot():
-    """Return the grant of this VM and its path. Raise Bad."""
-    path = os.environ.get("FREEPOST_GRANT") or "/run/freepost/grant.json"
-    if not os.path.exists(path) and os.path.exists(path + ".from"):
-        try:
-            with open(path + ".from") as file:
-                have(path, json.load(file))
-        except Failed as failure:
-            raise command.Bad("the grant: %s" % failure, failure.exit) from None
-    grant, path = command.load(path)
-    if "{task}" in grant.outputs.prefix:
-        from agent.group import join
-
-        grant = join(grant, path)
-    return grant, path
 
 
 def have(path, source):

@@ -36,17 +36,20 @@ def main(argv=None):
     argv = argv or sys.argv[1:]
     try:
         if argv == ["run"]:
-            from agent.boot import boot
             from agent.task import run
 
-            return run(*boot())
+            try:
+                from agent.own import own as load_own
+            except ImportError:  # most VMs have no need of it
+                load_own = load
+            return run(*load_own())
         from agent.cli import command
 
         return command(argv)
     except ImportError as error:
         if error.name != "agent.cli":
             raise
-        say("agent: this part of it is not in the VM; the console tells why")
+        say("agent: this VM has only what runs its job")
         return 2
     except Bad as error:
         say("agent: " + error.args[0])

@@ -29,7 +29,8 @@ from provisioner.paths import cache_dir
 MAIN = "import os\nfrom agent.command import main\nos._exit(main())\n"
 CORE = ("__init__", "boot", "command", "files", "grant", "journal", "post", "push", "task")
 # What must be in the user-data besides, since without it a VM of this kind could not report, run or upload.
-FOR_GROUPS = ("group", "imds")
+FOR_GROUPS = ("group", "imds", "own")
+FOR_APART = ("own",)  # grants that lie in the bucket
 FOR_PUTS = ("slots",)  # stores that take no forms
 FOR_INPUTS = ("pull",)
 FOR_TLS = ("proxy",)  # what else TLS may go through
@@ -57,7 +58,7 @@ def whole() -> frozenset[str]:
 
 def remaining() -> tuple[str, ...]:
     """The modules of the archive in the bucket: all but the core, and but those that no VM needs which hasn't them."""
-    names = whole() - frozenset((*FOR_PUTS, FOR_GROUPS[0]))
+    names = whole() - frozenset((*FOR_PUTS, "group", "own"))
     return tuple(sorted(names, key=lambda name: (name == _LAST, name)))
 
 
@@ -96,8 +97,9 @@ def minified() -> Mapping[str, str]:
 def fixed() -> Iterator[tuple[frozenset[str], bool]]:
     """The arguments of `packed` for the VMs of every launch."""
     kinds: tuple[tuple[str, ...], ...] = ((), FOR_GROUPS, FOR_PUTS)
-    for kind, inputs, secure in itertools.product(kinds, ((), FOR_INPUTS), ((), FOR_TLS)):
-        yield frozenset((*kind, *inputs, *secure)), True
+    for chosen in itertools.product(kinds, ((), FOR_INPUTS), ((), FOR_TLS), ((), FOR_APART)):
+        if chosen[0] != FOR_GROUPS or chosen[3]:  # those are alike with it and without
+            yield frozenset(itertools.chain(*chosen)), True
     yield whole(), False
 
 

@@ -155,6 +155,8 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
         needed.update(agentapp.FOR_PUTS)
     if task.grouped:
         needed.update(agentapp.FOR_GROUPS)
+    if plan.apart:
+        needed.update(agentapp.FOR_APART)
     if plan.archive:
         return frozenset(needed), True
     if spec.renew:

@@ -154,8 +154,8 @@ def test_a_long_log_keeps_its_beginning_and_its_end(job, running, capfd, monkeyp
 
 def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
-    from agent.boot import boot
     from agent.command import Bad
+    from agent.own import own
     from provisioner import session
 
     outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
@@ -171,13 +171,13 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     assert b"slots" not in stub.content
     path.with_name(Path(stub.path).name).write_bytes(stub.content)
     monkeypatch.setenv("FREEPOST_GRANT", str(path))
-    assert boot()[0].outputs == grant.outputs
+    assert own()[0].outputs == grant.outputs
     ((key, data),) = made.beside.items()
     opened.store.put(key, data.replace(b'"task"', b'"tusk"'))
-    assert boot()[0].outputs == grant.outputs  # a second boot finds the grant itself
+    assert own()[0].outputs == grant.outputs  # a second boot finds the grant itself
     path.unlink()
     with pytest.raises(Bad, match="is not what this VM was launched with") as ended:
-        boot()
+        own()
     assert ended.value.args[1] == 8
     for key, upload in opened.store.uploads(""):
         opened.store.abort_upload(key, upload)

@@ -180,7 +180,7 @@ def test_another_archive(stages):
     (row,) = json.loads(stages.told("status", machine.job, "--json"))["tasks"]
     assert (row["status"], row["warning"]) == ("succeeded", REFUSED)
     assert REFUSED in stages.told("status", machine.job)
-    assert "agent: this part of it is not in the VM; the console tells why" in stages.told("logs", machine.job)
+    assert "agent: this VM has only what runs its job" in stages.told("logs", machine.job)
     assert machine.collected() == {**PUSHED, "code": b"2\n", "srv": b"job\n"}
 
 

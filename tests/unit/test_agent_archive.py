@@ -153,7 +153,7 @@ def test_without_the_rest_the_outputs_come_home(provision, opened, tmp_path, mon
     booted = json.loads(opened.get(f"p/{job}/status/0/1/booted"))
     said = "what lies in the bucket is not what" if become != "deleted" else "404"
     assert said in booted["warning"]
-    assert "agent: this part of it is not in the VM" in provision("logs", job).out
+    assert "agent: this VM has only what runs its job" in provision("logs", job).out
     (row,) = json.loads(provision("status", job, "--json").out)["tasks"]
     assert row["warning"] == booted["warning"]
 

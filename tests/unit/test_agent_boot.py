@@ -253,7 +253,7 @@ def test_a_command_that_is_not_there(python, tmp_path):
         [python, "-EsS", app, "push", "--bundle", "file"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "agent: this part of it is not in the VM; the console tells why\n"
+    assert done.stderr == "agent: this VM has only what runs its job\n"
 
 
 FULL = """

@@ -232,7 +232,7 @@ def test_a_reader_that_has_seen_enough(here, tmp_path):
 @pytest.mark.parametrize(
     ("missing", "argv", "says"),
     [
-        ("agent.cli", ["push", "file"], "this part of it is not in the VM"),
+        ("agent.cli", ["push", "file"], "this VM has only what runs its job"),
         ("agent.check", ["check", "file"], "agent.check is not in this VM"),
         ("agent.pull", ["pull"], "agent.pull is not in this VM"),
         ("tty", ["push", "file"], "ModuleNotFoundError: "),

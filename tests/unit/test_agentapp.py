@@ -137,7 +137,7 @@ def test_the_core_runs_jobs_and_the_rest_is_what_jobs_call():
     first, second = names(agentapp.packed(more=True))[0], names(agentapp.rest())[0]
     everything = {f"{name}.py" for name in agentapp.modules()}
     assert {Path(name).name for name in first} & set(second) == set()
-    assert everything - {Path(name).name for name in first} - set(second) == {"group.py", "slots.py"}
+    assert everything - {Path(name).name for name in first} - set(second) == {"group.py", "own.py", "slots.py"}
     assert len(agentapp.packed(more=True)) < len(agentapp.packed(agentapp.whole())) / 1.8
     assert bz2.decompress(agentapp.rest())
 
@@ -267,7 +267,7 @@ def test_a_vm_without_the_commands_says_so(word, tmp_path):
     """Where only `agent run` travelled, any other word is answered by a sentence and exit code 2."""
     done = run(sys.executable, pack(tmp_path, frozenset()), word, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "agent: job.yaml doesn't mention `agent`, so it is not in this VM\n"
+    assert done.stderr == "agent: this VM has only what runs its job\n"
 
 
 @pytest.mark.parametrize("name", MODULES)
