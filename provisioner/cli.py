@@ -72,8 +72,7 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     _json: JsonEvents = False,
 ) -> None:
     """Sign, render and start a job. Run again after a failure, it goes on where it stopped."""
-    from provisioner import plan as planning
-    from provisioner import renew, session, watch
+    from provisioner import plan_text, renew, session, watch
 
     output = streams(context)
     if dry_run and output.as_json:
@@ -86,7 +85,7 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     if dry_run:
         plan = launcher.plan(spec)
         launcher.rehearse(plan)
-        output.result(planning.show(plan), plan.describe())
+        output.result(plan_text.show(plan), plan.describe())
         return
     session.notice(using, output.event)
     record = launcher.launch(spec)

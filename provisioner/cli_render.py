@@ -63,9 +63,10 @@ def render(  # noqa: PLR0913, PLR0917 - flags
         output, job, changes, task, local=local, provider=provider, stage=stage, raw=raw, looking=explain or audit
     )
     if explain:
-        from provisioner import userdata
+        from provisioner import plan_text, userdata
 
-        text = f"{userdata.explain(made, plan.user_data_limit)}\n\nThe agent: {plan.agent_text}, as launched or staged"
+        agent = f"The agent: {plan_text.agent(plan)}, as launched or staged"
+        text = f"{userdata.explain(made, plan.user_data_limit)}\n\n{agent}"
         output.result(text, [asdict(line) for line in made.ledger()])
     elif audit:
         from provisioner import audit as auditing

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -15,7 +14,7 @@ from typing import Any
 
 from agent import __version__
 from agent.grant import members
-from provisioner import agentapp, slots, units
+from provisioner import agentapp, slots
 from provisioner.errors import BadInput
 from provisioner.keys import JobKeys, agent_root
 from provisioner.policy import MAX_LIFETIME, MAX_STATUS_BYTES, Bucket, policy_document
@@ -23,7 +22,6 @@ from provisioner.spec import FileSpec, JobSpec
 
 # A policy outlives the job's deadline by this, so that the last upload isn't cut off by its own signature.
 UPLOAD_MARGIN = timedelta(minutes=10)
-SHOWN_TASKS = 3  # of an array, in the text of a plan
 GROUP_FROM = 51  # tasks from which on VMs are launched in groups, unless the job says otherwise
 GROUP_SIZE = 50  # tasks in a group: a job of 1,000 takes 20 requests, and one that finds no room asks for few
 
@@ -144,17 +142,6 @@ class Plan:
         key = f"{agent_root(self.keys.prefix)}{__version__}-{digest}.tar.bz2"
         return StagedInput("the agent", key, "0400", len(data), digest)
 
-    @property
-    def agent_text(self) -> str:
-        """Where the agent comes from, for people."""
-        if self.archive:
-            return f"its core in the user-data, the rest ({self.archive.size} bytes) from {self.archive.key}"
-        return {
-            "inline": "all of it in the user-data",
-            "called": "in the user-data, with what this job's keys and `agent push` need",
-            "needed": "in the user-data, with what this job's keys need; without `agent push`",
-        }[self.agent]
-
     def task(self, name: str | None) -> TaskPlan:
         """One task by name, the first if None. Raise BadInput for one that isn't there."""
         for task in self.tasks:
@@ -215,43 +202,6 @@ class Plan:
                 for task in self.tasks
             ],
         }
-
-
-def show(plan: Plan) -> str:
-    """The plan as text: what a person checks before paying for VMs."""
-    spec = plan.spec
-    count = sum(len(task.members) for task in plan.tasks)
-    lines = [
-        f"job       {plan.job}",
-        f"provider  {plan.provider}, {count} VM{'s' * (count != 1)}"
-        + f" in {len(plan.tasks)} groups, each with one policy for all its tasks" * plan.tasks[0].grouped,
-        f"store     {plan.bucket.url} ({plan.bucket.region}), below {plan.keys.root}",
-        (
-            f"deadline  {iso(plan.deadline)} ({units.show_seconds(spec.deadline)} from launch: "
-            f"boot {units.show_seconds(spec.vm.boot_budget)}, timeout {units.show_seconds(spec.run.timeout)}, "
-            f"grace {units.show_seconds(spec.run.grace)})"
-        ),
-        f"policies  until {iso(plan.expires)}"
-        + f", renewed until {iso(plan.deadline)} while `provision watch` or `extend` does so" * bool(spec.renew),
-        f"agent     {plan.agent_text}",
-        f"runs      {' '.join(spec.run.command)}",
-        *(f"carries   {item.path} ({len(item.content)} bytes)" for item in plan.carried),
-        *(f"pulls     {item.path} ({item.size} bytes) from {item.key}" for item in plan.pulled),
-        *(f"pushes    {item.glob}{' in bundles' * item.bundle}" for item in spec.outputs),
-        *["uploads   by presigned PUTs, for the store takes no forms or the job says so"] * plan.by_put,
-    ]
-    if not spec.outputs:
-        lines.append("pushes    nothing but its log: the job names no outputs")
-    for task in plan.tasks[:SHOWN_TASKS]:
-        what = "these objects" if plan.by_put else "what these two policies allow"
-        lines.append(f"task {task.task}, attempt {task.attempt}: each VM may write {what}")
-        (found,) = plan.may(task).values()
-        lines += [f"  {name:8}{json.dumps(document)}" for name, document in found.items()]
-    if len(plan.tasks) > SHOWN_TASKS:
-        lines.append(
-            f"… and {len(plan.tasks) - SHOWN_TASKS} more tasks, alike but for their prefixes (--json shows them)"
-        )
-    return "\n".join(lines)
 
 
 def shared_prefix(prefixes: Iterable[str]) -> str:
