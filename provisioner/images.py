@@ -185,9 +185,9 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
             f"An image can't be called {name!r}.",
             hint=f"Up to 64 letters, digits and . _ + - but none of {', '.join(SUITES)}",
         )
-    need("qemu-img", purpose="Importing an image")
     if not path.is_file():
         raise BadInput(f"There is no file {path}.")
+    need("qemu-img", purpose="Importing an image")
     about = _disk_info(path)
     if about["format"] != "qcow2":
         raise BadInput(
