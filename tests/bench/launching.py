@@ -15,13 +15,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from provisioner import embedded
+from tests import moto
 from tests.ec2.conftest import REGION
 from tests.ec2.gateway import Gateway
-from tests.moto import PROGRAM
 
 METER = Path(__file__).with_name("meter.py")
 LIMIT = 3600  # seconds
@@ -29,22 +29,10 @@ MIB = 1 << 20
 TARGET = 11  # times the cost of 1,000 tasks that 10,000 may have
 
 
-@contextmanager
-def moto():
-    """(host, port) of an empty moto server."""
-    server = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        yield "127.0.0.1", int(server.stdout.readline())
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
-
-
 def measure(tasks, isolation, store, folder):
     """Launch so many tasks and return what it cost."""
     with ExitStack() as stack:
-        cloud = stack.enter_context(Gateway(stack.enter_context(moto())))
+        cloud = stack.enter_context(Gateway(stack.enter_context(moto.running(folder))))
         bucket = f"bench-{tasks}-{isolation}"
         with embedded.connect(store) as client:
             client.create_bucket(Bucket=bucket)
