@@ -17,6 +17,7 @@ from provisioner.errors import MissingDependency
 
 _DEAD = "ZX"  # zombie, dead (proc(5))
 _NO_PIDFD_POLL_SECONDS = 0.05
+_EXECVE_SECONDS = 0.05  # a process is between two programs for microseconds
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,23 @@ def _from_ps(pid: int) -> tuple[bool, str] | None:
         ) from None
     state, _, started = answer.stdout.strip().partition(" ")
     return (state[0] in _DEAD, started.strip()) if started else None
+
+
+def described(pid: int, name: str) -> bytes:
+    """Return a file of a process's /proc folder that tells its program's memory: ``environ`` or ``cmdline``.
+
+    Linux shows nothing of either while a process is in the middle of execve(2), so that whoever looks for a process by
+    them would miss it. So what shows nothing is read again, for 50 milliseconds; a kernel's thread is not, which has no
+    program (no ``exe``). Raises OSError when the process has ended or is someone else's.
+    """
+    folder = Path("/proc", str(pid))
+    deadline = time.monotonic() + _EXECVE_SECONDS
+    while True:
+        found = (folder / name).read_bytes()
+        if found or time.monotonic() >= deadline:
+            return found
+        try:
+            (folder / "exe").readlink()
+        except FileNotFoundError:
+            return found
+        time.sleep(0)  # execve's end has no event

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from provisioner import cli, embedded, seaweedfs
+from provisioner.process import described
 from provisioner.spec import StoreSpec
 from provisioner.store import open_store
 
@@ -90,7 +91,7 @@ def _processes(signs):
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            seen = b"\0".join([*((process / name).read_bytes() for name in ("environ", "cmdline")), b""])
+            seen = b"\0".join([*(described(int(process.name), name) for name in ("environ", "cmdline")), b""])
             seen += os.fsencode((process / "cwd").readlink())
         except OSError:  # it has ended, or is someone else's
             continue

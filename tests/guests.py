@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioner import images
+from provisioner.process import described
 from provisioner.providers.base import Instance, Order, Phase, Provider, State
 from provisioner.providers.local import LocalProvider
 from provisioner.providers.machine import MachineProvider
@@ -87,9 +88,9 @@ def wait_until(met: Callable[[], Any], seconds: float, told: Callable[[], str] =
 def command_lines(text: str) -> list[str]:
     """Every process of the host whose command line holds `text`."""
     found = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = process.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            line = described(int(process.name), "cmdline").replace(b"\0", b" ").decode("utf-8", "replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         if text in line:

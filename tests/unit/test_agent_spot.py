@@ -17,6 +17,7 @@ import pytest
 
 from agent.grant import timestamp
 from provisioner import agentapp
+from provisioner.process import described
 from tests.faults.kit import reader, real_grant, write_grant
 from tests.interpreters import AGENT_PYTHONS
 from tests.metadata import metadata
@@ -254,7 +255,7 @@ def test_it_leaves_no_process(cloud, vm):
     """What looks out for the notice ends with the agent, and by itself when the agent was killed."""
     vm.run(cloud.host, "exec sleep 60")
     vm.until("started")
-    (looker,) = [pid for pid in children(vm.process.pid) if b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (looker,) = [pid for pid in children(vm.process.pid) if b"sleep" not in described(int(pid), "cmdline")]
     (job,) = set(children(vm.process.pid)) - {looker}
     vm.process.kill()
     os.kill(int(job), signal.SIGKILL)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.process import identify
+from provisioner.process import described, identify
 from provisioner.providers import local
 from provisioner.providers.base import Phase
 from tests import guests
@@ -32,22 +32,24 @@ def left(provision, state_folder, tmp_path):
     (home,) = set((state_folder / "local").glob("*")) - before
     # The job's shell has the number in its command line as well.
     pids = guests.wait_until(lambda: len(found := sleepers(mark)) == 4 and found, 30)
-    agent = identify(int((home / "pid").read_text()))
-    os.kill(agent.pid, signal.SIGKILL)
-    assert agent.ended(within=10)
-    assert sleepers(mark) == pids
-    yield job, home, lambda: sleepers(mark)
-    for pid in sleepers(mark):
-        os.kill(pid, signal.SIGKILL)
+    try:
+        agent = identify(int((home / "pid").read_text()))
+        os.kill(agent.pid, signal.SIGKILL)
+        assert agent.ended(within=10)
+        assert sleepers(mark) == pids
+        yield job, home, lambda: sleepers(mark)
+    finally:
+        for pid in sleepers(mark):
+            os.kill(pid, signal.SIGKILL)
 
 
 def sleepers(mark):
     """The pids of all processes that have this number in their command line."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
         try:
-            if mark.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
+            if mark.encode() in described(pid, "cmdline"):
+                found.append(pid)
         except OSError:  # gone
             continue
     return sorted(found)

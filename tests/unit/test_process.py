@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,30 @@ def test_neither_proc_nor_ps_is_one_sentence(monkeypatch):
     with pytest.raises(MissingDependency, match="program ps") as caught:
         process._from_ps(os.getpid())
     assert "procps" in caught.value.hint
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at another process in /proc")
+def test_a_process_between_two_programs_is_seen(tmp_path):
+    """A process that only ever runs execve is found by its environment and its arguments each time it is looked at."""
+    again = tmp_path / "again.sh"
+    again.write_text(f"exec sh {again}\n")
+    running = subprocess.Popen(["/bin/sh", again], env={"MARK": "kept", "PATH": os.defpath})
+    try:
+        looks = range(2000)  # one in twenty came while there was nothing to be seen
+        assert all(b"MARK=kept" in process.described(running.pid, "environ") for _ in looks)
+        assert all(b"again.sh" in process.described(running.pid, "cmdline") for _ in looks)
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at another process in /proc")
+def test_a_process_that_has_ended_is_no_wait(child):
+    """A zombie shows no environment; one that was waited for is an error at once."""
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(ProcessLookupError):
+        process.described(child.pid, "environ")
+    child.wait()
+    with pytest.raises(FileNotFoundError):
+        process.described(child.pid, "environ")
