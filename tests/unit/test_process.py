@@ -86,7 +86,7 @@ def test_a_process_that_has_ended_is_no_wait(child):
     """A zombie shows no environment; one that was waited for is an error at once."""
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    with pytest.raises(ProcessLookupError):
+    with pytest.raises(OSError, match=r"No such process|Permission denied"):  # Linux lets root alone look
         process.described(child.pid, "environ")
     child.wait()
     with pytest.raises(FileNotFoundError):
