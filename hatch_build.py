@@ -1,7 +1,7 @@
 """Puts what is made into the build: the agent, packed for every VM of a launch, and cloud-init's schema.
 
-The agent is packed by `provisioner.agentapp`, so that no launch has to. A checkout (an editable build) packs it when it
-is first wanted, and keeps it.
+The agent is packed by `provisioner.packing.agent_archive`, so that no launch has to. A checkout (an editable build)
+packs it when it is first wanted, and keeps it.
 
 The schema is taken from Debian's own package, so that `provision` validates anywhere.
 `apt-get download` fetches and verifies the package (no root needed). The schema in it, or one that an earlier build
@@ -24,7 +24,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-TARGET = "provisioner/cloud-config.schema.json"
+TARGET = "provisioner/userdata/cloud-config.schema.json"
 MEMBER = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
 SECONDS = 30
 
@@ -51,9 +51,9 @@ class BuildHook(BuildHookInterface):
         self._packed = tempfile.TemporaryDirectory()
         sys.path.insert(0, self.root)
         try:
-            from provisioner import agentapp
+            from provisioner.packing import agent_archive
 
-            agentapp.build(Path(self._packed.name))
+            agent_archive.build(Path(self._packed.name))
         finally:
             sys.path.remove(self.root)
         for path in sorted(Path(self._packed.name).iterdir()):

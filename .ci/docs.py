@@ -11,11 +11,13 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from provisioner import cli, errors, jobschema, options, units
+from provisioner import errors, units
+from provisioner.cli import app, options
+from provisioner.job import keys as jobschema
 from provisioner.providers import registry
 
 BIN = Path(sys.executable).parent
-PROVISION = typer.main.get_group(cli.app)
+PROVISION = typer.main.get_group(app.app)
 ELSE = {"string": "text", "boolean": "true or false", "object": "names and values"}
 
 

@@ -5,8 +5,8 @@ It is told of, in each case, by a presigned GET, pinned::
     {"url": presigned GET, "size": bytes, "sha256": hex}
 
 That is ``agent`` in the grant, for an archive (tar.bz2) of the modules that a VM can do without: it runs its job and
-uploads its outputs all the same, and says what is missing. A grant may lie there, too (agent/own.py). What was fetched
-stays beside the grant, so that a reboot finds it.
+uploads its outputs all the same, and says what is missing. A grant may lie there, too (agent/remote_grant.py). What was
+fetched stays beside the grant, so that a reboot finds it.
 """
 
 import os
@@ -16,7 +16,7 @@ from contextlib import suppress
 from hashlib import sha256
 
 from agent.grant import replace
-from agent.post import Failed, Wire, insist, refusal
+from agent.http import Failed, Wire, insist, refusal
 
 
 def have(path, source):

@@ -13,9 +13,9 @@ import re
 import time
 from contextlib import suppress
 
-from agent.command import Bad
 from agent.grant import GrantError, parse, rewrite
-from agent.post import PATIENCE, Failed, Wire, insist
+from agent.http import PATIENCE, Failed, Wire, insist
+from agent.main import Bad
 from agent.renew import Renewal
 
 EXIT = {400: 2, 401: 3, 403: 5, 413: 2, 422: 2}  # of the service's answers; others may pass, or are no service's

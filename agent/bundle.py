@@ -7,8 +7,8 @@ from zlib import adler32
 
 from agent.files import READ, Opened, inside, mode
 from agent.grant import decode_name
+from agent.http import Failed, sha256
 from agent.journal import dumps, head
-from agent.post import Failed, sha256
 
 MAGIC = b"ustar  \0"
 END = bytes(100) + MAGIC + bytes(247)

@@ -8,12 +8,12 @@ import re
 import sys
 import time
 
-from agent.cli import number
-from agent.command import say
-from agent.direct import source
+from agent.commands import number
 from agent.files import scan
 from agent.grant import KEY_BUDGET, conditions, instant
+from agent.main import say
 from agent.push import PART
+from agent.push_command import source
 
 FORM_BUDGET = 20 * 1024  # bytes of a form without its file (AWS, "Browser-based uploads using POST": HTTPPOSTForms)
 # Fields that need no condition (AWS, sigv4-HTTPPOSTConstructPolicy).

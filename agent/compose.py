@@ -13,9 +13,9 @@ def compose(grant, path, task):
     kind = Task
     if task["user"]:
         with suppress(ImportError):  # there was no room for it, and whoever rendered the user-data was told
-            from agent import door
+            from agent import push_server
 
-            kind = door.Task
+            kind = push_server.Task
     if task.get("spot"):
         from agent.spot import Spot
 

@@ -9,7 +9,7 @@ import stat
 from collections import namedtuple
 
 from agent.grant import KEY_BUDGET, encode_name
-from agent.post import Changed, Failed
+from agent.http import Changed, Failed
 
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 Item = namedtuple("Item", "path name size mtime mode root")  # size -1: an empty directory

@@ -19,7 +19,7 @@ import os
 import re
 from json.encoder import encode_basestring_ascii as quote
 
-from agent.post import sha256
+from agent.http import sha256
 
 SEGMENT = 900000  # bytes of entries in one object of the manifest (the status policy allows 1 MiB)
 

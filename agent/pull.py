@@ -10,7 +10,7 @@ import time
 from functools import partial
 
 from agent.files import within
-from agent.post import BLOCK, Failed, Wire, blocks, insist, refusal, sha256
+from agent.http import BLOCK, Failed, Wire, blocks, insist, refusal, sha256
 
 RANGE, THREADS = 16 << 20, 8  # bytes in a request; requests at once
 

@@ -29,8 +29,8 @@ import time
 from collections import namedtuple
 
 from agent.files import Item, Opened, mode, scan
+from agent.http import WAIT, Changed, Failed, Sender, insist, send
 from agent.journal import Journal, head
-from agent.post import WAIT, Changed, Failed, Sender, insist, send
 
 SMALL = 1 << 20  # bytes: files up to this are sent from memory, and go into a bundle if asked
 PART, PARTS = 16 << 20, 5000  # the least bytes of a part; the most parts, so that their list fits into a manifest

@@ -19,9 +19,9 @@ import os
 import threading
 import time
 
-from agent.command import say
 from agent.grant import GrantError, instant, parse, rewrite, timestamp
-from agent.post import Failed, Sender, Wire, refusal
+from agent.http import Failed, Sender, Wire, refusal
+from agent.main import say
 
 TRIES = 3  # at an object during which the grant expires
 SOONEST, LATEST = 0.2, 15  # seconds between two looks; a tenth of the third that is left, in between

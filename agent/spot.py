@@ -12,10 +12,10 @@ import os
 import signal
 import time
 
-from agent.command import say
 from agent.grant import instant, timestamp
+from agent.http import Failed
 from agent.imds import told
-from agent.post import Failed
+from agent.main import say
 from agent.push import Result
 
 EVERY, SELDOM = 5, 60  # seconds between two looks

@@ -29,9 +29,9 @@ import time
 from contextlib import suppress
 
 from agent.boot import complete
-from agent.command import say
 from agent.grant import timestamp
-from agent.post import Failed, send
+from agent.http import Failed, send
+from agent.main import say
 from agent.push import Pusher
 
 LOG_EVERY, HEARTBEAT = 10, 60  # seconds

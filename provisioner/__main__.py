@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from provisioner.cli import main
+from provisioner.cli.app import main
 
 
 def run() -> int:

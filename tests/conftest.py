@@ -18,10 +18,12 @@ import botocore.session
 import pytest
 import requests
 
-from provisioner import cli, embedded, seaweedfs
+from provisioner.cli import app
+from provisioner.embedded import seaweedfs
+from provisioner.embedded import server as embedded
+from provisioner.job.spec import StoreSpec
 from provisioner.process import described
-from provisioner.spec import StoreSpec
-from provisioner.store import open_store
+from provisioner.s3.bucket import open_store
 
 WORKERS = 3  # most tests wait for other processes rather than compute: three fill two cores
 MARK = "TEST_SESSION"  # in the environment of every process that a test starts; FREEPOST_… would not reach the agent
@@ -169,7 +171,7 @@ class Operator:
     def __call__(self, *words):
         """Return what a command gave: `code`, `out` and `err`. A traceback is a failure of the test."""
         self.capfd.readouterr()
-        code = cli.main([str(word) for word in words])
+        code = app.main([str(word) for word in words])
         out, err = self.capfd.readouterr()
         assert "Traceback" not in out + err
         return SimpleNamespace(code=code, out=out, err=err)
@@ -190,6 +192,6 @@ def provision(monkeypatch, capfd, store, state_folder, bucket):
 
 @pytest.fixture
 def opened(store, bucket):
-    """The test's bucket as `provisioner.store.Store`, prefix ``p``."""
+    """The test's bucket as `provisioner.s3.bucket.Store`, prefix ``p``."""
     spec = StoreSpec(bucket, "p", store.endpoint_url, store.region, "path")
     return open_store(spec, access_key=store.access_key, secret_key=store.secret_key)

@@ -112,8 +112,8 @@ class LocalProvider:
             return State(Phase.RUNNING) if lock is None else State(Phase.GONE, "the agent ended")
 
     def _start(self, home: Path, order: Order, lock: int) -> None:
-        from provisioner.cloudconfig import unpack
-        from provisioner.userdata import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
+        from provisioner.userdata.parse import unpack
+        from provisioner.userdata.render import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
         root = home / "root"
         if root.exists():

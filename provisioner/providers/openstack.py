@@ -26,8 +26,8 @@ from provisioner.errors import (
     Throttled,
     Unreachable,
 )
-from provisioner.kinds import items, text
-from provisioner.plan import from_seconds, iso
+from provisioner.job.fields import items, text
+from provisioner.plan.plan import from_seconds, iso
 from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
 from provisioner.providers.registry import Context
 

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from provisioner import images
 from provisioner.errors import MissingDependency
 from provisioner.paths import cache_dir
-from provisioner.providers._guest.home import Home
-from provisioner.providers._guest.provider import GuestProvider
-from provisioner.providers._guest.vm import CPU
+from provisioner.providers.guest import images
+from provisioner.providers.guest.provider import GuestProvider
+from provisioner.providers.guest.state_dir import Home
+from provisioner.providers.guest.vm import CPU
 
 PROBE_SECONDS = 15  # in which a kernel boots under KVM on any machine, many times over
 LATE, LATE_SECONDS = "late", 600  # what is kept of a probe that ran out of time, and how long

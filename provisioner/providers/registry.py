@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 GROUP = "freepost.providers"
 BUILT_IN = {
-    "elsewhere": "provisioner.providers.elsewhere:ElsewhereProvider",
+    "elsewhere": "provisioner.providers.external:ElsewhereProvider",
     "ec2": "provisioner.providers.ec2:Ec2Provider",
     "openstack": "provisioner.providers.openstack:OpenstackProvider",
     "local": "provisioner.providers.local:LocalProvider",
-    "machine": "provisioner.providers.machine:MachineProvider",
+    "machine": "provisioner.providers.nspawn:MachineProvider",
     "qemu": "provisioner.providers.qemu:QemuProvider",
 }
 

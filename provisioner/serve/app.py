@@ -19,9 +19,9 @@ from agent import __version__
 from agent.grant import dump
 from provisioner.errors import FreepostError
 from provisioner.output import Event, Report
-from provisioner.serve import answers
-from provisioner.serve.answers import Told, slow_down
-from provisioner.serve.keyfiles import Revoked
+from provisioner.serve import errors
+from provisioner.serve.errors import Told, slow_down
+from provisioner.serve.key_store import Revoked
 from provisioner.serve.models import (
     Form,
     GetRequest,
@@ -36,7 +36,7 @@ from provisioner.serve.models import (
 )
 from provisioner.serve.rate import Limiter
 from provisioner.serve.signing import Desk, Signed
-from provisioner.token import Allowance, verify
+from provisioner.serve.token import Allowance, verify
 
 NAMED = 20  # keys in one line of the log
 _PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 403, 413, 422, 429, 503)}
@@ -63,7 +63,7 @@ def make_app(service: Service) -> FastAPI:
         redirect_slashes=False,  # a redirect would lead to whatever Host the client named
     )
     app.state.service = service
-    answers.install(app)
+    errors.install(app)
     app.include_router(router)
     return app
 

@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 from agent.grant import Grant, Target, timestamp
 from provisioner.errors import BadInput, Expiry, Refused
-from provisioner.keynames import key_fault, prefix_fault
-from provisioner.policy import (
+from provisioner.s3.signing import (
     MAX_OBJECT_BYTES,
     MAX_STATUS_BYTES,
     Bucket,
@@ -25,7 +24,8 @@ from provisioner.policy import (
     presign_url,
     sign_post,
 )
-from provisioner.token import Allowance, utc
+from provisioner.serve.safe_keys import key_fault, prefix_fault
+from provisioner.serve.token import Allowance, utc
 
 DEFAULT_SECONDS = 3600
 OWN_FOLDER = ".freepost/"  # below a prefix that isn't a job's: the manifest of what was pushed there

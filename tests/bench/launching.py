@@ -18,10 +18,10 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from provisioner import embedded
-from tests import moto
+from provisioner.embedded import server as embedded
 from tests.ec2.conftest import REGION
 from tests.ec2.gateway import Gateway
+from tests.support import moto
 
 METER = Path(__file__).with_name("meter.py")
 LIMIT = 3600  # seconds

@@ -22,9 +22,9 @@ from functools import cache
 from pathlib import Path
 
 from agent.grant import Grant, dump
-from provisioner import agentapp
-from provisioner.policy import policy_document, sign_post, sign_prefix
-from provisioner.userdata import AGENT_PATH, LAUNCHER_PATH
+from provisioner.packing import agent_archive
+from provisioner.s3.signing import policy_document, sign_post, sign_prefix
+from provisioner.userdata.render import AGENT_PATH, LAUNCHER_PATH
 from tests.bench.stores import Absent, Store
 from tests.bench.works import Work
 
@@ -114,7 +114,7 @@ def installed() -> Path:
     for path in (archive, launcher):
         path.parent.mkdir(parents=True)
     (folder / "run").mkdir()
-    archive.write_bytes(agentapp.packed(agentapp.whole()))
+    archive.write_bytes(agent_archive.packed(agent_archive.whole()))
     launcher.write_text((ROOT / "templates/agent.sh").read_text().replace("python3", system_python()))
     launcher.chmod(0o755)
     subprocess.run([launcher, "--help"], check=True, stdout=subprocess.DEVNULL)

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 from provisioner.providers.base import Phase
-from provisioner.providers.machine import MachineProvider
-from tests import guests
+from provisioner.providers.nspawn import MachineProvider
+from tests.support import guests
 
 TARGET = 1.0  # seconds from the final stage's start to the job's first instruction
 JOB = """

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from provisioner.embedded import EmbeddedStore, Running, connect
+from provisioner.embedded.server import EmbeddedStore, Running, connect
 from provisioner.errors import MissingDependency
-from provisioner.policy import Bucket, Credentials, bucket_url
+from provisioner.s3.signing import Bucket, Credentials, bucket_url
 
 NULL_LUA = Path(__file__).with_name("null.lua")
 MODULES = ("ndk_http_module.so", "ngx_http_lua_module.so")

@@ -6,14 +6,14 @@ import subprocess
 
 import pytest
 
-from provisioner import seaweedfs
-from tests import rclone as rclones
-from tests import rgw as gateways
+from provisioner.embedded import seaweedfs
+from tests.support import rclone as rclones
+from tests.support import rgw as gateways
 
 
 @pytest.fixture(scope="session")
 def rgw(used):
-    """A Ceph Object Gateway of the test session's own (`tests.rgw.Rgw`); skips, saying what is missing, without one."""
+    """A Ceph Object Gateway of the test session's own (`tests.support.rgw`), or a skip that says what is missing."""
     if gateways.missing():
         pytest.skip(gateways.missing())
     with gateways.running() as running:
@@ -23,7 +23,7 @@ def rgw(used):
 
 @pytest.fixture(scope="session")
 def rclone(used):
-    """A server that takes no forms (`tests.rclone.Rclone`)."""
+    """A server that takes no forms (`tests.support.rclone.Rclone`)."""
     with rclones.running() as running:
         used["rclone serve s3"] = running.version
         yield running

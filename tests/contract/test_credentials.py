@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from provisioner import preflight
 from provisioner.errors import NoCredentials
-from provisioner.policy import sign_prefix
-from provisioner.spec import StoreSpec
-from provisioner.store import open_store
+from provisioner.job.spec import StoreSpec
+from provisioner.s3 import probe
+from provisioner.s3.bucket import open_store
+from provisioner.s3.signing import sign_prefix
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_an_external_process_signs(store, profile, ends):
     target = sign_prefix(
         opened.bucket, "p/", credentials=opened.credentials, now=now, expires=now + timedelta(hours=1), max_bytes=9
     )
-    preflight.post(target, "k", b"data")
+    probe.post(target, "k", b"data")
     assert opened.get("p/k") == b"data"
 
 

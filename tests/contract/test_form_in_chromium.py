@@ -16,9 +16,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from provisioner import form, links
-from provisioner.policy import Bucket, Credentials, bucket_url
-from tests.uploads import NAMES, content
+from provisioner.links import pages
+from provisioner.links import signer as links
+from provisioner.s3.signing import Bucket, Credentials, bucket_url
+from tests.support.uploads import NAMES, content
 
 pytestmark = [
     pytest.mark.e2e,
@@ -64,8 +65,8 @@ class Upload:
 
     def page(self, *, age=timedelta(0), success_url="", change=None, limit=LIMIT):
         """Write a form that was signed `age` ago for an hour. `change` edits its text."""
-        options = form.FormOptions("Send us your data", limit, success_url)
-        text = form.upload_form(self.signer(datetime.now(timezone.utc) - age), "in/", options)
+        options = pages.FormOptions("Send us your data", limit, success_url)
+        text = pages.upload_form(self.signer(datetime.now(timezone.utc) - age), "in/", options)
         path = self.folder / "upload.html"
         path.write_text(change(text) if change else text)
         return path

@@ -10,9 +10,10 @@ import sys
 import pytest
 import requests
 
-from provisioner import cli, cors
-from provisioner.embedded import EmbeddedStore
+from provisioner.cli import app
+from provisioner.embedded.server import EmbeddedStore
 from provisioner.errors import BadInput, NoCredentials, NotFound
+from provisioner.s3 import cors
 
 BODY = b"what the job made\n"
 
@@ -25,7 +26,7 @@ def provision(store, bucket, capfd, monkeypatch):
     monkeypatch.setenv("FREEPOST_ENDPOINT_URL", store.endpoint_url)
 
     def run(*words):
-        code = cli.main([word.replace("BUCKET", bucket) for word in words])
+        code = app.main([word.replace("BUCKET", bucket) for word in words])
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -273,11 +274,11 @@ def test_local_means_the_embedded_store(capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("FREEPOST_STATE_DIR", str(tmp_path))
     try:
-        assert cli.main(["sign", "s3://letters/in", "--local", "--format", "json"]) == 0
+        assert app.main(["sign", "s3://letters/in", "--local", "--format", "json"]) == 0
         signed = json.loads(capfd.readouterr().out)
         answer = requests.post(signed["url"], data=signed["fields"], files={"file": ("a.txt", BODY)}, timeout=10)
         assert answer.status_code == 204
-        assert cli.main(["url", "get", "s3://letters/in/a.txt", "--local"]) == 0
+        assert app.main(["url", "get", "s3://letters/in/a.txt", "--local"]) == 0
         assert requests.get(capfd.readouterr().out.strip(), timeout=10).content == BODY
     finally:
         EmbeddedStore(tmp_path).stop()

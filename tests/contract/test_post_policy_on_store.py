@@ -11,9 +11,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from agent.check import violations
-from provisioner import embedded
-from provisioner.policy import Bucket, Credentials, bucket_url, checksum_sha256, sign_prefix
-from tests.rgw import Rgw
+from provisioner.embedded import server
+from provisioner.s3.signing import Bucket, Credentials, bucket_url, checksum_sha256, sign_prefix
+from tests.support.rgw import Rgw
 
 PREFIX = "p/hello-7f3k/out/0/1/"
 LIMIT = 1000
@@ -23,7 +23,7 @@ BODY = b"what the job made\n"
 @pytest.fixture(scope="session")
 def s3(each_store):
     """A client of each store in turn, with the operator's keys."""
-    with embedded.connect(each_store) as client:
+    with server.connect(each_store) as client:
         yield client
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from provisioner.errors import BadInput, MissingDependency
 from provisioner.providers.base import Instance, Phase
-from tests import guests
+from tests.support import guests
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +112,7 @@ def test_outlives_its_launcher(kind, provider, tmp_path):
     program = """
         import os, signal, sys
         from pathlib import Path
-        from tests import guests
+        from tests.support import guests
         kind = guests.KINDS[sys.argv[1]]
         order = guests.order(kind.user_data("exec sleep 600"), "dddd4444")
         print(kind.make(Path(sys.argv[2]), "").launch(order)[0].id, flush=True)

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from agent.check import presigned
-from agent.post import Failed, Sender
-from provisioner import cli, embedded, slots
-from provisioner.spec import StoreSpec
-from provisioner.store import open_store
+from agent.http import Failed, Sender
+from provisioner.cli import app
+from provisioner.embedded import server
+from provisioner.job.spec import StoreSpec
+from provisioner.plan import put_outputs
+from provisioner.s3 import put_slots
+from provisioner.s3.bucket import open_store
 
 pytestmark = pytest.mark.e2e
 
-LARGE = slots.LEAST_PART + (6 << 20)
-HEAD = len(slots.STATUS_NAMES) - slots.LOG_SLOTS  # the status names that are no log
+LARGE = put_slots.LEAST_PART + (6 << 20)
+HEAD = len(put_outputs.STATUS_NAMES) - put_outputs.LOG_SLOTS  # the status names that are no log
 
 
 @pytest.fixture(params=["rclone", "seaweed"])
@@ -45,7 +48,7 @@ class Job:
         run = {"command": command, "user": None, "timeout": "5m"}
         path = self.folder / "job.yaml"
         # To find out that SeaweedFS can't revoke takes 25 s; test_sessions_and_revocation.py holds that.
-        revoke = "never" if isinstance(self.running, embedded.Running) else "on-finish"
+        revoke = "never" if isinstance(self.running, server.Running) else "on-finish"
         document = {"name": "puts", "store": place, "run": run, "outputs": outputs, "revoke": revoke, **more}
         path.write_text(json.dumps(document))
         return str(path)
@@ -64,7 +67,7 @@ class Job:
 def job(running, tmp_path, monkeypatch, request):
     """A job on the store in turn, in a bucket of its own; the operator's keys are in the environment."""
     bucket = f"puts-{os.getpid()}-{abs(hash(request.node.name)) % 10**9}"
-    with embedded.connect(running) as client:
+    with server.connect(running) as client:
         client.create_bucket(Bucket=bucket)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", running.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", running.secret_key)
@@ -75,12 +78,12 @@ def job(running, tmp_path, monkeypatch, request):
 
 def method_of(running):
     """What job.yaml says of the store: rclone is found out, SeaweedFS takes forms as well."""
-    return "put" if isinstance(running, embedded.Running) else "auto"
+    return "put" if isinstance(running, server.Running) else "auto"
 
 
 def launch(job, *words, capfd):
     """Launch, wait and collect. Return the exit code and what was said."""
-    code = cli.main(["launch", *words, "--provider", "local", "--wait", "--collect", str(job.folder / "results")])
+    code = app.main(["launch", *words, "--provider", "local", "--wait", "--collect", str(job.folder / "results")])
     said = capfd.readouterr()
     assert "Traceback" not in said.err
     assert "X-Amz-Signature" not in said.err + said.out
@@ -108,7 +111,7 @@ def test_a_whole_job(job, running, capfd):
     assert job.store.uploads("") == []
     record = json.loads(job.text("job.json"))
     assert record["spec"]["store"]["method"] == "put"
-    assert cli.main(["rm", record["job"]]) == 0
+    assert app.main(["rm", record["job"]]) == 0
     assert job.store.list("p/puts-") == []
 
 
@@ -125,7 +128,7 @@ def test_what_was_never_made_is_given_up(job, running, capfd):
 def test_a_pattern_is_refused_before_anything_is_made(job, running, capfd):
     """A glob can't be presigned: one sentence for each, with what to do, and no event in the bucket."""
     path = job.write("true", ["out/**", {"glob": "a", "bundle": True}], method="put")
-    assert cli.main(["launch", path, "--provider", "local"]) == 2
+    assert app.main(["launch", path, "--provider", "local"]) == 2
     said = capfd.readouterr().err
     assert "out/**: a pattern; write each file's exact name, or let the job pack them: tar -czf out.tar.gz" in said
     assert "a: bundle; the name of a bundle isn't known before" in said
@@ -138,15 +141,15 @@ def test_a_long_log_keeps_its_beginning_and_its_end(job, running, capfd, monkeyp
     code, said = launch(job, job.write(command, [], method="put"), capfd=capfd)
     assert code == 0, said
     names = job.keys("status/0/1/log/")
-    assert names == [f"status/0/1/log/{number:06}" for number in range(1, slots.LOG_SLOTS + 1)]
-    first, last = job.text("log/000001"), job.text(f"log/{slots.LOG_SLOTS:06}")
+    assert names == [f"status/0/1/log/{number:06}" for number in range(1, put_outputs.LOG_SLOTS + 1)]
+    first, last = job.text("log/000001"), job.text(f"log/{put_outputs.LOG_SLOTS:06}")
     assert first.startswith("line 00000001 of")
     assert last.endswith("line 01500000 of a long log\n")
     note, rest = last.split("\n", 1)
     left_out = int(note.split()[1])
     assert (
-        note
-        == f"[freepost: {left_out} bytes of the log are left out here: the grant has {slots.LOG_SLOTS} slots for it]"
+        note == f"[freepost: {left_out} bytes of the log are left out here: "
+        f"the grant has {put_outputs.LOG_SLOTS} slots for it]"
     )
     stored = sum(len(job.text(name.rpartition("status/")[2])) for name in names[:-1]) + len(rest)
     assert stored + left_out == 1_500_000 * len("line 00000001 of a long log\n")
@@ -154,14 +157,14 @@ def test_a_long_log_keeps_its_beginning_and_its_end(job, running, capfd, monkeyp
 
 def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
-    from agent.command import Bad
-    from agent.own import own
-    from provisioner import session
+    from agent.main import Bad
+    from agent.remote_grant import own
+    from provisioner.cli import context
 
     outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
-    spec = session.load_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None
-    opened = session.open_place(session.choose(spec, local=False, provider="local")[0])
-    launcher = session.launcher(opened, session.make_provider("local", opened, {}), lambda _: None)
+    spec = context.load_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None
+    opened = context.open_place(context.choose(spec, local=False, provider="local")[0])
+    launcher = context.launcher(opened, context.make_provider("local", opened, {}), lambda _: None)
     plan = launcher.plan(spec)
     assert plan.apart
     grant, made = launcher.render(plan, plan.tasks[0], use=True)
@@ -188,12 +191,12 @@ def test_check_tells_what_a_slot_would_not_take(job, running):
     from datetime import datetime, timedelta, timezone
 
     now = datetime.now(timezone.utc)
-    signing = slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
+    signing = put_slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
     target = signing.target("p/", ["a"], most=10)
     assert presigned(target, "a", 10) == []
     assert presigned(target, "a", 11) == ["the file has 11 bytes; its slot takes 10"]
     assert presigned(target, "b", 1) == ["the grant has no slot for this name"]
-    old = slots.Signing(job.store.bucket, job.store.credentials, now - timedelta(hours=2), timedelta(hours=1))
+    old = put_slots.Signing(job.store.bucket, job.store.credentials, now - timedelta(hours=2), timedelta(hours=1))
     assert "expired" in presigned(old.target("p/", ["a"]), "a", 1)[0]
 
 
@@ -202,7 +205,7 @@ def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
     from datetime import datetime, timedelta, timezone
 
     now = datetime.now(timezone.utc)
-    signing = slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
+    signing = put_slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
     upload = job.store.begin_upload("p/big")
     target = signing.target("p/", ["big"], large={"big": (4 * LARGE, upload)})
     path = tmp_path / "big"
@@ -222,10 +225,10 @@ def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
 
 def test_a_signed_list_of_names_is_pushed_by_hand(job, running, tmp_path, capfd, monkeypatch):
     """`provision sign --put` makes a grant for the names given, which `agent push` uses as any other."""
-    from agent.command import main as agent
+    from agent.main import main as agent
 
     where = [f"s3://{job.bucket}/in/", "--endpoint-url", running.endpoint_url]
-    assert cli.main(["sign", *where, "--put", "a b", "--put", "c", "--max-bytes", "10"]) == 0
+    assert app.main(["sign", *where, "--put", "a b", "--put", "c", "--max-bytes", "10"]) == 0
     (tmp_path / "grant.json").write_text(capfd.readouterr().out)
     for name, text in (("a b", "1"), ("c", "too long a text"), ("d", "1")):
         (tmp_path / name).write_text(text)
@@ -235,4 +238,4 @@ def test_a_signed_list_of_names_is_pushed_by_hand(job, running, tmp_path, capfd,
     assert "c: it has 15 bytes and its PUT takes 10" in said
     assert "d: the grant has no slot for this name" in said
     assert [item.key for item in job.store.list("in/")] == ["in/.freepost/manifest.json", "in/a b"]
-    assert cli.main(["sign", *where, "--put", "a", "--format", "curl"]) == 2
+    assert app.main(["sign", *where, "--put", "a", "--format", "curl"]) == 2

@@ -12,19 +12,22 @@ import requests
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from provisioner import cli, denial, embedded, preflight, renew, revoke, signer
+from provisioner.cli import app
+from provisioner.embedded import server
 from provisioner.errors import Expiry, FreepostError, Refused
-from provisioner.grants import sign_grant
-from provisioner.keys import JobKeys
-from provisioner.plan import StagedInput, make_plan
-from provisioner.policy import presign_url, sign_prefix
+from provisioner.job.spec import JobSpec, RunSpec, SignerSpec, StoreSpec
+from provisioner.jobs import renew, revoke, role_session
+from provisioner.jobs.record import JobRecord
+from provisioner.jobs.watch import TaskStatus
+from provisioner.plan.grants import sign_grant
+from provisioner.plan.layout import JobKeys
+from provisioner.plan.plan import StagedInput, make_plan
 from provisioner.providers.local import LocalProvider
-from provisioner.record import JobRecord
-from provisioner.spec import JobSpec, RunSpec, SignerSpec, StoreSpec
-from provisioner.store import open_store
-from provisioner.watch import TaskStatus
-from tests.faults.kit import run_agent, write_grant
-from tests.rgw import SHORTEST_SESSION
+from provisioner.s3 import bucket_policy, probe
+from provisioner.s3.bucket import open_store
+from provisioner.s3.signing import presign_url, sign_prefix
+from tests.support.grants import run_agent, write_grant
+from tests.support.rgw import SHORTEST_SESSION
 
 HOUR = timedelta(hours=1)
 JOB = "hello-7f3k"
@@ -38,7 +41,7 @@ def now():
 @pytest.fixture
 def s3(rgw):
     """A client of RGW with the operator's keys."""
-    with embedded.connect(rgw) as client:
+    with server.connect(rgw) as client:
         yield client
 
 
@@ -91,7 +94,7 @@ def session_of(rgw, seconds, policy=None):
         config=Config(parameter_validation=False),  # boto3 knows AWS's 900 s
     )
     asked = {"RoleArn": rgw.role, "RoleSessionName": "test", "DurationSeconds": seconds}
-    return signer.assume(client, {**asked, "Policy": policy} if policy else asked)
+    return role_session.assume(client, {**asked, "Policy": policy} if policy else asked)
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ def by_role(rgw, here):
     store, place = here
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
     plan = planned(store, spec)
-    who = signer.open_signer(store, place, now)
+    who = role_session.open_signer(store, place, now)
     credentials = who.credentials(plan, plan.tasks[0])
     assert who.credentials(plan, plan.tasks[0]) is credentials
     return plan, credentials
@@ -140,7 +143,7 @@ def test_a_form_that_the_store_answers_and_drops_is_found_out(here, by_role):
     assert post(grant.outputs, grant.outputs.prefix + "a").status_code == 204
     assert store.list("") == []
     with pytest.raises(Refused, match="has not kept it"):
-        preflight.kept(store, grant.outputs.prefix + "a")
+        probe.kept(store, grant.outputs.prefix + "a")
 
 
 def test_the_signing_credentials_themselves_can_do_no_more(rgw, by_role, bucket, here):
@@ -196,7 +199,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
 
     def sign():
         used.append(session_of(rgw, 9))
-        return signer.Signer(used[-1], lambda *_: None, now)
+        return role_session.Signer(used[-1], lambda *_: None, now)
 
     record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.ends)
     failures = []
@@ -229,7 +232,7 @@ def test_a_session_shorter_than_the_job_is_refused_before_anything_is_asked(here
     """signer.duration is checked against the deadline, and both times are named."""
     store, place = here
     spec = JobSpec("hello", RunSpec(("true",), timeout=7200), signer=SignerSpec(rgw.role, duration=900))
-    who = signer.open_signer(store, place, now)
+    who = role_session.open_signer(store, place, now)
     with pytest.raises(Expiry, match=r"expire at .* needs them until"):
         who.check(spec, now(), now() + timedelta(seconds=spec.deadline))
 
@@ -240,7 +243,7 @@ def test_a_role_that_may_not_be_assumed_is_named(here, rgw):
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), signer=SignerSpec(rgw.role + "x"))
     plan = planned(store, spec)
     with pytest.raises(Exception, match="assume the role") as told:
-        signer.open_signer(store, place, now).credentials(plan, plan.tasks[0])
+        role_session.open_signer(store, place, now).credentials(plan, plan.tasks[0])
     assert rgw.secret_key not in repr(told.value)
 
 
@@ -250,7 +253,7 @@ def test_the_role_is_assumed_with_the_credentials_of_the_day(here, rgw):
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
     plan = planned(store, spec)
     ended = open_store(place, access_key="ended", secret_key="ended")
-    who = signer.open_signer(ended, place, now)
+    who = role_session.open_signer(ended, place, now)
     with pytest.raises(FreepostError):
         who.credentials(plan, plan.tasks[0])
     assert replace(who, own=store.credentials).credentials(plan, plan.tasks[0]).token
@@ -352,7 +355,7 @@ def test_a_full_policy_makes_way_for_one_deny_of_the_whole_job(here, monkeypatch
     revoker = revoke.Revoker(store, events.append, now, lambda: store.credentials)
     for task in range(40):
         revoker.finished(recorded(), str(task), 1)
-    monkeypatch.setattr(denial, "LIMIT", 3000)
+    monkeypatch.setattr(bucket_policy, "LIMIT", 3000)
     revoker.tend(recorded(), stand("0"))
     assert "3000" in events[-1].text
     assert store.policy() is None
@@ -404,7 +407,7 @@ def test_a_policy_that_somebody_keeps_changing_is_not_hammered(here, monkeypatch
 
 def test_the_embedded_store_is_found_out(store):
     """SeaweedFS takes the Deny and applies it to no form: the command says so, with when the grants end."""
-    with embedded.connect(store) as client:
+    with server.connect(store) as client:
         client.create_bucket(Bucket="test-revocation")
     here, _ = opened(store, "test-revocation")
     with pytest.raises(Refused, match="doesn't apply bucket policies to POST") as told:
@@ -445,7 +448,7 @@ def job(rgw, bucket, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", ["collect", "terminate", "rm"])
 def test_a_job_that_nobody_watched_is_revoked_later(job, bucket, rgw, here, tmp_path, capfd, command):
     """collect, terminate and rm end the grants of what is over, too; the first two leave the next attempt's alone."""
-    assert cli.main(["launch", job(), "--provider", "local"]) == 0
+    assert app.main(["launch", job(), "--provider", "local"]) == 0
     store, _ = here
     (name,) = (folder for folder in store.folders("p/") if not folder.startswith("."))
     keys = JobKeys("p", name)
@@ -457,7 +460,7 @@ def test_a_job_that_nobody_watched_is_revoked_later(job, bucket, rgw, here, tmp_
     assert post(forms[0], forms[0].prefix + "late").status_code == 204
     at = ["--store", f"s3://{bucket}/p", "--endpoint-url", rgw.endpoint_url]
     words = [command, name, *([str(tmp_path / "results")] if command == "collect" else []), *at]
-    assert cli.main(words) == 0
+    assert app.main(words) == 0
     said = capfd.readouterr().err
     assert "revoked" in said
     codes = [post(each, each.prefix + "later").status_code for each in forms]
@@ -469,7 +472,7 @@ def test_a_job_that_nobody_watched_is_revoked_later(job, bucket, rgw, here, tmp_
 def test_a_job_is_revoked_when_it_is_over(job, rgw, bucket, here, tmp_path, capfd):
     """From launch to results, after which the grant is dead by default; the command revoke is there for the rest."""
     results = tmp_path / "results"
-    assert cli.main(["launch", job(), "--provider", "local", "--wait", "--collect", str(results)]) == 0
+    assert app.main(["launch", job(), "--provider", "local", "--wait", "--collect", str(results)]) == 0
     assert (results / "out" / "answer").read_text() == "42\n"
     assert "its grant is revoked" in capfd.readouterr().err
     store, _ = here
@@ -478,10 +481,10 @@ def test_a_job_is_revoked_when_it_is_over(job, rgw, bucket, here, tmp_path, capf
     other = form(store, JobKeys("p", name).outputs("0", 2))
     assert (post(target, target.prefix + "late").status_code, post(other, other.prefix + "k").status_code) == (403, 204)
     at = ["--store", f"s3://{bucket}/p", "--endpoint-url", rgw.endpoint_url]
-    assert cli.main(["revoke", name, *at]) == 0
+    assert app.main(["revoke", name, *at]) == 0
     assert post(other, other.prefix + "k").status_code == 403
     assert "can't stop what is stored" in capfd.readouterr().err
-    assert cli.main(["revoke", name, "--undo", *at]) == 0
+    assert app.main(["revoke", name, "--undo", *at]) == 0
     assert post(target, target.prefix + "late").status_code == 204
 
 
@@ -489,22 +492,22 @@ def test_a_job_is_revoked_when_it_is_over(job, rgw, bucket, here, tmp_path, capf
 def test_a_revoked_job_takes_no_retry_until_it_is_undone(job, rgw, bucket, here, capfd):
     """A retry whose results the store would refuse is refused itself, with the command that allows it again."""
     path = job(run={"command": "exit 1", "user": None, "timeout": "10m"}, revoke="never")
-    assert cli.main(["launch", path, "--provider", "local", "--wait"]) == 1
+    assert app.main(["launch", path, "--provider", "local", "--wait"]) == 1
     store, _ = here
     name = next(folder for folder in store.folders("p/") if not folder.startswith("."))
     at = ["--store", f"s3://{bucket}/p", "--endpoint-url", rgw.endpoint_url]
-    assert cli.main(["revoke", name, *at]) == 0
+    assert app.main(["revoke", name, *at]) == 0
     capfd.readouterr()
-    assert cli.main(["retry", name, *at]) == 5
+    assert app.main(["retry", name, *at]) == 5
     assert f"provision revoke {name} --undo" in capfd.readouterr().err
-    assert cli.main(["revoke", name, "--undo", *at]) == 0
-    assert cli.main(["retry", name, *at]) == 0
-    assert cli.main(["wait", name, *at]) == 1
+    assert app.main(["revoke", name, "--undo", *at]) == 0
+    assert app.main(["retry", name, *at]) == 0
+    assert app.main(["wait", name, *at]) == 1
 
 
 def test_a_launch_by_a_role_finds_out_before_a_vm_is_paid_for(job, rgw, capfd):
     """With a signer and forms on RGW 16.2 the launch ends with the reason and what to do, and starts nothing."""
-    assert cli.main(["launch", job("post", signer=rgw.role), "--provider", "local"]) == 5
+    assert app.main(["launch", job("post", signer=rgw.role), "--provider", "local"]) == 5
     said = capfd.readouterr().err
     assert "has not kept it" in said
     assert "launched task" not in said
@@ -515,7 +518,7 @@ def test_a_launch_by_a_role_goes_by_put_where_forms_are_dropped(job, rgw, tmp_pa
     """Left to itself the same launch finds out that forms are not kept, and its VM uploads by presigned PUTs."""
     results = tmp_path / "results"
     words = ["launch", job(signer=rgw.role, outputs=["out/answer"]), "--provider", "local", "--wait"]
-    code = cli.main([*words, "--collect", str(results)])
+    code = app.main([*words, "--collect", str(results)])
     said = capfd.readouterr().err
     assert code == 0, said
     assert "has not kept it: VMs are to upload by presigned PUTs" in said

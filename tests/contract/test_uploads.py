@@ -16,19 +16,21 @@ from pathlib import Path
 import pytest
 
 from agent.grant import Grant, dump, encode_name, parse
-from agent.post import send
+from agent.http import send
 from agent.push import Pusher
-from provisioner import collect as collecting
-from provisioner import embedded, slots, token
-from provisioner.keys import JobKeys
-from provisioner.policy import sign_prefix
-from provisioner.record import JobRecord
-from provisioner.serve import keyfiles
-from provisioner.spec import JobSpec, RunSpec, StoreSpec
-from provisioner.store import open_store
-from tests.faults.kit import ROOT
-from tests.service import Service
-from tests.uploads import NAMES, content
+from provisioner.embedded import server
+from provisioner.job.spec import JobSpec, RunSpec, StoreSpec
+from provisioner.jobs import collect as collecting
+from provisioner.jobs.record import JobRecord
+from provisioner.plan import put_outputs
+from provisioner.plan.layout import JobKeys
+from provisioner.s3 import put_slots
+from provisioner.s3.bucket import open_store
+from provisioner.s3.signing import sign_prefix
+from provisioner.serve import key_store, token
+from tests.support.grants import ROOT
+from tests.support.service import Service
+from tests.support.uploads import NAMES, content
 
 KEYS = JobKeys("p", "hello-7f3k")
 OUT, STATUS = KEYS.outputs("0", 1), KEYS.status("0", 1)
@@ -41,7 +43,7 @@ WAYS = {
     "put on ceph rgw": ("rgw", "put"),
     "broker on seaweedfs": ("seaweed", "broker"),
 }
-LARGE = slots.LEAST_PART + (6 << 20)  # two parts of a PUT
+LARGE = put_slots.LEAST_PART + (6 << 20)  # two parts of a PUT
 
 
 class Way:
@@ -58,10 +60,10 @@ class Way:
         now = datetime.now(timezone.utc) - age
         place, who = self.store.bucket, self.store.credentials
         if self.kind == "put":
-            signing = slots.Signing(place, who, now, life)
+            signing = put_slots.Signing(place, who, now, life)
             begun = {name: (4 * LARGE, self.store.begin_upload(OUT + name)) for name in large}
             outputs = signing.target(OUT, [encode_name(name) for name in names], large=begun)
-            status = signing.target(STATUS, slots.STATUS_NAMES)
+            status = signing.target(STATUS, put_outputs.STATUS_NAMES)
         else:
             outputs, status = (
                 sign_prefix(place, prefix, credentials=who, now=now, expires=now + life, max_bytes=5 << 30)
@@ -81,12 +83,12 @@ class Way:
     def ask_service(self, life):
         """Start `provision serve`, and make a token for the task's two prefixes."""
         state = self.folder / "state"
-        key = keyfiles.read_key(state / "serve" / "token.key", make=not (state / "serve" / "token.key").exists())
+        key = key_store.read_key(state / "serve" / "token.key", make=not (state / "serve" / "token.key").exists())
         if self.service is None:
             self.service = Service(self.running, f"s3://{self.store.bucket.name}/p", state, self.folder)
         ends = int((datetime.now(timezone.utc) + life).timestamp())
         made = token.mint(
-            key, keyfiles.new_id(), self.store.bucket.name, token.Limits([OUT, STATUS], ["POST"], 5 << 30, ends)
+            key, key_store.new_id(), self.store.bucket.name, token.Limits([OUT, STATUS], ["POST"], 5 << 30, ends)
         )
         (self.folder / "token").write_text(made)
         return ["--broker", self.service.url, "--token-file", str(self.folder / "token")]
@@ -119,7 +121,7 @@ def way(request, tmp_path_factory):
     """Each way in turn, with a bucket of its own."""
     name, kind = WAYS[request.param]
     running = request.getfixturevalue(name)
-    with embedded.connect(running) as client:
+    with server.connect(running) as client:
         bucket = f"uploads-{os.getpid()}-{next(_numbers)}"
         client.create_bucket(Bucket=bucket)
     made = Way(kind, running, bucket, tmp_path_factory.mktemp("way"))
@@ -209,7 +211,7 @@ def test_a_large_file_goes_up_in_pieces(way, work):
 def test_another_prefix_is_refused(way, work):
     """Whoever changes where a grant points stores nothing there, and is told so with exit code 5."""
     if way.kind == "broker":
-        pytest.skip("the grant comes from the service; tests/unit/test_serve.py holds it to the token's prefixes")
+        pytest.skip("the grant comes from the service; tests/unit/serve/test_app.py holds it to the token's prefixes")
 
     def elsewhere(grant):
         return grant._replace(outputs=grant.outputs._replace(prefix="p/other-job/out/0/1/"))
@@ -298,8 +300,10 @@ def test_an_upload_that_is_given_up_leaves_nothing(way, work):
     way.grant(["big.bin"], ["big.bin"])
     begun = dict(way.store.uploads(""))
     assert list(begun) == [OUT + "big.bin"]
-    signing = slots.Signing(way.store.bucket, way.store.credentials, datetime.now(timezone.utc), HOUR)
-    status = signing.target(STATUS, slots.STATUS_NAMES)  # not the grant's, which may have been signed a second ago
+    signing = put_slots.Signing(way.store.bucket, way.store.credentials, datetime.now(timezone.utc), HOUR)
+    status = signing.target(
+        STATUS, put_outputs.STATUS_NAMES
+    )  # not the grant's, which may have been signed a second ago
     status = status._replace(fields={**status.fields, "abort": signing.aborts(begun)})
     send(status, "failed", b"{}")
     assert way.store.uploads("") == []

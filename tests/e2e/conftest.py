@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from provisioner.errors import MissingDependency
-from provisioner.spec import StoreSpec
-from provisioner.store import open_store
-from tests import guests
+from provisioner.job.spec import StoreSpec
+from provisioner.s3.bucket import open_store
+from tests.support import guests
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 import subprocess
 
 from provisioner.providers.base import Phase
-from tests import guests
 from tests.e2e.test_jobs import guest_leader
+from tests.support import guests
 
 RUNNING = "srv/job/running"  # a file that a job makes for `inside` to wait for
 

@@ -25,15 +25,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from provisioner import nocloud
-from provisioner.keys import JobKeys
-from provisioner.providers._guest.provider import HOST
+from provisioner.job.spec import StoreSpec
+from provisioner.plan.layout import JobKeys
 from provisioner.providers.base import Instance, Order, Phase, Provider
 from provisioner.providers.ec2 import Ec2Provider
-from provisioner.spec import StoreSpec
-from provisioner.store import Store, open_store
-from tests import guests
-from tests.moto import IMAGE
+from provisioner.providers.guest.provider import HOST
+from provisioner.s3.bucket import Store, open_store
+from provisioner.userdata import nocloud
+from tests.support import guests
+from tests.support.moto import IMAGE
 
 NAME = "store.test"  # a name of the store that no DNS knows
 REGION = "eu-west-1"

@@ -6,12 +6,12 @@ import fnmatch
 
 import pytest
 
-from provisioner import audit
 from provisioner.errors import MissingDependency
-from provisioner.plan import make_plan
+from provisioner.plan.plan import make_plan
 from provisioner.providers.base import Phase
-from tests import guests
-from tests.unit.test_userdata import BUCKET, NOW, JobSpec, RunSpec
+from provisioner.userdata import audit
+from tests.support import guests
+from tests.unit.userdata.test_render import BUCKET, NOW, JobSpec, RunSpec
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import MissingDependency, NotFound, Refused
-from provisioner.providers._guest.supervisor import OVERTIME
 from provisioner.providers.base import Phase
-from provisioner.providers.machine import MachineProvider
-from tests import guests
+from provisioner.providers.guest.supervisor import OVERTIME
+from provisioner.providers.nspawn import MachineProvider
+from tests.support import guests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

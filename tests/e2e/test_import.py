@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner import images
 from provisioner.providers.base import Phase
+from provisioner.providers.guest import images
 from provisioner.providers.qemu import QemuProvider
-from tests import guests
+from tests.support import guests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.vm, pytest.mark.timeout(1500)]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import MissingDependency
-from provisioner.jobfile import load
-from tests import guests
+from provisioner.job.load import load
+from tests.support import guests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from tests import guests
 from tests.e2e.rendered import RUNNING, ended, inside, told
 from tests.e2e.test_jobs import guest_leader
+from tests.support import guests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

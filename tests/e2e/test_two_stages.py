@@ -15,12 +15,13 @@ import tarfile
 import pytest
 
 from agent.grant import instant
-from provisioner import agentapp, embedded
+from provisioner.embedded import server
 from provisioner.errors import MissingDependency
-from tests import guests, moto
-from tests import rgw as gateways
+from provisioner.packing import agent_archive
 from tests.e2e.rendered import inside
 from tests.e2e.stages import FAKETIME, LIBFAKETIME, NAME, NO_DNS, Stages, clock, make_certificate, temporary
+from tests.support import guests, moto
+from tests.support import rgw as gateways
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -65,7 +66,7 @@ def stages(rgw, cloud, certificate, provision, bucket, tmp_path, monkeypatch, ht
     except MissingDependency as missing:
         pytest.skip(f"{missing.message} {missing.hint}")
     http.post("http://{}:{}/moto-api/reset".format(*cloud), timeout=20).raise_for_status()
-    with embedded.connect(rgw) as client:
+    with server.connect(rgw) as client:
         client.create_bucket(Bucket=bucket)
     own = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     trust = dict.fromkeys(("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"), str(certificate / "cert.pem"))
@@ -158,7 +159,7 @@ def evil(size):
     """An archive of so many bytes, that can be unpacked, of modules that tell that they were run."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as archive:
-        for name in agentapp.remaining():
+        for name in agent_archive.remaining():
             entry = tarfile.TarInfo(f"{name}.py")
             entry.size = len(EVIL)
             archive.addfile(entry, io.BytesIO(EVIL))
@@ -171,7 +172,7 @@ def test_another_archive(stages):
     launched = stages.launch(stages.document(run={"command": ALONE, "timeout": "5m"}, outputs=outputs))
     data = evil(stages.store.size(stages.archive))
     stages.store.put(stages.archive, data)
-    assert stages.store.size(stages.archive) == len(data) == len(agentapp.rest())
+    assert stages.store.size(stages.archive) == len(data) == len(agent_archive.rest())
     machine = stages.boot(launched)
     machine.end()
     assert REFUSED in machine.console

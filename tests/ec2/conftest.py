@@ -13,18 +13,18 @@ import botocore.loaders
 import botocore.session
 import pytest
 
-from provisioner import jobfile
-from provisioner.launch import Launcher
+from provisioner.job import load
+from provisioner.job.spec import StoreSpec
+from provisioner.jobs.launch import Launcher
+from provisioner.jobs.role_session import open_signer
 from provisioner.providers import registry
 from provisioner.providers.ec2 import Ec2Provider
 from provisioner.providers.ec2.rate import Limits
 from provisioner.retry import retried
-from provisioner.signer import open_signer
-from provisioner.spec import StoreSpec
-from provisioner.store import open_store
-from tests import moto as motos
+from provisioner.s3.bucket import open_store
 from tests.ec2.gateway import Gateway
-from tests.moto import IMAGE
+from tests.support import moto as motos
+from tests.support.moto import IMAGE
 
 REGION = "eu-west-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "ec2SECRETec2SECRETec2SECRET"}
@@ -100,7 +100,7 @@ def document(cloud, bucket, store, image):
 @pytest.fixture
 def parse(tmp_path):
     """Read a document as provision does."""
-    return lambda document: jobfile.parse(document, base=tmp_path, where="job.yaml", providers=registry.OptionSchemas())
+    return lambda document: load.parse(document, base=tmp_path, where="job.yaml", providers=registry.OptionSchemas())
 
 
 class Time:

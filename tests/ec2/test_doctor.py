@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 import botocore.exceptions as boto_errors
 import pytest
 
-from provisioner import doctor
-from provisioner.policy import Bucket, Credentials
-from provisioner.providers.ec2 import checks
+from provisioner.jobs import doctor
+from provisioner.providers.ec2 import preflight
 from provisioner.providers.ec2.api import Api
-from provisioner.store import Store
+from provisioner.s3.bucket import Store
+from provisioner.s3.signing import Bucket, Credentials
 from tests.ec2.conftest import provider
 from tests.ec2.gateway import Fault
 
@@ -89,7 +89,7 @@ def test_a_cloud_without_sts_is_examined_all_the_same(options, cloud, code):
 )
 def test_a_family_is_standard_by_its_whole_name(kind, standard):
     """`h1` is of the standard families, `hpc6a` is not: it has a quota of its own."""
-    assert bool(checks._STANDARD.match(kind)) is standard
+    assert bool(preflight._STANDARD.match(kind)) is standard
 
 
 def test_a_family_with_a_quota_of_its_own_is_not_counted(options, cloud, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from provisioner import errors
 from provisioner.providers.base import Instance, Leftover, Order
 from provisioner.providers.ec2 import requests
-from provisioner.providers.ec2.answers import classify, translate
+from provisioner.providers.ec2.errors import classify, translate
 from provisioner.retry import retried
 from tests.ec2.conftest import KEYS, REGION, provider, tags
 from tests.ec2.gateway import Fault, Gateway

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from provisioner import errors, preflight
-from provisioner import record as records
-from provisioner.keys import JobKeys
-from provisioner.policy import Credentials
+from provisioner import errors
+from provisioner.jobs import record as records
+from provisioner.plan.layout import JobKeys
 from provisioner.providers.ec2 import requests
+from provisioner.s3 import probe
+from provisioner.s3.signing import Credentials
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
 
@@ -49,7 +50,7 @@ def test_a_launch_that_starts_nothing_exits_as_its_error(bench, document, parse,
 def test_one_announcement_that_fails_ends_no_launch(bench, document, parse, monkeypatch):
     """Each task is announced by a form; a store that has no time for one of them is asked again, for each."""
     document.update(array=4, isolation="group")
-    seen, post = set(), preflight.post
+    seen, post = set(), probe.post
 
     def busy(target, name, data, session=None):
         if target.prefix not in seen:
@@ -57,7 +58,7 @@ def test_one_announcement_that_fails_ends_no_launch(bench, document, parse, monk
             raise errors.Unreachable("the store answered SlowDown", hint="try again later")
         post(target, name, data, session)
 
-    monkeypatch.setattr(preflight, "post", busy)
+    monkeypatch.setattr(probe, "post", busy)
     assert len(bench(document).launcher.launch(parse(document)).instances) == 4
     assert len(seen) == 4
 

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from provisioner import cli
-from provisioner import record as records
-from provisioner.keys import JobKeys
-from provisioner.plan import iso
+from provisioner.cli import app
+from provisioner.jobs import record as records
+from provisioner.plan.layout import JobKeys
+from provisioner.plan.plan import iso
 from provisioner.providers.ec2 import requests
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
@@ -28,7 +28,7 @@ def provision(cloud, monkeypatch, tmp_path, store, capsys):
     monkeypatch.setenv("FREEPOST_STATE_DIR", str(tmp_path / "state"))
 
     def run(*words):
-        code = cli.main([str(word) for word in words])
+        code = app.main([str(word) for word in words])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -246,7 +246,7 @@ def test_gc_removes_the_marks_and_orders_of_a_launch_that_nobody_ended(
     assert any("/launch/" in entry.key for entry in recorded)
     assert gc(provision, bucket, store, "--yes") == []
     later = datetime.now(timezone.utc) + timedelta(hours=1)
-    monkeypatch.setattr("provisioner.session.clock", lambda: later)
+    monkeypatch.setattr("provisioner.cli.context.clock", lambda: later)
     assert sorted(each["kind"] for each in gc(provision, bucket, store, "--yes")) == ["mark", "order", "vm"]
     assert not [entry.key for entry in one.store.list("p/") if "/launch/" in entry.key or ".launching" in entry.key]
 

@@ -10,11 +10,11 @@ from collections import Counter
 import pytest
 
 from agent import grant as grants
-from provisioner import record as records
-from provisioner import userdata
-from provisioner.cloudconfig import unpack
+from provisioner.jobs import record as records
 from provisioner.providers.ec2 import requests
-from provisioner.userdata import GRANT_PATH
+from provisioner.userdata import render
+from provisioner.userdata.parse import unpack
+from provisioner.userdata.render import GRANT_PATH
 from tests.ec2.conftest import KEYS, instances, tags
 from tests.ec2.gateway import Fault
 
@@ -47,7 +47,7 @@ def test_spot_vms_alone_are_told_to_heed_a_notice(document, parse, bench, market
     """The task of a VM that may be a spot one says so, and that of no other."""
     document["vm"]["market"] = market
     plan = bench(document).launcher.plan(parse(document))
-    assert userdata.task_document(plan).get("spot") is heeds
+    assert render.task_document(plan).get("spot") is heeds
 
 
 @pytest.mark.e2e

@@ -12,7 +12,7 @@ from botocore.validate import ParamValidator
 
 from provisioner import errors
 from provisioner.providers.base import Instance, Order, Phase
-from provisioner.providers.ec2 import choices, requests
+from provisioner.providers.ec2 import requests, resolve
 from tests.ec2.conftest import REGION, instances, provider
 
 ENDS = datetime(2026, 12, 1, tzinfo=timezone.utc)
@@ -153,7 +153,7 @@ def test_an_image_is_found_by_its_parameter():
     ]
     image = {"ImageId": "ami-1", "RootDeviceName": "/dev/sda1", "BlockDeviceMappings": disks}
     api = Answers(get_parameter={"Parameter": {"Value": "ami-1"}}, describe_images={"Images": [image]})
-    found = choices.find_image(api, "ssm:/aws/service/debian/release/12/latest/amd64")
+    found = resolve.find_image(api, "ssm:/aws/service/debian/release/12/latest/amd64")
     assert found == {"image": "ami-1", "root_device": "/dev/sda1", "disk": 8}
     assert api.asked == [
         ("get_parameter", {"Name": "/aws/service/debian/release/12/latest/amd64"}),
@@ -168,12 +168,12 @@ def test_an_image_by_owner_and_name_is_the_newest():
         for day in ("02", "20", "11")
     ]
     api = Answers(describe_images={"Images": images})
-    assert choices.find_image(api, "137112412989/al2023-*/x") == {"image": "ami-20", "root_device": "/dev/xvda"}
+    assert resolve.find_image(api, "137112412989/al2023-*/x") == {"image": "ami-20", "root_device": "/dev/xvda"}
     ((_, asked),) = api.asked
     assert asked["Owners"] == ["137112412989"]
     assert {"Name": "name", "Values": ["al2023-*/x"]} in asked["Filters"]
     with pytest.raises(errors.NotFound, match="there is no image self/nothing in eu-west-1"):
-        choices.find_image(Answers(describe_images={"Images": []}), "self/nothing")
+        resolve.find_image(Answers(describe_images={"Images": []}), "self/nothing")
 
 
 def test_an_image_by_owner_and_name_is_asked_of_ec2(options, cloud, image):
@@ -190,14 +190,14 @@ def test_subnets_and_groups_by_tag():
         describe_security_groups={"SecurityGroups": [{"GroupId": "sg-1"}, {"GroupId": "sg-2"}]},
     )
     named = {"subnets": ("tag:use=a=b",), "zones": ("eu-west-1a", "eu-west-1c")}
-    assert choices.find_places(api, named) == [
+    assert resolve.find_places(api, named) == [
         {"subnet": "subnet-a", "zone": "eu-west-1a"},
         {"subnet": "subnet-c", "zone": "eu-west-1c"},
     ]
-    assert choices.find_groups(api, ["sg-9", "tag:use=a"]) == ["sg-9", "sg-1", "sg-2"]
+    assert resolve.find_groups(api, ["sg-9", "tag:use=a"]) == ["sg-9", "sg-1", "sg-2"]
     assert api.asked[0][1] == {"Filters": [{"Name": "tag:use", "Values": ["a=b"]}]}
     with pytest.raises(errors.BadInput, match=r"no subnet of vm\.subnets is in eu-west-1z"):
-        choices.find_places(api, {"subnets": ("subnet-1",), "zones": ("eu-west-1z",)})
+        resolve.find_places(api, {"subnets": ("subnet-1",), "zones": ("eu-west-1z",)})
 
 
 @pytest.mark.parametrize(("tasks", "calls"), [(50, 50), (51, 2)])

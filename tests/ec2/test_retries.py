@@ -12,15 +12,16 @@ from datetime import timedelta
 import pytest
 
 from agent.grant import instant
-from provisioner import errors, watch
-from provisioner import record as records
-from provisioner.keys import JobKeys
-from provisioner.launch import Launcher
-from provisioner.plan import from_seconds
-from provisioner.policy import Credentials
+from provisioner import errors
+from provisioner.jobs import record as records
+from provisioner.jobs import watch
+from provisioner.jobs.launch import Launcher
+from provisioner.jobs.watch import LOST_AFTER, Watcher
+from provisioner.plan.layout import JobKeys
+from provisioner.plan.plan import from_seconds
 from provisioner.providers.ec2 import requests
 from provisioner.providers.ec2.rate import Limits
-from provisioner.watch import LOST_AFTER, Watcher
+from provisioner.s3.signing import Credentials
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-import tests.metadata
+import tests.support.metadata
 from agent import grant as grants
-from provisioner import nocloud
-from provisioner.cloudconfig import unpack
 from provisioner.errors import MissingDependency, NotFound
-from provisioner.keys import FINAL_EVENTS, JobKeys
+from provisioner.plan.layout import FINAL_EVENTS, JobKeys
 from provisioner.providers.base import Order
 from provisioner.providers.local import LocalProvider
-from provisioner.userdata import GRANT_PATH
-from tests import guests
+from provisioner.userdata import nocloud
+from provisioner.userdata.parse import unpack
+from provisioner.userdata.render import GRANT_PATH
 from tests.ec2.conftest import instances, until
+from tests.support import guests
 
 
 def user_data(ec2, instance):
@@ -113,7 +113,9 @@ def machines(store, tmp_path, monkeypatch):
     booted, plain = [], nocloud.seed
 
     def boot(record, instance, data, said):
-        vendor = SERVICE.format(module=Path(tests.metadata.__file__).read_text(), program=SERVE.format(said=said))
+        vendor = SERVICE.format(
+            module=Path(tests.support.metadata.__file__).read_text(), program=SERVE.format(said=said)
+        )
         monkeypatch.setattr(nocloud, "seed", lambda *a, **k: {**plain(*a, **k), "vendor-data": vendor.encode()})
         booted.extend(provider.launch(order(record, instance, data)))
 

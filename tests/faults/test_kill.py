@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from tests.faults.kit import ROOT, broken_store, fake_grant, gather, tree_of, write_grant
+from tests.support.broken_store import broken_store
+from tests.support.grants import ROOT, fake_grant, gather, tree_of, write_grant
 
 ROUNDS = 200  # random moments under the `faults` marker
 SMOKE = 5  # and in the default tier

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import ordinary
+from tests.support import ordinary
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner import agentapp
+from provisioner.packing import agent_archive
 
 pytestmark = pytest.mark.e2e
 
@@ -98,7 +98,7 @@ def test_the_agent_is_packed_already(scripts, tmp_path):
     )
     environment = {**os.environ, "FREEPOST_CACHE_DIR": str(tmp_path / "cache")}
     (size,) = run(scripts / "python", "-I", "-c", program, cwd=tmp_path, env=environment).split()
-    assert int(size) == len(agentapp.rest())
+    assert int(size) == len(agent_archive.rest())
     assert not (tmp_path / "cache").exists()
 
 

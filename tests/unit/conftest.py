@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
-from provisioner import cli
-from tests.service import Service
+from provisioner.cli import app
+from tests.support.service import Service
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def mint(bucket, state, capfd):
     def made(prefix="p/run/", *flags):
         capfd.readouterr()
         words = flags if "--methods" in flags else ("--methods", "GET,PUT,POST", *flags)
-        assert cli.main(["token", f"s3://{bucket}/{prefix}", *words]) == 0
+        assert app.main(["token", f"s3://{bucket}/{prefix}", *words]) == 0
         return capfd.readouterr().out.strip()
 
     return made

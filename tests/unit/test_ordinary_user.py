@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests import ordinary
-from tests.faults.kit import real_grant, write_grant
+from tests.support import ordinary
+from tests.support.grants import real_grant, write_grant
 
 ROOT = Path(__file__).parents[2]
 AGAIN = """
 import json, sys
 from pathlib import Path
 from provisioner.providers.local import LocalProvider
-from provisioner.userdata import GRANT_PATH, LAUNCHER_PATH
-from tests import guests
+from provisioner.userdata.render import GRANT_PATH, LAUNCHER_PATH
+from tests.support import guests
 
 folder = Path(sys.argv[1])
 left = folder / ("c0c0/root" + GRANT_PATH)
@@ -101,7 +101,7 @@ def test_a_third_partys_provider_writes_what_a_vm_would_get(tmp_path):
     program = """
 import sys
 from pathlib import Path
-from provisioner.cloudconfig import WrittenFile
+from provisioner.userdata.parse import WrittenFile
 for mode in (0o400, 0o000, 0o200, 0o755):
     item = WrittenFile(f"/a/{mode:o}", mode, b"text")
     item.write(Path(sys.argv[1]))
@@ -133,6 +133,6 @@ def test_inputs_are_fetched_again_over_what_a_killed_fetch_left(store, s3, bucke
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at other processes in /proc")
 def test_everyones_processes_are_looked_at():
     """Whose program may not be looked at, as a kernel's thread, shows what it shows: it ends no search by arguments."""
-    program = "from tests import guests; assert [line for line in guests.command_lines('') if 'guests.command' in line]"
+    program = "from tests.support import guests; assert [line for line in guests.command_lines('') if 'guests.command' in line]"
     done = ordinary.run(sys.executable, "-c", program, cwd=ROOT)
     assert (done.stderr, done.returncode) == ("", 0)

@@ -9,16 +9,16 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from provisioner import jobs
 from provisioner.errors import Integrity
-from provisioner.policy import sign_prefix
-from provisioner.preflight import Poster
+from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, StoreSpec
+from provisioner.jobs import index
+from provisioner.jobs.record import JobRecord
 from provisioner.providers import base, registry
-from provisioner.record import JobRecord
 from provisioner.retry import Download, retried
-from provisioner.spec import JobSpec, OutputSpec, RunSpec, StoreSpec
-from provisioner.store import Store, open_store
-from tests.resets import resetting
+from provisioner.s3.bucket import Store, open_store
+from provisioner.s3.probe import Poster
+from provisioner.s3.signing import sign_prefix
+from tests.support.resets import resetting
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
 MIB = 1 << 20
@@ -95,7 +95,7 @@ def test_an_upload_in_parts_begun_twice_goes_with_its_job(through, store, opened
         store=StoreSpec(opened.bucket.name, method="put"),
         outputs=(OutputSpec("big.bin", max_size=6 << 30),),
     )
-    jobs.remove(opened, JobRecord("j", spec, "local", NOW, NOW, NOW))
+    index.remove(opened, JobRecord("j", spec, "local", NOW, NOW, NOW))
     assert opened.uploads("p/") == []
 
 

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from provisioner.cloudconfig import unpack
 from provisioner.errors import BadInput
 from provisioner.providers.base import Instance, Order, Phase, State
 from provisioner.providers.registry import Context
-from provisioner.userdata import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
+from provisioner.userdata.parse import unpack
+from provisioner.userdata.render import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
 STOP_SECONDS = 15  # for the agent to bring home what there is
 

@@ -15,7 +15,7 @@ from botocore.parsers import ResponseParserError
 
 from provisioner.boto import make_session
 from provisioner.errors import BadInput, Throttled
-from provisioner.providers.ec2.answers import translate
+from provisioner.providers.ec2.errors import translate
 from provisioner.providers.ec2.rate import Limits
 
 PAGE = 1000  # the most that DescribeInstances gives, and the most ids that a call takes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from provisioner.kinds import flag, items, mapping, text
-from provisioner.schema import Schema
+from provisioner.job.fields import flag, items, mapping, text
+from provisioner.job.validate import Schema
 
 IMAGE = "ssm:/aws/service/debian/release/12/latest/amd64"
 TYPE = "t3.small"

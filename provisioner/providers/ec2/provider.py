@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from agent.grant import instant
 from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Stopped, Unreachable
-from provisioner.plan import from_seconds
+from provisioner.plan.plan import from_seconds
 from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
-from provisioner.providers.ec2 import checks, choices, requests
-from provisioner.providers.ec2.answers import classify
+from provisioner.providers.ec2 import preflight, requests, resolve
 from provisioner.providers.ec2.api import PAGE, Api, named_ids
+from provisioner.providers.ec2.errors import classify
 from provisioner.providers.ec2.options import SCHEMA
 from provisioner.providers.ec2.rate import Limits
 from provisioner.providers.registry import Context
@@ -72,7 +72,7 @@ class Ec2Provider:
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
         """Types × places × markets, the best first, everything by id."""
-        return choices.choices(self._api, options)
+        return resolve.choices(self._api, options)
 
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start an order's VMs, all or none, or find those that it started before."""
@@ -161,7 +161,7 @@ class Ec2Provider:
 
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
         """What `provision doctor` says of EC2."""
-        return list(checks.checks(self._api, options, vms))
+        return list(preflight.checks(self._api, options, vms))
 
     def _run(self, order: Order) -> Sequence[Instance]:
         answer = self._api.call("run_instances", requests.run_instances(order), instances=len(order.tasks))

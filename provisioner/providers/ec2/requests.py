@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.grant import members
-from provisioner.plan import iso, ranges
+from provisioner.plan.plan import iso, ranges
 from provisioner.providers.base import Instance, Order
 
 JOB, TASK, TASKS, ATTEMPT, ORDER, EXPIRES = (

@@ -1,0 +1,299 @@
+"""The commands that hand out presigned material: `url get`, `url put`, `sign` and `form`.
+
+What they make goes to standard output or to the file that is named, and nowhere else.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from provisioner import units
+from provisioner.cli.options import Endpoint, JsonDocument, streams
+from provisioner.errors import BadInput, NotFound
+from provisioner.output import Event, Output
+
+if TYPE_CHECKING:
+    from provisioner.links.signer import Link, Signer
+    from provisioner.s3.bucket import Store
+
+url_app = typer.Typer(help="Presigned URLs: download links and upload slots.", no_args_is_help=True)
+
+Prefix = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where uploads go.")]
+Local = Annotated[bool, typer.Option("--local", help="The bucket is one of the embedded store.")]
+Expires = Annotated[
+    str, typer.Option("--expires", metavar="TIME", help="How long it works, e.g. 90s, 1h30m; at most 7d.")
+]
+MaxBytes = Annotated[str, typer.Option("--max-bytes", metavar="SIZE", help="The largest file, e.g. 100MB, 5GiB.")]
+Curl = Annotated[bool, typer.Option("--curl", help="Print curl commands instead of URLs.")]
+Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="The page's title.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `provision`."""
+    app.add_typer(url_app, name="url")
+    app.command()(sign)
+    app.command()(form)
+
+
+@url_app.command()
+def get(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    keys: Annotated[
+        list[str], typer.Argument(metavar="s3://BUCKET/KEY...", help="Objects; all below one that ends in /.")
+    ],
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1h",
+    filename: Annotated[
+        str | None, typer.Option("--filename", metavar="NAME", help="The name that a browser saves it under.")
+    ] = None,
+    content_type: Annotated[
+        str | None, typer.Option("--content-type", metavar="TYPE", help="The type it is served with.")
+    ] = None,
+    headers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header", metavar="'NAME: VALUE'", help="A response header to override, e.g. 'Cache-Control: x'."
+        ),
+    ] = None,
+    qr: Annotated[
+        bool, typer.Option("--qr", help="Print a QR code below each URL, or into the page of --html.")
+    ] = False,
+    _json: JsonDocument = False,
+    curl: Curl = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page of the links.")] = None,
+    title: Title = "Files to download",
+    check: Annotated[bool, typer.Option("--check/--no-check", help="See that each object is there.")] = True,
+) -> None:
+    """Print download links, one a line: whoever has one may download that object until it expires."""
+    from provisioner.links import signer as links
+
+    output = streams(context)
+    if output.as_json and str(html) == "-":
+        raise BadInput("--json and --html - both want standard output", hint="name a file for --html")
+    overrides = links.parse_overrides(headers or ())
+    if content_type:
+        overrides["content-type"] = links.header_value("--content-type", content_type)
+    if filename:
+        if len(keys) != 1 or keys[0].endswith("/"):
+            raise BadInput("--filename names one object's file, and there are several", hint="give one key")
+        overrides["content-disposition"] = links.disposition(filename)
+    seconds = _duration(expires)
+    opener = _opener(endpoint_url, seconds, local=local)
+    found: list[Link] = []
+    for url in keys:
+        bucket, key = links.split(url)
+        store, signer = opener(bucket)
+        if not key or key.endswith("/"):
+            listed = [item for item in store.list(key) if not item.key.endswith("/")]
+            if not listed:
+                raise NotFound(f"there is nothing below {url}", hint="correct the prefix")
+            found += [
+                signer.get(item.key, overrides=overrides, file=item.key[len(key) :], size=item.size) for item in listed
+            ]
+        else:
+            size = _size_of(store, key) if check else None
+            found.append(signer.get(key, overrides=overrides, file=filename or "", size=size))
+    found = links.apart(found)
+    if html is not None:
+        from provisioner.links import pages as forms
+
+        _write(html, forms.index(found, title=title, qr=qr), output)
+        if not output.as_json:
+            return
+    _print(output, found, {"links": [link.describe() for link in found]}, curl=curl, qr=qr)
+
+
+@url_app.command()
+def put(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(metavar="s3://BUCKET/KEY", help="The object to be.")],
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1h",
+    size: Annotated[str | None, typer.Option("--size", metavar="BYTES", help="Exactly this many bytes.")] = None,
+    content_type: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="Exactly this content type.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="Exactly these contents.")] = None,
+    no_overwrite: Annotated[bool, typer.Option("--no-overwrite", help="Only while there is no such object.")] = False,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="The local file in the curl command.")
+    ] = None,
+    _json: JsonDocument = False,
+    curl: Curl = False,
+) -> None:
+    """Print an upload slot: whoever has it may write that one object, by PUT, until it expires."""
+    from provisioner.links import signer as links
+
+    output = streams(context)
+    bucket, name = links.one_key(key)
+    _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
+    link = signer.put(
+        name,
+        size=_bytes("--size", size) if size else None,
+        content_type=content_type or "",
+        sha256=sha256 or "",
+        overwrite=not no_overwrite,
+        file=file or "",
+    )
+    if link.headers and not (output.as_json or curl):
+        needed = ", ".join(f"{header}: {value}" for header, value in link.headers.items())
+        output.event(Event("headers", f"send it with exactly these headers: {needed}"))
+    _print(output, [link], link.describe(), curl=curl)
+
+
+def sign(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    prefix: Prefix,
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1h",
+    max_bytes: MaxBytes = "5GiB",
+    form_of: Annotated[
+        Literal["grant", "json", "curl"],
+        typer.Option("--format", help="grant: for `agent push`; json: url and fields, as boto3 gives; curl: a line."),
+    ] = "grant",
+    file: Annotated[str, typer.Option("--file", metavar="FILE", help="The local file in the curl command.")] = "FILE",
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--put", metavar="NAME", help="A grant of presigned PUTs, for stores that take no forms."),
+    ] = None,
+) -> None:
+    """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
+    from agent import grant as grants
+    from provisioner.links import signer as links
+
+    output = streams(context)
+    bucket, folder = links.folder(prefix)
+    _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
+    limit = _bytes("--max-bytes", max_bytes)
+    if names and form_of != "grant":
+        raise BadInput("--put makes a grant, for `agent push`", hint="for one URL, use `provision url put`")
+    if form_of == "grant":
+        text = grants.dump(signer.grant(folder, max_bytes=limit, names=names or ()))
+    else:
+        target = signer.post(folder, max_bytes=limit)
+        if form_of == "json":
+            text = json.dumps({"url": target.url, "fields": links.post_fields(target)})
+        else:
+            text = links.curl_form(target, file)
+    output.raw(f"{text}\n".encode())
+
+
+def form(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    prefix: Prefix,
+    target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page; - for standard output.")],
+    endpoint_url: Endpoint = None,
+    local: Local = False,
+    expires: Expires = "1d",
+    max_bytes: MaxBytes = "100MB",
+    title: Title = "Upload files",
+    success_url: Annotated[
+        str | None, typer.Option("--success-url", metavar="URL", help="The page that follows an upload.")
+    ] = None,
+    cors: Annotated[bool, typer.Option("--cors", help="Set the bucket's CORS rules so that the page works.")] = False,
+    origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin",
+            metavar="ORIGIN",
+            help="Where the page will be, e.g. https://example.org; anywhere if not given.",
+        ),
+    ] = None,
+) -> None:
+    """Write an upload form: one HTML file that needs no server. Whoever has it may upload until it expires."""
+    from provisioner.links import pages as forms
+    from provisioner.links import signer as links
+    from provisioner.s3 import cors as rules
+
+    output = streams(context)
+    bucket, folder = links.folder(prefix)
+    page_options = forms.FormOptions(title, _bytes("--max-bytes", max_bytes), success_url or "")
+    store, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
+    page = forms.upload_form(signer, folder, page_options)
+    allowed = origins or ["*"]
+    if cors:
+        done = rules.ensure(store, allowed)
+        text = "now allows" if done else "already allowed"
+        output.event(Event("cors", f"the bucket {text} uploads from pages at {', '.join(allowed)}"))
+    elif warning := rules.check(store, allowed):
+        output.event(Event("warning", f"warning: {warning}"))
+    _write(target, page, output)
+
+
+def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, Signer]]":
+    """Return a function that opens a bucket once, and what signs for it."""
+    from provisioner.cli import context as session
+    from provisioner.job.spec import StoreSpec
+    from provisioner.jobs.index import Place
+    from provisioner.links import signer as links
+
+    if local and endpoint_url:
+        raise BadInput(
+            "--local is the embedded store, and --endpoint-url another",
+            hint="give one of them; FREEPOST_ENDPOINT_URL counts",
+        )
+    opened: dict[str, tuple[Store, Signer]] = {}
+
+    def open_bucket(bucket: str) -> "tuple[Store, Signer]":
+        if bucket not in opened:
+            elsewhere = Place(StoreSpec(bucket, "", endpoint_url), embedded=False)
+            store = session.open_place(session.embedded_place(bucket, "") if local else elsewhere).store
+            signer = links.signer(store.bucket, store.credentials, now=session.clock(), seconds=seconds)
+            opened[bucket] = store, signer
+        return opened[bucket]
+
+    return open_bucket
+
+
+def _size_of(store: "Store", key: str) -> int:
+    try:
+        return store.size(key)
+    except NotFound:
+        raise NotFound(
+            f"there is no object s3://{store.bucket.name}/{key}", hint="--no-check makes the link all the same"
+        ) from None
+
+
+def _print(output: Output, found: "Sequence[Link]", data: Any, *, curl: bool, qr: bool = False) -> None:  # noqa: ANN401 - JSON
+    if output.as_json:
+        output.result("", data)
+        return
+    lines = [link.curl() if curl else link.url for link in found]
+    if qr:
+        from provisioner.links import pages as forms
+
+        lines = [f"{line}\n{forms.qr_text(link)}" for line, link in zip(lines, found, strict=True)]
+    output.raw("".join(f"{line}\n" for line in lines).encode())
+
+
+def _write(path: Path, text: str, output: Output) -> None:
+    if str(path) == "-":
+        output.raw(text.encode())
+        return
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise BadInput(f"can't write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
+    output.event(Event("written", f"wrote {path}: whoever can read this file may use it until it expires"))
+
+
+def _duration(text: str) -> int:
+    try:
+        return units.seconds(text)
+    except ValueError:
+        raise BadInput(f"--expires {text!r} is no duration", hint="such as 90s, 10m, 1h30m or 2d") from None
+
+
+def _bytes(flag: str, text: str) -> int:
+    try:
+        return units.size(int(text) if text.isascii() and text.isdecimal() else text)
+    except ValueError:
+        raise BadInput(f"{flag} {text!r} is no size", hint="bytes, or such as 10MB, 64MiB or 5GiB") from None

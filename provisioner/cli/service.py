@@ -1,0 +1,249 @@
+"""The commands around asking for signatures: `serve`, `token` and `revoke`. They parse, call and print."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioner.cli.options import Endpoint, JobName, JsonDocument, JsonEvents, StoreUrl, streams
+from provisioner.errors import BadInput, MissingDependency, NotFound
+from provisioner.output import Event
+
+if TYPE_CHECKING:
+    from provisioner.serve.token import Allowance, Limits
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", envvar="FREEPOST_TOKEN_KEY", help="The key that tokens are made with."),
+]
+RevokedFile = Annotated[
+    Path | None, typer.Option("--revoked", metavar="FILE", help="The list of revoked tokens: one id a line.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(serve)
+    app.command()(token)
+    app.command()(revoke)
+
+
+def serve(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Not loopback: needs TLS.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0: any that is free.")] = 8450,
+    unix: Annotated[Path | None, typer.Option("--unix", metavar="PATH", help="A Unix socket instead.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="The certificate chain, PEM.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key, PEM.")] = None,
+    key_file: KeyFile = None,
+    revoked: RevokedFile = None,
+    longest: Annotated[str, typer.Option("--longest", metavar="TIME", help="The longest life of a signature.")] = "12h",
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="N", min=0.001, help="Signatures a second for one token.")
+    ] = 50,
+    burst: Annotated[int, typer.Option("--burst", metavar="N", min=1, help="As many may come at once.")] = 1000,
+    _json: JsonEvents = False,
+) -> None:
+    """Sign for whoever shows a token, holding the credentials. Every grant is logged, without its signature."""
+    from provisioner.cli import context as session
+    from provisioner.jobs import role_session
+
+    output = streams(context)
+    try:
+        from provisioner.serve import app as application
+        from provisioner.serve import key_store, server, signing
+        from provisioner.serve import rate as rates
+    except ModuleNotFoundError as error:
+        raise MissingDependency(f"the service needs {error.name}", hint="pip install 'freepost[serve]'") from None
+    import time
+
+    address = server.Address(host, port, unix, tls_cert, tls_key)
+    server.check(address)
+    path = key_file or _own("token.key")
+    key = key_store.read_key(path, make=key_file is None and not path.exists())
+    place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
+    opened = session.open_place(place).store
+    desk = signing.Desk(
+        opened.bucket,
+        f"{opened.prefix}/" if opened.prefix else "",
+        role_session.Renewed(lambda: session.open_place(place).store.credentials, session.clock),
+        session.clock,
+        timedelta(seconds=_seconds(longest, "--longest")),
+    )
+    limiter = rates.Limiter(rate, burst, time.monotonic)
+    service = application.Service(desk, key, key_store.Revoked(revoked or _own("revoked")), limiter, output.event)
+    server.serve(application.make_app(service), address, output.event)
+
+
+def token(  # noqa: PLR0913, PLR0917 - flags
+    context: typer.Context,
+    where: Annotated[
+        str | None, typer.Argument(metavar="[s3://BUCKET/PREFIX/ | JOB]", help="What a new token is for.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Which task of the JOB; its only one.")
+    ] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="N", min=1, help="Which attempt; its latest.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", metavar="METHODS", help="Some of GET,POST,PUT; POST if not given.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option("--max-bytes", metavar="SIZE", help="The largest object; 5GiB.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option("--expires", metavar="TIME", help="How long it lives; 1d.")] = None,
+    prefixes: Annotated[
+        list[str] | None, typer.Option("--prefix", metavar="KEY", help="Only below this; several if repeated.")
+    ] = None,
+    narrow: Annotated[
+        Path | None,
+        typer.Option("--narrow", metavar="FILE", help="Print a narrower token than the one in FILE (or -)."),
+    ] = None,
+    show: Annotated[
+        Path | None, typer.Option("--show", metavar="FILE", help="Say what the token in FILE (or -) allows.")
+    ] = None,
+    revoke_id: Annotated[str | None, typer.Option("--revoke", metavar="ID", help="Revoke a token.")] = None,
+    key_file: KeyFile = None,
+    revoked: RevokedFile = None,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    _json: JsonDocument = False,
+) -> None:
+    """Make a token of the signing service, narrow one, show one, or revoke one."""
+    from provisioner.serve import key_store
+    from provisioner.serve import token as tokens
+
+    output = streams(context)
+    if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
+        raise BadInput("one thing at a time", hint="name s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
+    if revoke_id is not None:
+        new = key_store.Revoked(revoked or _own("revoked")).add(revoke_id)
+        text = f"token {revoke_id} {'is' if new else 'was'} revoked{'' if new else ' already'}"
+        note = "; what was signed for it lives until its own expiry (`provision revoke JOB` ends that)"
+        output.outcome(Event("revoked", text + note, {"token": revoke_id, "new": new}))
+        return
+    if show is not None:
+        found = tokens.read(_text(show))
+        output.result(_words(found), found.describe())
+        return
+    limits = _limits(methods, max_bytes, expires, prefixes or ())
+    if narrow is not None:
+        made = tokens.narrow(_text(narrow), limits)
+    else:
+        bucket, covered = _covered(str(where), task, attempt, store, endpoint_url)
+        outside = [each for each in prefixes or () if not each.startswith(tuple(covered))]
+        if outside:
+            raise BadInput(f"--prefix {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
+        limits = tokens.Limits(
+            prefixes or covered,
+            limits.methods or ("POST",),
+            5 << 30 if limits.max_bytes is None else limits.max_bytes,
+            limits.expires or int(_now().timestamp()) + 86_400,
+        )
+        path = key_file or _own("token.key")
+        made = tokens.mint(key_store.read_key(path, make=not path.exists()), key_store.new_id(), bucket, limits)
+    output.result(made, {"token": made, **tokens.read(made).describe()})
+
+
+def revoke(
+    context: typer.Context,
+    job: JobName,
+    store: StoreUrl = None,
+    endpoint_url: Endpoint = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Let its grants be used again, as far as they live.")] = False,
+    _json: JsonEvents = False,
+) -> None:
+    """Make the store refuse what a job's VMs were granted, before it expires."""
+    from provisioner.cli import context as session
+    from provisioner.jobs import revoke as revoking
+
+    output = streams(context)
+    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
+    if undo:
+        output.event(revoking.undo(opened.store, record, session.clock()))
+        return
+    output.event(revoking.revoke(opened.store, record, session.clock()))
+
+
+def _limits(methods: str | None, max_bytes: str | None, expires: str | None, prefixes: Sequence[str]) -> "Limits":
+    from provisioner import units
+    from provisioner.serve.token import Limits
+
+    try:
+        size = None if max_bytes is None else units.size(int(max_bytes) if max_bytes.isdecimal() else max_bytes)
+    except ValueError:
+        raise BadInput(f"--max-bytes {max_bytes!r} is no size", hint="such as 64MiB") from None
+    ends = None if expires is None else int(_now().timestamp()) + _seconds(expires, "--expires")
+    return Limits(list(prefixes) or None, methods.upper().split(",") if methods else None, size, ends)
+
+
+def _covered(
+    where: str, task: str | None, attempt: int | None, store: str | None, endpoint_url: str | None
+) -> tuple[str, list[str]]:
+    """The bucket and prefixes that a new token is for."""
+    from provisioner.cli import context as session
+    from provisioner.job.files import split_url
+    from provisioner.plan.layout import JobKeys
+
+    if where.startswith("s3://") and task is None:
+        bucket, prefix = split_url(where)
+        if not prefix.strip("/"):
+            raise BadInput("a token is for a prefix, not for a whole bucket", hint="s3://BUCKET/PREFIX/")
+        return bucket, [prefix.strip("/") + "/"]
+    opened, record = session.find_job(where, session.named_place(store, endpoint_url))
+    keys = JobKeys(opened.store.prefix, record.job)
+    if task is None and len(record.spec.tasks) > 1:
+        raise BadInput(
+            f"a token is for one task, and {record.job} has {len(record.spec.tasks)}",
+            hint="--task 0; or for all their results s3://BUCKET/PREFIX/JOB/out/",
+        )
+    task = record.spec.tasks[0] if task is None else task
+    if task not in record.spec.tasks:
+        raise NotFound(f"{record.job} has no task {task!r}")
+    number = attempt or record.attempts.get(task, 1)
+    return opened.store.bucket.name, [keys.outputs(task, number), keys.status(task, number)]
+
+
+def _words(found: "Allowance") -> str:
+    about = found.describe()
+    where = " or ".join(f"s3://{found.bucket}/{prefix}" for prefix in found.prefixes) or "nothing"
+    may = f"{', '.join(about['methods'])} below {where}"
+    return f"token {found.id}: {may}, up to {found.max_bytes} bytes an object, until {about['expires']}"
+
+
+def _own(name: str) -> Path:
+    from provisioner.paths import state_dir
+
+    return state_dir() / "serve" / name
+
+
+def _text(path: Path) -> str:
+    """A token from a file or standard input; never from the command line, which others can read."""
+    try:
+        return (sys.stdin.read(10_000) if str(path) == "-" else path.read_text()).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} can't be read: {type(error).__name__}") from None
+
+
+def _seconds(value: str, flag: str) -> int:
+    from provisioner import units
+
+    try:
+        seconds = units.seconds(value)
+    except ValueError:
+        seconds = 0
+    if not 1 <= seconds <= 366 * 86_400:
+        raise BadInput(f"{flag} {value!r} is no duration", hint="such as 90s, 10m or 12h")
+    return seconds
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

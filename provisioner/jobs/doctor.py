@@ -1,0 +1,106 @@
+"""Finds out, before anything is paid for, whether a job could be launched: a line each, with what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from provisioner.errors import FreepostError, NotFound, Refused
+from provisioner.job.spec import JobSpec
+from provisioner.plan.plan import iso
+from provisioner.providers.base import Check, Provider
+from provisioner.s3 import probe
+from provisioner.s3.bucket import Store
+from provisioner.s3.signing import sign_prefix
+
+FOLDER = ".doctor"  # below the store's prefix; what is written there is deleted at once
+_PROBE_SECONDS = 300
+_MARKS: Mapping[bool | None, str] = {True: "ok", False: "NO", None: "?"}
+
+
+def of_store(store: Store, spec: JobSpec, now: datetime) -> Iterator[Check]:
+    """Credentials and how long they live, the bucket's region, and a write through a policy."""
+    yield _lifetime(store, spec, now)
+    yield _bucket(store)
+    prefix = "/".join(part for part in (store.prefix, FOLDER, "") if part or not store.prefix).lstrip("/")
+    name = secrets.token_hex(8)
+    target = sign_prefix(
+        store.bucket,
+        prefix,
+        credentials=store.credentials,
+        now=now,
+        expires=now + timedelta(seconds=_PROBE_SECONDS),
+        max_bytes=16,
+    )
+    try:
+        probe.post(target, name, b"doctor\n")
+    except FreepostError as error:
+        yield Check("write through a policy", good=False, text=error.message, hint=error.hint)
+        return
+    yield Check("write through a policy", good=True, text=f"a form posted below {prefix} was taken")
+    yield _read_back(store, prefix + name)
+
+
+def _lifetime(store: Store, spec: JobSpec, now: datetime) -> Check:
+    ends = store.credentials.expires
+    if ends is None:
+        return Check("signing credentials", good=True, text="long-lived: they end when somebody ends them")
+    needed = now + timedelta(seconds=spec.signed)
+    text = f"they end at {iso(ends)}; a job launched now needs them until {iso(needed)}"
+    hint = "" if ends >= needed else "sign in again for a longer session, or shorten run.timeout"
+    return Check("signing credentials", good=ends >= needed, text=text, hint=hint)
+
+
+def _bucket(store: Store) -> Check:
+    """Whether the bucket is there, and in the region that is signed for."""
+    own = store.bucket.region
+    text = f"{store.bucket.name} in {own}, at {store.bucket.url}"
+    try:
+        found = store.region()
+    except NotFound:
+        return Check("bucket", good=False, text=f"there is no {text}", hint="create it, or correct the store's url")
+    except Refused as error:
+        return Check("bucket", good=None, text=f"{text}: {error.message}", hint=error.hint)
+    except FreepostError as error:
+        return Check("bucket", good=False, text=error.message, hint=error.hint)
+    if found not in ("", own):
+        return Check("bucket", good=False, text=f"{text}: it is in {found}", hint=f"set store.region to {found}")
+    return Check("bucket", good=True, text=text + ", as it says" * bool(found))
+
+
+def _read_back(store: Store, key: str) -> Check:
+    try:
+        store.get(key)
+        store.list(key)
+        store.delete([key])
+    except FreepostError as error:
+        with contextlib.suppress(FreepostError):
+            store.delete([key])
+        return Check("read, list and delete", good=False, text=error.message, hint=error.hint)
+    return Check("read, list and delete", good=True, text="status, collect and rm will work")
+
+
+def of_provider(provider: Provider, spec: JobSpec) -> Sequence[Check]:
+    """What the provider says of itself."""
+    checks = getattr(provider, "checks", None)
+    if checks is None:
+        return [Check(provider.name, good=None, text="this provider has nothing to check")]
+    found: Sequence[Check] = checks(spec.vm.options, len(spec.tasks))
+    return found
+
+
+def stopped(error: FreepostError) -> Check:
+    """What kept the other checks from being made."""
+    return Check("the rest", good=False, text=f"could not be checked: {error.message}", hint=error.hint)
+
+
+def table(found: Sequence[Check]) -> str:
+    """The findings as lines of text."""
+    lines = []
+    for each in found:
+        lines.append(f"{_MARKS[each.good]:3} {each.name}: {each.text}")
+        if each.hint and not each.good:
+            lines.append(f"      → {each.hint}")
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""Finds what launches left behind and nobody needs: VMs, launch templates, and marks of launches in the bucket.
+
+Something is left over when its expiry has passed, or when its job is over. What belongs to a job that the store knows
+nothing of may be another store's: of that, only the expiry counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from provisioner.errors import BadInput, FreepostError, NotFound
+from provisioner.jobs import index, watch
+from provisioner.jobs.record import JobRecord
+from provisioner.plan.layout import JobKeys, agent_root
+from provisioner.plan.plan import iso
+from provisioner.providers.base import Cloud, Leftover
+from provisioner.s3.bucket import Store
+
+MARKS = ".launching"
+AGENT = "agent"  # the kind of an archive of the agent
+YOUNG = timedelta(minutes=10)  # in which a launch that is under way writes its record
+
+
+@dataclass(frozen=True)
+class Rubbish:
+    """One thing that can go. `place` names the provider it is with, ``store`` for an object of the bucket."""
+
+    place: str
+    kind: str
+    id: str
+    job: str
+    why: str
+    leftover: Leftover | None = None
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Looks through one store and any number of clouds, each under a name that people know it by."""
+
+    store: Store
+    clouds: Mapping[str, Cloud]
+    now: datetime
+    failed: dict[str, FreepostError] = field(default_factory=dict)  # by cloud, what kept it from being looked through
+
+    def find(self, records: Mapping[str, JobRecord], *, every: bool = True) -> list[Rubbish]:
+        """Everything that can go. `records` are those of the store's jobs: `every` one, or those that can be read."""
+        over = {name: why for name, record in records.items() if (why := self.over(record))}
+        found = []
+        for place, cloud in self.clouds.items():
+            with self._going_on(place):
+                found += [
+                    Rubbish(place, item.kind, item.id, item.job, why, item)
+                    for item in cloud.leftovers()
+                    if (why := self._why(item, over.get(item.job, "")))
+                ]
+        agents = self._agents(records) if every else []
+        return [*found, *self._marks(records, over), *self._orders(over), *self._mail(over), *agents]
+
+    def over(self, record: JobRecord) -> str:
+        """Why a job is over; empty while it isn't."""
+        if record.expires <= self.now:
+            return self._expired(record.expires)
+        if not record.launched:
+            return ""
+        return "every task of its job is over" if all(item.over for item in watch.status(self.store, record)) else ""
+
+    @contextlib.contextmanager
+    def _going_on(self, place: str) -> Iterator[None]:
+        """Note what is wrong with a cloud: the others cost money too."""
+        try:
+            yield
+        except FreepostError as error:
+            self.failed[place] = error
+
+    def _why(self, item: Leftover, over: str) -> str:
+        """Why something can go. Of a launch that still goes on, the record learns the end last: a VM's tag knows it."""
+        own = self._expired(item.expires)
+        return own if item.expires is not None and over.startswith("expired") else over or own
+
+    def _expired(self, expires: datetime | None) -> str:
+        return f"expired at {iso(expires)}" if expires is not None and expires <= self.now else ""
+
+    def _marks(self, records: Mapping[str, JobRecord], over: Mapping[str, str]) -> list[Rubbish]:
+        """The marks of launches that were cut off, when their job is over or was never begun."""
+        found = []
+        for entry in self.store.list(JobKeys(self.store.prefix, MARKS).root):
+            try:
+                job = str(json.loads(self.store.get(entry.key))["job"])
+            except NotFound:
+                continue
+            except (ValueError, KeyError):
+                job = "?"
+            if job not in records:
+                # A launch sets its mark some seconds before the record; an hour later nobody is at it.
+                why = "its job was never recorded" if (self.now - entry.modified).total_seconds() > 3600 else ""  # noqa: PLR2004
+            else:
+                why = over.get(job, "")
+            if why:
+                found.append(Rubbish("store", "mark", entry.key, job, why))
+        return found
+
+    def _orders(self, over: Mapping[str, str]) -> list[Rubbish]:
+        """The orders of launches that were cut off. They hold user-data: what is over needs none."""
+        return [
+            Rubbish("store", "order", entry.key, job, why)
+            for job, why in over.items()
+            for entry in self.store.list(JobKeys(self.store.prefix, job).launch_root)
+        ]
+
+    def _mail(self, over: Mapping[str, str]) -> list[Rubbish]:
+        """The renewed grants of jobs that are over."""
+        return [
+            Rubbish("store", "grant", entry.key, job, why)
+            for job, why in over.items()
+            for entry in self.store.list(JobKeys(self.store.prefix, job).mail_root)
+        ]
+
+    def _agents(self, records: Mapping[str, JobRecord]) -> list[Rubbish]:
+        """The archives of the agent that no job names. A young one may be of a launch that isn't recorded yet."""
+        named = {key for record in records.values() for key in record.agents}
+        return [
+            Rubbish("store", AGENT, entry.key, "-", "no job names it")
+            for entry in self.store.list(agent_root(self.store.prefix))
+            if entry.key not in named and self.now - entry.modified > YOUNG
+        ]
+
+    def remove(self, found: Sequence[Rubbish]) -> None:
+        """Remove them. Safe to repeat."""
+        for place, cloud in self.clouds.items():
+            mine = [each.leftover for each in found if each.place == place and each.leftover]
+            if mine:
+                with self._going_on(place):
+                    cloud.remove(mine)
+        self.store.delete([each.id for each in found if each.place == "store" and not self._renewed(each)])
+
+    def _renewed(self, each: Rubbish) -> bool:
+        """Whether a launch that began meanwhile has written an archive of the agent anew."""
+        if each.kind != AGENT:
+            return False
+        return any(entry.key == each.id and self.now - entry.modified <= YOUNG for entry in self.store.list(each.id))
+
+
+def read_records(store: Store) -> tuple[dict[str, JobRecord], list[str]]:
+    """The records of a store's jobs, and a sentence for each that can't be read."""
+    records, faults = {}, []
+    for job in index.listing(store):
+        try:
+            records[job] = index.read(store, job)
+        except NotFound:
+            continue  # a folder that isn't a job's
+        except BadInput as error:
+            faults.append(error.message)
+    return records, faults
+
+
+def table(found: Sequence[Rubbish]) -> str:
+    """What can go, as lines of text."""
+    if not found:
+        return "nothing is left behind"
+    return "\n".join(f"{each.kind:9} {each.id}  {each.job}: {each.why} ({each.place})" for each in found)

@@ -1,0 +1,144 @@
+"""Makes what a VM is given: its grant, signed for the store as it will see it, and the user-data around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from agent.grant import Grant, Target
+from provisioner.errors import BadInput
+from provisioner.jobs.role_session import Signer
+from provisioner.plan.grants import large_keys, sign_grant, stub
+from provisioner.plan.plan import Plan, TaskPlan, iso, new_job_id
+from provisioner.providers.base import Provider, guest_url
+from provisioner.s3 import put_slots
+from provisioner.s3.bucket import Store
+from provisioner.s3.probe import Poster
+from provisioner.s3.signing import Credentials
+from provisioner.userdata import render as userdata
+from provisioner.userdata.render import UserData
+
+_PROOF = timedelta(minutes=15)  # how long the signature of one event of ours lives
+_THEN, _LONG = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc), timedelta(days=6)  # of what is only measured
+
+
+@dataclass(frozen=True)
+class Granter:
+    """What grants are made with: parts of a `Launcher`."""
+
+    store: Store
+    provider: Provider
+    clock: Callable[[], datetime]
+    signer: Signer
+    forms: Poster
+
+    def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
+        """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large.
+
+        To `use` it, what its uploads need is begun in the bucket, and a grant that lies apart is put there.
+        """
+        grant, apart = self._sign(plan, task, self.clock(), self._begun(plan, task) if use else {})
+        user_data = userdata.render(plan, task, grant, apart)
+        if len(user_data.data) > plan.user_data_limit:
+            raise too_large(plan, user_data)
+        if use:
+            for key, data in user_data.beside.items():
+                self.store.put(key, data)
+        return grant, user_data
+
+    def made_to_fit(self, plan: Plan, *, staged: bool = True) -> Plan:
+        """Move things from the user-data to the bucket until it fits. Raise BadInput, with the ledger, if it can't.
+
+        `staged` says that what is moved will be uploaded.
+        """
+        user_data = self._measured(plan)
+        while not userdata.fits(plan, user_data):
+            found = [(each, self._measured(each)) for each in userdata.moves(plan, user_data, staged=staged)]
+            smallest = min(found, key=lambda each: len(each[1].data), default=None)
+            if smallest is None or len(smallest[1].data) >= len(user_data.data):
+                raise too_large(plan, user_data)
+            plan, user_data = smallest
+        return plan
+
+    def _measured(self, plan: Plan) -> UserData:
+        """The user-data of a plan's last task, the longest to write, as it would be for a fixed job and time.
+
+        So its size doesn't depend on when it is measured: what a dry run says of it holds for the launch, too.
+        """
+        task = plan.tasks[-1]
+        credentials = dataclasses.replace(self.signer.credentials(plan, task), expires=None)
+        then = dataclasses.replace(
+            plan,
+            job=new_job_id(plan.spec.name, _THEN, "aaaa"),
+            keys=plan.keys._replace(job=new_job_id(plan.spec.name, _THEN, "aaaa")),
+            created=_THEN,
+            deadline=_THEN + _LONG,
+            expires=_THEN + _LONG,
+        )
+        then = dataclasses.replace(
+            then,
+            inputs=tuple(
+                dataclasses.replace(item, key=item.key.replace(plan.keys.root, then.keys.root, 1))
+                for item in plan.inputs
+            ),
+        )
+        return userdata.render(then, task, *self._signed(then, task, _THEN, credentials, {}))
+
+    def announce(self, plan: Plan, grant: Grant) -> None:
+        """Store the event `launched` with what the VM will use, at the store's address as we see it."""
+        event = {
+            "event": "launched",
+            "time": iso(self.clock()),
+            "job": grant.job,
+            "task": grant.task,
+            "attempt": grant.attempt,
+            "provider": self.provider.name,
+        }
+        self.forms.post(self._seen_here(plan, grant), "launched", json.dumps(event).encode())
+
+    def _seen_here(self, plan: Plan, grant: Grant) -> Target:
+        """The status target of a grant, for our address of the store: the VM's may be one that only it can reach."""
+        url = self.store.bucket.url
+        if url == grant.status.url or not plan.by_put:
+            return Target(url, *grant.status[1:])
+        # A PUT's signature is for one address.
+        credentials = self.signer.credentials(plan, plan.task(grant.task))
+        own = put_slots.Signing(self.store.bucket, credentials, self.clock(), _PROOF)
+        return own.target(grant.status.prefix, ["launched"])
+
+    def _begun(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
+        """The UploadId of each output that may take several PUTs: begun now, or by an earlier launch of the task."""
+        keys = large_keys(plan, task)
+        found = dict(self.store.uploads(plan.keys.outputs(task.task, task.attempt))) if keys else {}
+        return {key: found.get(key) or self.store.begin_upload(key) for key in keys}
+
+    def _sign(self, plan: Plan, task: TaskPlan, now: datetime, uploads: Mapping[str, str]) -> tuple[Grant, bytes]:
+        """Sign the grant of a task; and its stub, if it lies apart."""
+        return self._signed(plan, task, now, self.signer.credentials(plan, task), uploads)
+
+    def _signed(
+        self, plan: Plan, task: TaskPlan, now: datetime, credentials: Credentials, uploads: Mapping[str, str]
+    ) -> tuple[Grant, bytes]:
+        """Sign for the bucket's address as the VM will see it."""
+        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
+        grant = sign_grant(plan, task, credentials=credentials, now=now, bucket=seen, uploads=uploads)
+        apart = stub(plan, task, grant, credentials=credentials, now=now, bucket=seen) if plan.apart else b""
+        return grant, apart
+
+
+def too_large(plan: Plan, user_data: UserData) -> BadInput:
+    """What is wrong with user-data that doesn't fit, and what takes how much of it."""
+    size, limit = len(user_data.data), plan.user_data_limit
+    hint = "set run.agent to auto; " if plan.spec.run.agent == "inline" else ""
+    hint += "shorten run.command or run.env, or move them to an input"
+    if plan.raw:
+        hint += f"; or leave out --raw: gzipped it has {len(userdata.gzipped(user_data.plain))} bytes"
+    how, packed = (" as it is", "written") if plan.raw else ("", "compressed")
+    ledger = [f"{line.section}: {line.size} bytes, {line.cost} {packed}" for line in user_data.ledger()]
+    room = f" and {userdata.LIMIT_MARGIN} of them are kept free" if size <= limit else ""
+    return BadInput(
+        f"the user-data has {size} bytes{how}; {plan.provider} takes {limit}{room}", hint=hint, faults=ledger
+    )

@@ -1,0 +1,135 @@
+"""job.json: the operator's record of a job in the bucket, so that any operator's machine can go on with it.
+
+It holds what was launched (the spec, with the job's own files), where, and until when. It holds no credential and no
+signature: a retry signs anew. Whoever may read the bucket can read the job's environment in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from provisioner.errors import BadInput
+from provisioner.job.spec import FileSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec, VmSpec
+from provisioner.plan.plan import StagedInput, iso
+from provisioner.providers.base import Instance
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job. `launched` turns true when every task of the first attempt has its VM.
+
+    `agents` are the keys of the archives that its VMs may fetch: while a record names one, it is kept.
+    """
+
+    job: str
+    spec: JobSpec
+    provider: str
+    created: datetime
+    deadline: datetime
+    expires: datetime
+    inputs: tuple[StagedInput, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    launched: bool = False
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    agents: tuple[str, ...] = ()
+
+    def with_instances(self, more: Sequence[Instance]) -> JobRecord:
+        """The record with these instances added; one that is there already stays once."""
+        known = dict.fromkeys([*self.instances, *more])
+        attempts = dict(self.attempts)
+        for item in more:
+            attempts[item.task] = max(item.attempt, attempts.get(item.task, 0))
+        return dataclasses.replace(self, instances=tuple(known), attempts=attempts)
+
+
+def dump(record: JobRecord) -> bytes:
+    """Write a record as JSON."""
+    spec = dataclasses.asdict(record.spec)
+    spec[
+        "inputs"
+    ] = []  # where a file lay on the operator's machine means nothing elsewhere; `inputs` says what it became
+    for item in spec["run"]["files"]:
+        item["content"] = base64.b64encode(item["content"]).decode()
+    document = {
+        "version": VERSION,
+        "job": record.job,
+        "provider": record.provider,
+        "created": iso(record.created),
+        "deadline": iso(record.deadline),
+        "expires": iso(record.expires),
+        "launched": record.launched,
+        "tasks": list(record.spec.tasks),
+        "attempts": dict(record.attempts),
+        "instances": [dataclasses.asdict(item) for item in record.instances],
+        "inputs": [dataclasses.asdict(item) for item in record.inputs],
+        "agents": list(record.agents),
+        "spec": spec,
+    }
+    return json.dumps(document, indent=1, sort_keys=True).encode()
+
+
+def digest(spec: JobSpec, provider: str) -> str:
+    """A hash of everything the operator wrote: two launches with the same one are the same launch."""
+    written = dataclasses.asdict(spec)
+    if spec.run.agent == "auto":  # as before there was a choice: a launch that was cut off then is still found
+        del written["run"]["agent"]
+    return hashlib.sha256(json.dumps([provider, written], sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: object) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def parse(data: bytes, where: str) -> JobRecord:
+    """Read a record. Raise BadInput, naming `where`, when it isn't one."""
+    try:
+        raw = json.loads(data)
+        if raw["version"] != VERSION:
+            message = f"{where} is version {raw['version']!s:.20}; this provision reads version {VERSION}"
+            raise BadInput(message, hint="use the provision that launched the job")
+        return JobRecord(
+            job=raw["job"],
+            spec=_spec(raw["spec"]),
+            provider=raw["provider"],
+            created=_time(raw["created"]),
+            deadline=_time(raw["deadline"]),
+            expires=_time(raw["expires"]),
+            inputs=tuple(StagedInput(**item) for item in raw["inputs"]),
+            instances=tuple(Instance(**item) for item in raw["instances"]),
+            launched=raw["launched"],
+            attempts=raw["attempts"],
+            agents=tuple(map(str, raw.get("agents", ()))),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{where} is not a job record: {type(error).__name__}"
+        raise BadInput(message) from None
+
+
+def _spec(raw: dict[str, Any]) -> JobSpec:
+    run = raw["run"]
+    files = tuple(FileSpec(item["path"], base64.b64decode(item["content"]), item["mode"]) for item in run["files"])
+    return JobSpec(
+        **{
+            **raw,
+            "run": RunSpec(**{**run, "command": tuple(run["command"]), "files": files}),
+            "store": StoreSpec(**raw["store"]) if raw["store"] else None,
+            "vm": VmSpec(**raw["vm"]),
+            "signer": SignerSpec(**raw["signer"]) if raw.get("signer") else None,
+            "inputs": (),
+            "outputs": tuple(OutputSpec(**item) for item in raw["outputs"]),
+            "array": tuple(raw["array"]),
+        }
+    )
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)

@@ -1,0 +1,201 @@
+"""Renews the grants of a running job: puts a newly signed one where the present one says that it will be looked for.
+
+The mailboxes of an attempt are numbered keys; a grant in the one names the next. So the bucket tells which is due, and
+any operator's machine may renew, several at once too: they write the same keys. A grant is renewed when half of its
+time is over, since the agent looks when a third is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from agent.grant import dump
+from provisioner import units
+from provisioner.errors import BadInput, Expiry, FreepostError
+from provisioner.jobs import watch
+from provisioner.jobs.record import JobRecord
+from provisioner.jobs.role_session import Signer
+from provisioner.jobs.watch import TaskStatus
+from provisioner.output import Event, Report
+from provisioner.plan.grants import sign_grant
+from provisioner.plan.layout import JobKeys
+from provisioner.plan.plan import UPLOAD_MARGIN, Plan, iso, make_plan
+from provisioner.providers.base import Provider, guest_url
+from provisioner.s3.bucket import Store
+from provisioner.s3.signing import MAX_LIFETIME
+
+AT_ONCE = 8
+AGAIN = timedelta(seconds=60)  # at most, after a renewal that failed or would have gained nothing
+FAILED = "not renewed"  # the event
+Attempt = tuple[str, int]  # a task and its attempt
+
+
+@dataclass(frozen=True)
+class Renewer:
+    """What grants are renewed with. `signer` is asked each time, since its own session may have to be renewed, too."""
+
+    store: Store
+    provider: Provider
+    clock: Callable[[], datetime]
+    report: Report
+    signer: Callable[[], Signer]
+    _due: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
+    _ends: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
+    _said: list[str] = field(default_factory=list, repr=False)  # the last complaint, which is made once
+
+    def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
+        """Renew what is due of the running tasks, and tidy up after those that are over.
+
+        Return the seconds until the next is due; None when nothing is to be renewed. What fails is reported and tried
+        again: a watcher goes on.
+        """
+        if record.spec.renew is None or self.clock() >= record.deadline:
+            return None
+        life = timedelta(seconds=record.spec.renew)
+        running = [(item.task, item.attempt) for item in found if item.attempt and not item.over]
+        over = [each for each in self._due if each not in running]
+        try:
+            for task, attempt in over:
+                self._drop(record, task, attempt)
+            due = [each for each in running if self._due.get(each, self.clock()) <= self.clock()]
+            if due:
+                self._renew(record, due, life)
+                self._said.clear()
+        except FreepostError as error:
+            text = f"the grants of {record.job} could not be renewed: {error.message}. {error.hint}".strip()
+            if text not in self._said:
+                self._said[:] = [text]
+                self.report(Event(FAILED, text, {"job": record.job, "text": text}))
+            self._due.update(dict.fromkeys(running, self.clock() + min(AGAIN, life / 10)))
+        soonest = min((self._due[each] for each in running), default=None)
+        return None if soonest is None else max(0.0, (soonest - self.clock()).total_seconds())
+
+    def extend(self, record: JobRecord, found: Sequence[TaskStatus], life: timedelta | None) -> list[Event]:
+        """Renew the grants of every running task now, to live for `life`; for as long as the job says if None."""
+        if record.spec.renew is None:
+            message = f"the grants of {record.job} name no mailbox, so they can't be renewed"
+            raise BadInput(message, hint="set renew in job.yaml (such as renew: 1h) and launch it anew")
+        if life is not None and life > MAX_LIFETIME:
+            raise BadInput("a policy lives for 7 days at most", hint="--for 7d, and again later")
+        if self.clock() >= record.deadline:
+            message = f"the deadline of {record.job} passed at {iso(record.deadline)}: its VMs are off"
+            raise Expiry(message, hint=f"`provision retry {record.job}` launches what is not done")
+        running = [(item.task, item.attempt) for item in found if item.attempt and not item.over]
+        if not running:
+            raise BadInput(f"no task of {record.job} is running", hint=f"`provision status {record.job}` tells more")
+        self._renew(record, running, life or timedelta(seconds=record.spec.renew))
+        return [
+            Event(
+                "renewed",
+                f"task {task}: its grant is renewed until {iso(self._ends[task, attempt])}",
+                {"job": record.job, "task": task, "attempt": attempt, "expires": iso(self._ends[task, attempt])},
+            )
+            for task, attempt in running
+        ]
+
+    def _renew(self, record: JobRecord, due: Sequence[Attempt], life: timedelta) -> None:
+        """Put the next grant of each into its mailbox. Raise the first failure, once all were tried."""
+        numbers = latest(self.store, record)
+        signer = self.signer()
+
+        def one(each: Attempt) -> FreepostError | None:
+            try:
+                self._renew_one(record, each, numbers.get(each, 0) + 1, life, signer)
+            except FreepostError as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            failed = [error for error in pool.map(one, due) if error is not None]
+        if failed:
+            raise failed[0]
+
+    def _renew_one(self, record: JobRecord, each: Attempt, number: int, life: timedelta, signer: Signer) -> None:
+        now = self.clock()
+        plan = self._plan(record, each, life, now, signer)
+        task = plan.tasks[0]
+        credentials = signer.credentials(plan, task)
+        ends = min(plan.expires, credentials.expires or plan.expires)
+        if ends <= self._ends.get(each, now):  # a session that is about to end: the same grant again is no help
+            self._due[each] = now + min(AGAIN, life / 10)
+            return
+        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
+        plan = dataclasses.replace(plan, expires=ends)
+        grant = sign_grant(plan, task, credentials=credentials, now=now, bucket=seen, letter=number + 1)
+        self.store.put(plan.keys.letter(*each, number), dump(grant).encode())
+        self._ends[each], self._due[each] = ends, now + (ends - now) / 2
+
+    def _plan(self, record: JobRecord, each: Attempt, life: timedelta, now: datetime, signer: Signer) -> Plan:
+        """The plan of one task's next grant. The job's deadline stays as it is."""
+        spec = dataclasses.replace(record.spec, renew=int(life.total_seconds()))
+        plan = make_plan(
+            spec,
+            job=record.job,
+            bucket=self.store.bucket,
+            prefix=self.store.prefix,
+            provider=record.provider,
+            user_data_limit=self.provider.user_data_limit,
+            now=now,
+            credentials_expire=signer.check(spec, now, now),
+            attempts=dict([each]),
+            inputs=record.inputs,
+        )
+        expires = min(plan.expires, record.deadline + UPLOAD_MARGIN)
+        return dataclasses.replace(plan, deadline=record.deadline, expires=expires)
+
+    def _drop(self, record: JobRecord, task: str, attempt: int) -> None:
+        """Delete the renewed grants of an attempt that is over."""
+        prefix = JobKeys(self.store.prefix, record.job).mail(task, attempt)
+        self.store.delete([item.key for item in self.store.list(prefix)])
+        self._due.pop((task, attempt), None)
+
+
+def latest(store: Store, record: JobRecord) -> dict[Attempt, int]:
+    """The number of the last renewed grant of each attempt that has one."""
+    root = JobKeys(store.prefix, record.job).mail_root
+    found: dict[Attempt, int] = {}
+    for item in store.list(root):
+        task, attempt, number = item.key[len(root) :].split("/")
+        found[task, int(attempt)] = max(found.get((task, int(attempt)), 0), int(number))
+    return found
+
+
+def drop(store: Store, record: JobRecord) -> None:
+    """Delete every renewed grant of a job whose VMs are ended."""
+    root = JobKeys(store.prefix, record.job).mail_root
+    store.delete([item.key for item in store.list(root)] if record.spec.renew else [])
+
+
+def running(store: Store, record: JobRecord, task: str | None) -> list[TaskStatus]:
+    """Where every task stands, or the one that is named. Raise BadInput for one that isn't there."""
+    found = [item for item in watch.status(store, record) if task in (None, item.task)]
+    if not found:
+        raise BadInput(f"{record.job} has no task {task!r}")
+    return found
+
+
+def alarms(report: Report) -> Report:
+    """A report of nothing but what the operator must not miss: that grants could not be renewed."""
+
+    def pick(event: Event) -> None:
+        if event.name == FAILED:
+            report(event)
+
+    return pick
+
+
+def duty(record: JobRecord) -> Event | None:
+    """What the operator of a job whose policies are renewed has to see to; None for another job."""
+    if record.spec.renew is None:
+        return None
+    life = units.show_seconds(record.spec.renew)
+    text = (
+        f"policies live for {life}: keep `provision watch {record.job}` running, which renews them, or run "
+        f"`provision extend {record.job}` in time. Uploads wait for it, until {iso(record.deadline)} at most"
+    )
+    data: Mapping[str, object] = {"job": record.job, "renew": record.spec.renew, "until": iso(record.deadline)}
+    return Event("renewal", text, data)

@@ -1,0 +1,249 @@
+"""Ends a job's grants before they expire: a Deny on the job's prefix in the bucket policy, and a proof that it holds.
+
+A signed form or URL can't be taken back. What can be done is to forbid what it does to everybody: the VM's writes below
+``out/`` and ``status/``, and its reads below ``inputs/``, ``grants/`` and ``mail/``. Reading results stays allowed, and
+so do presigned GETs of inputs that lie outside the job: others may need these.
+
+`provisioner.s3.bucket_policy` makes the policy. S3 has no compare-and-swap for policies: what was written is read back,
+and written again if somebody else's change swallowed it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from agent.grant import Target
+from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
+from provisioner.jobs.record import JobRecord
+from provisioner.jobs.watch import TaskStatus
+from provisioner.output import Event, Report
+from provisioner.plan.layout import JobKeys
+from provisioner.plan.plan import iso
+from provisioner.s3 import probe, put_slots
+from provisioner.s3.bucket import Store
+from provisioner.s3.bucket_policy import Full, fitting, merge, same, stands, statements
+from provisioner.s3.signing import Credentials, sign_prefix
+
+PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
+_TRIES = 6
+_SOONEST = 0.2  # seconds before a policy that was swallowed is written again; twice as many each time
+_NAMED = 3  # inputs in one message
+CANNOT = "this can't stop what is stored or read already, nor a transfer under way"
+
+
+def revoke(
+    store: Store,
+    record: JobRecord,
+    now: datetime,
+    sleep: Callable[[float], None] = time.sleep,
+    credentials: Credentials | None = None,
+) -> Event:
+    """Forbid what the job's VMs were granted below the job, any task and attempt, and prove it with an upload.
+
+    Safe to repeat. Raise Unsupported for a store without bucket policies, or one that doesn't apply them to uploads.
+    """
+    keys = JobKeys(store.prefix, record.job)
+    until = f"until {iso(record.expires)}"
+    if record.expires <= now:
+        text = f"{record.job}: nothing to revoke, its grants lived {until}"
+        return Event("revoked", text, {"job": record.job, "changed": False})
+    reads = [keys.input(""), f"{keys.root}grants/", keys.mail_root]
+    changed = _change(store, record, now, [f"{keys.root}out/", keys.status_root], reads, sleep)
+    _prove(store, keys.status_root, record, credentials or store.credentials, now, sleep)
+    outside = [item.key for item in record.inputs if not item.key.startswith(keys.root)]
+    named = ", ".join(outside[:_NAMED]) + ", …" * (len(outside) > _NAMED)
+    reading = f", nor reads of inputs outside the job ({named})" if outside else ""
+    text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. {CANNOT.capitalize()}{reading}, "
+    text += "nor end the VMs (`provision terminate`). "
+    text += f"It forbids retries of the job too: `provision revoke {record.job} --undo` allows them again."
+    return Event("revoked", text, {"job": record.job, "changed": changed, "until": iso(record.expires)})
+
+
+def undo(store: Store, record: JobRecord, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Event:
+    """Take the job's statements out of the bucket policy again. Safe to repeat."""
+    changed = _change(store, record, now, None, None, sleep)
+    text = f"{record.job}: no longer revoked" if changed else f"{record.job}: was not revoked"
+    return Event("unrevoked", text, {"job": record.job, "changed": changed})
+
+
+def check(store: Store, record: JobRecord) -> None:
+    """Raise Refused when the whole job is revoked: nothing that a retry makes would come home.
+
+    A store whose policy can't be read is not known to forbid anything.
+    """
+    try:
+        text = store.policy()
+    except FreepostError:
+        return
+    keys = JobKeys(store.prefix, record.job)
+    if stands(json.loads(text) if text else None, store.bucket, _sid(store, record), f"{keys.root}out/"):
+        message = f"{record.job} is revoked: the store refuses whatever its VMs upload, those of a retry too"
+        raise Refused(message, hint=f"`provision revoke {record.job} --undo` allows them again")
+
+
+@dataclass
+class Revoker:
+    """Revokes the grants of attempts that are over, each alone, where the job says so (``revoke: on-finish``).
+
+    What fails is told once and tried again with the next; a store that doesn't support it is left alone from then on.
+    """
+
+    store: Store
+    report: Report
+    clock: Callable[[], datetime]
+    credentials: Callable[[], Credentials]
+    sleep: Callable[[float], None] = time.sleep
+    _open: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    _said: list[str] = field(default_factory=list, repr=False)
+    _able: bool = True
+
+    def finished(self, _: JobRecord, task: str, attempt: int) -> None:
+        """Note an attempt that is over."""
+        self._open += [(task, attempt)] if attempt else []
+
+    def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
+        """Revoke what was noted, in one change of the policy. `found` is where every task stands."""
+        retries = record.spec.retries
+        self.settle(record, last=all(item.over and (item.succeeded or item.attempt > retries) for item in found))
+
+    def settle(self, record: JobRecord, *, last: bool) -> None:
+        """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""
+        for left in (2, 1, 0) if last else (0,):
+            if not self._open or not self._wanted(record):
+                return
+            try:
+                self._revoke(record)
+            except Full as error:
+                if last:
+                    self.whole(record)
+                    return
+                self._tell(record, error)
+            except Unsupported as error:
+                self._able = False
+                self._tell(record, error)
+            except FreepostError as error:
+                if left:
+                    self.sleep(1 << (2 - left))
+                else:
+                    self._tell(record, error)
+
+    def whole(self, record: JobRecord) -> None:
+        """Revoke a job of which nothing more is expected."""
+        if not self._wanted(record):
+            return
+        try:
+            self.report(revoke(self.store, record, self.clock(), self.sleep, self.credentials()))
+            self._open.clear()
+        except FreepostError as error:
+            self._tell(record, error)
+
+    def _wanted(self, record: JobRecord) -> bool:
+        return self._able and record.spec.revoke == "on-finish" and record.expires > self.clock()
+
+    def _revoke(self, record: JobRecord) -> None:
+        keys, now = JobKeys(self.store.prefix, record.job), self.clock()
+        writes = [prefix for each in self._open for prefix in (keys.outputs(*each), keys.status(*each))]
+        if _change(self.store, record, now, writes, [], self.sleep):
+            _prove(self.store, writes[-1], record, self.credentials(), now, self.sleep)
+            for task, _ in self._open:
+                data = {"job": record.job, "task": task}
+                self.report(Event("revoked", f"task {task}: its grant is revoked", data))
+        self._open.clear()
+
+    def _tell(self, record: JobRecord, error: FreepostError) -> None:
+        text = f"note: grants are not revoked: {error.message}. They expire at {iso(record.expires)}"
+        if text not in self._said:
+            self._said.append(text)
+            self.report(Event("notice", text, {"job": record.job, "text": text}))
+
+
+def _change(  # noqa: PLR0913, PLR0917 - what to change, and what with
+    store: Store,
+    record: JobRecord,
+    now: datetime,
+    writes: list[str] | None,
+    reads: list[str] | None,
+    sleep: Callable[[float], None],
+) -> bool:
+    """Merge into the store's policy and see that it stays. False when it was so already."""
+    job = _sid(store, record)
+    # One second more, so that the Deny never ends before the grant.
+    until = record.expires + timedelta(seconds=1)
+    denied = None if writes is None else statements(store.bucket, job, until, writes, reads or [])
+    for count in range(_TRIES):
+        text = store.policy()
+        policy = json.loads(text) if text else None
+        merged = merge(policy, job, denied, now)
+        if same(policy, merged):
+            return count > 0
+        if count:  # somebody else's change, or the store shows the older one for a moment: nothing tells when it ends
+            sleep(_SOONEST * 2 ** (count - 1))
+        store.set_policy(None if merged is None else fitting(merged))
+    raise Refused(
+        f"the policy of bucket {store.bucket.name} is not as it was written",
+        hint="somebody else keeps changing it, or the store rewrites it; look at it and run the same command again",
+    )
+
+
+def _sid(store: Store, record: JobRecord) -> str:
+    """What stands for the job in the Sids of its statements, which take no other characters."""
+    return hashlib.sha256(JobKeys(store.prefix, record.job).root.encode()).hexdigest()[:16]
+
+
+def _prove(  # noqa: PLR0913, PLR0917 - what to sign, and what with
+    store: Store,
+    prefix: str,
+    record: JobRecord,
+    credentials: Credentials,
+    now: datetime,
+    sleep: Callable[[float], None],
+) -> None:
+    """Upload as the VM does until the store refuses it, and see that it does so there alone.
+
+    Raise Unsupported if it never does, Refused if it refuses the same elsewhere in the job.
+    """
+    put = record.spec.method == "put"
+    elsewhere = f"{JobKeys(store.prefix, record.job).root}proof/"
+    denied, allowed = (_probe(store, where, credentials, now, put=put) for where in (prefix, elsewhere))
+    waited, pause = 0.0, 0.05
+    while not _refused(store, denied):
+        if waited >= PROOF_SECONDS:
+            kind = "presigned PUTs" if put else "POST"
+            raise Unsupported(
+                f"the store took the Deny but still accepts uploads below {prefix}: it doesn't apply bucket policies "
+                f"to {kind}",
+                hint=f"others may be stopped, {'PUTs' if put else 'forms'} live until {iso(record.expires)} or the "
+                "signing key's end",
+            )
+        sleep(pause)  # no event tells when a policy applies
+        waited, pause = waited + pause, pause * 2
+    if _refused(store, allowed):
+        raise Refused(
+            f"the Deny is in the bucket policy, but the store refuses uploads below {elsewhere}, too: that it refuses "
+            f"them below {prefix} proves nothing",
+            hint="run it again with credentials that may write to the whole job",
+        )
+
+
+def _probe(store: Store, prefix: str, credentials: Credentials, now: datetime, *, put: bool) -> Target:
+    life = timedelta(minutes=5)
+    if put:
+        return put_slots.Signing(store.bucket, credentials, now, life).target(prefix, [".revoked"])
+    return sign_prefix(store.bucket, prefix, credentials=credentials, now=now, expires=now + life, max_bytes=1)
+
+
+def _refused(store: Store, target: Target) -> bool:
+    """Whether the store refuses an upload; what it takes is deleted."""
+    try:
+        probe.post(target, ".revoked", b"")
+    except NoForms:  # which says nothing of what else it takes
+        raise
+    except Refused:
+        return True
+    store.delete([f"{target.prefix}.revoked"])
+    return False

@@ -1,0 +1,103 @@
+"""What `provision doctor` finds out about EC2, without paying for anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from provisioner.errors import Expiry, FreepostError, NoCredentials
+from provisioner.plan.plan import iso
+from provisioner.providers.base import Check, Choice
+from provisioner.providers.ec2 import dryrun, resolve
+from provisioner.providers.ec2.api import Api
+
+# Service Quotas, Amazon EC2: vCPUs of the standard families (A, C, D, H, I, M, R, T, Z), by market.
+QUOTAS = {"on-demand": "L-1216C47A", "spot": "L-34B43A08"}
+_STANDARD = re.compile(r"(?:[acdhimrtz]|im|is)[0-9]")  # hpc, inf, mac, trn and others have quotas of their own
+_SHORT = timedelta(minutes=15)  # too little to launch and look after a job
+
+
+def checks(api: Api, options: Mapping[str, Any], vms: int) -> Iterator[Check]:
+    """Who we are, then image, places and groups, then a dry run of each choice, then the quota."""
+    who = _who(api)
+    yield who
+    if who.good is False:
+        return
+    try:
+        offered = resolve.choices(api, options)
+    except FreepostError as error:
+        yield Check("image, subnets and groups", good=False, text=error.message, hint=error.hint)
+        return
+    first = offered[0].options
+    yield Check("image", good=True, text=f"{first['image']}, root device {first['root_device']}")
+    places = sorted(
+        {choice.options.get("subnet") or choice.options.get("zone") or "the default VPC" for choice in offered}
+    )
+    yield Check(
+        "places",
+        good=True,
+        text=", ".join(places) + f"; security groups: {', '.join(first['security_groups']) or 'default'}",
+    )
+    yield from dryrun.asked(api, offered)
+    yield from _quotas(api, offered, vms)
+
+
+def _who(api: Api) -> Check:
+    """Whose credentials launch, and until when. A cloud that isn't AWS need not have STS: nothing follows from that."""
+    name = "ec2 credentials"
+    try:
+        ends = api.ends
+        found = api.call("get_caller_identity", service="sts")
+    except FreepostError as error:
+        if api.endpoint_url is None and isinstance(error, (NoCredentials, Expiry)):
+            return Check(name, good=False, text=error.message, hint=error.hint)
+        hint = error.hint or "the lines below show whether they work"
+        return Check(name, good=None, text=f"whose they are is not known: {error.message}", hint=hint)
+    text = f"account {found['Account']}, {found['Arn']}, region {api.region}"
+    if ends is None:
+        return Check(name, good=True, text=f"{text}; long-lived")
+    good = ends - datetime.now(timezone.utc) > _SHORT
+    return Check(name, good=good, text=f"{text}; they end at {iso(ends)}", hint="" if good else "sign in again")
+
+
+def _quotas(api: Api, offered: list[Choice], vms: int) -> Iterator[Check]:
+    kinds = sorted({kind for choice in offered for kind in choice.options.get("types", [choice.options.get("type")])})
+    markets = list(dict.fromkeys(choice.options["market"] for choice in offered))
+    try:
+        described = api.call("describe_instance_types", {"InstanceTypes": kinds})["InstanceTypes"]
+        sizes = {each["InstanceType"]: int(each["VCpuInfo"]["DefaultVCpus"]) for each in described}
+    except FreepostError as error:
+        yield Check("quota", good=None, text=error.message, hint=error.hint)
+        return
+    standard = [kind for kind in kinds if _STANDARD.match(kind)]
+    others = [kind for kind in kinds if kind not in standard]
+    if others:
+        text = f"{', '.join(others)}: their family's quota is not looked up"
+        yield Check("quota", good=None, text=text, hint="see Service Quotas")
+    if not standard:
+        return
+    needed = max(sizes.get(kind, 0) for kind in standard) * vms
+    for market in markets:
+        name = f"quota, {market}"
+        try:
+            answer = api.call(
+                "get_service_quota", {"ServiceCode": "ec2", "QuotaCode": QUOTAS[market]}, service="service-quotas"
+            )
+            allowed = int(answer["Quota"]["Value"])
+        except FreepostError as error:
+            yield Check(
+                name,
+                good=None,
+                text=f"not readable: {error.message}",
+                hint="the permission is servicequotas:GetServiceQuota",
+            )
+            continue
+        text = f"{vms} VMs need up to {needed} vCPUs; the account may run {allowed} at a time, what runs now included"
+        yield Check(
+            name,
+            good=needed <= allowed,
+            text=text,
+            hint="" if needed <= allowed else "ask for more in Service Quotas, Amazon EC2",
+        )

@@ -1,0 +1,98 @@
+"""Uploads through `requests`: an independent client that proves what was signed before a VM is paid for.
+
+If it is accepted, then bucket, region, clock, key and policy are right, and what the VM uploads will be accepted too.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+
+import requests
+
+from agent.grant import Target
+from provisioner.errors import Expiry, NoCredentials, NoForms, NotFound, Refused, Unreachable
+from provisioner.s3 import put_slots
+from provisioner.s3.bucket import Store
+from provisioner.s3.signing import checksum_sha256
+
+TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
+# R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only, and answers 400 UnsupportedAlgorithm.
+_NO_FORMS = frozenset({"NotImplemented", "MethodNotAllowed", "UnsupportedAlgorithm"})
+
+
+class Poster:
+    """Posts for any number of threads, each over a connection that it keeps. It does each thing once, like a store."""
+
+    def __init__(self) -> None:
+        self._threads = threading.local()
+
+    def post(self, target: Target, name: str, data: bytes) -> None:
+        """Post one small object below the target's prefix. Raise what the store's answer means."""
+        if not hasattr(self._threads, "session"):
+            self._threads.session = requests.Session()
+        post(target, name, data, self._threads.session)
+
+
+def post(target: Target, name: str, data: bytes, session: requests.Session | None = None) -> None:
+    """Store one small object below the target's prefix, by form or PUT. Raise what the store's answer means.
+
+    NoForms when it takes no forms: by what such stores were seen to answer, or document.
+    """
+    forms, http = not put_slots.by_put(target), session or requests
+    more: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "allow_redirects": False}
+    try:
+        if forms:
+            fields = target.form(key=target.prefix + name, **{"x-amz-checksum-sha256": checksum_sha256(data)})
+            answer = http.post(target.url, data=fields, files={"file": (name, data)}, **more)
+        else:
+            answer = http.put(put_slots.url(target, name), data=data, **more)
+    except requests.RequestException as error:  # its text can hold the URL
+        message = f"the store at {_host(target.url)} can't be reached: {type(error).__name__}"
+        raise Unreachable(message, hint="check the endpoint URL and the network") from None
+    if answer.ok and not answer.is_redirect:
+        return
+    code = _element(answer.text, "Code") or str(answer.status_code)
+    said = f"{code}: {_element(answer.text, 'Message')}" if _element(answer.text, "Message") else code
+    if forms and (answer.status_code in (405, 501) or code in _NO_FORMS):
+        raise NoForms(
+            "the store takes no uploads by form",
+            hint="set store.method: put, or use a store that does (AWS S3, SeaweedFS, Ceph, MinIO, Garage, GCS)",
+        )
+    if "expired" in said.lower():
+        raise Expiry(
+            f"the store refused the policy as expired ({said})", hint="check this machine's clock and the session's end"
+        )
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
+        raise NoCredentials(f"the store doesn't accept the signature ({code})", hint="check the keys and the region")
+    if code == "NoSuchBucket":
+        raise NotFound("the store has no such bucket", hint="create it, or correct the store's url")
+    if answer.is_redirect:
+        raise Refused("the store redirects the upload to another region", hint="set store.region to the bucket's own")
+    if answer.status_code >= 500:  # noqa: PLR2004 - HTTP's own classes
+        raise Unreachable(f"the store answered {code}", hint="try again later")
+    raise Refused(f"the store refused the upload ({said})", hint="check what the credentials may do on this prefix")
+
+
+def kept(store: Store, key: str) -> None:
+    """Raise NoForms when an object that was just posted isn't there.
+
+    Ceph RGW 16.2 answers 204 to a form that a role's session with an inline policy signed, and keeps nothing.
+    """
+    try:
+        store.size(key)
+    except NotFound:
+        raise NoForms(
+            "the store answered that it took an upload by form, but has not kept it",
+            hint="Ceph 16.2 does so when a signer's session signs: leave out signer, or set store.method: put",
+        ) from None
+
+
+def _host(url: str) -> str:
+    return url.split("/")[2]
+
+
+def _element(xml: str, name: str) -> str:
+    found = re.search(f"<{name}>([^<]{{0,200}})", xml)
+    return found.group(1) if found else ""

@@ -1,0 +1,207 @@
+"""POST policies and presigned URLs: pure functions of a bucket, credentials, a clock and what may be done.
+
+The document is AWS's "Creating a POST policy" (sigv4-HTTPPOSTConstructPolicy), the signature SigV4 as botocore makes
+it; botocore reads the clock itself, so its signer is driven here with the caller's time, and a test holds the result
+equal to ``generate_presigned_post``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from botocore.auth import SIGV4_TIMESTAMP, S3SigV4PostAuth, S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials as BotoCredentials
+
+from agent.grant import Target
+from provisioner.errors import BadInput, Expiry
+
+MAX_LIFETIME = timedelta(days=7)  # SigV4: X-Amz-Expires is at most 604,800 s
+MAX_OBJECT_BYTES = 5 << 30  # one POST or PUT (AWS, "Uploading objects")
+MAX_STATUS_BYTES = 1 << 20  # an event, a log segment or a manifest
+ALGORITHM = "AWS4-HMAC-SHA256"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What signs. `expires` is the end of a session (None for a long-lived key); secrets stay out of the repr."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket as a client addresses it: `url` ends in a slash, and ``url + key`` is an object."""
+
+    name: str
+    region: str
+    url: str
+
+
+def bucket_url(endpoint: str, bucket: str, *, addressing: str = "auto", custom: bool = False) -> str:
+    """Return the URL of `bucket` at `endpoint`, by path or by virtual host.
+
+    ``auto`` is virtual-host style on AWS and path style on a custom endpoint, and path style for a name with dots,
+    which no wildcard certificate covers (AWS, "Virtual hosting of general purpose buckets").
+    """
+    parts = urlsplit(endpoint)
+    if addressing == "virtual" or (addressing == "auto" and not custom and "." not in bucket):
+        return f"{parts.scheme}://{bucket}.{parts.netloc}/"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{bucket}/"
+
+
+def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: datetime, what: str) -> None:
+    """Raise Expiry when what is signed now would die before `needed_until`, naming both times.
+
+    A signature dies with the session that made it, whatever expiry it states.
+    """
+    ends = credentials.expires
+    if ends is not None and ends < needed_until:
+        message = f"the signing credentials expired at {_clock(ends)}"
+        if ends >= now:
+            until = _clock(needed_until)
+            message = f"the signing credentials expire at {_clock(ends)}, but {what} needs them until {until}"
+        raise Expiry(message, hint="sign in again for a longer session, use a longer-lived key, or shorten run.timeout")
+    if needed_until - now > MAX_LIFETIME:
+        message = (
+            f"{what} needs a signature until {_clock(needed_until)}; "
+            f"SigV4 allows at most 7 days, until {_clock(now + MAX_LIFETIME)}"
+        )
+        raise BadInput(message, hint="shorten run.timeout or expires")
+
+
+def policy_document(  # noqa: PLR0913 - each is one line of the document
+    bucket: str,
+    prefix: str,
+    *,
+    expires: datetime,
+    max_bytes: int,
+    min_bytes: int = 0,
+    extra: tuple[object, ...] = (),
+) -> dict[str, Any]:
+    """Return the unsigned policy: any key below `prefix`, a bounded size, and a checksum field.
+
+    `extra` conditions are appended as they are. The signing conditions (x-amz-…) are added by `sign_post`.
+    """
+    return {
+        "expiration": expires.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "conditions": [
+            {"bucket": bucket},
+            ["starts-with", "$key", prefix],
+            ["content-length-range", min_bytes, max_bytes],
+            ["starts-with", "$x-amz-checksum-sha256", ""],
+            *extra,
+        ],
+    }
+
+
+def sign_post(
+    bucket: Bucket,
+    prefix: str,
+    document: Mapping[str, Any],
+    *,
+    credentials: Credentials,
+    now: datetime,
+) -> Target:
+    """Sign a policy document: return the target of a grant, with the policy in clear and every field but `key`."""
+    auth = S3SigV4PostAuth(_boto(credentials), "s3", bucket.region)
+    request = _request("POST", bucket.url, now)
+    fields = {
+        "x-amz-algorithm": ALGORITHM,
+        "x-amz-credential": auth.scope(request),
+        "x-amz-date": request.context["timestamp"],
+    }
+    if credentials.token is not None:
+        fields["x-amz-security-token"] = credentials.token
+    signed = {**document, "conditions": [*document["conditions"], *({name: value} for name, value in fields.items())]}
+    text = json.dumps(signed, separators=(",", ":"))
+    fields["x-amz-signature"] = auth.signature(base64.b64encode(text.encode()).decode(), request)
+    return Target(bucket.url, prefix, text, fields)
+
+
+def sign_prefix(  # noqa: PLR0913 - each is one line of the document
+    bucket: Bucket,
+    prefix: str,
+    *,
+    credentials: Credentials,
+    now: datetime,
+    expires: datetime,
+    max_bytes: int,
+) -> Target:
+    """Sign the policy of `policy_document` for `prefix`. Both policies of a grant are made by this."""
+    document = policy_document(bucket.name, prefix, expires=expires, max_bytes=max_bytes)
+    return sign_post(bucket, prefix, document, credentials=credentials, now=now)
+
+
+def presign_url(  # noqa: PLR0913 - each is one element of the signed request
+    method: str,
+    bucket: Bucket,
+    key: str,
+    *,
+    credentials: Credentials,
+    now: datetime,
+    lifetime: timedelta,
+    headers: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
+) -> str:
+    """Return a presigned URL: `method` on `key` until `now + lifetime` (1 second to 7 days), payload unsigned.
+
+    Whoever uses it must send exactly `headers`. `query` holds sub-resources and ``response-…`` overrides
+    (AWS, "Authenticating requests: using query parameters").
+    """
+    if not timedelta(seconds=1) <= lifetime <= MAX_LIFETIME:
+        message = f"a presigned URL lives from 1 second to 7 days, not {int(lifetime.total_seconds())} s"
+        raise BadInput(message, hint="change --expires")
+    url = bucket.url + quote(key, safe="/~")
+    if query:
+        url += "?" + urlencode(query, quote_via=quote)
+    request = _request(method, url, now)
+    for name, value in (headers or {}).items():
+        request.headers[name] = value
+    auth = S3SigV4QueryAuth(_boto(credentials), "s3", bucket.region, expires=int(lifetime.total_seconds()))
+    # The steps of SigV4Auth.add_auth, which differs only in reading the wall clock.
+    auth._modify_request_before_signing(request)  # type: ignore[attr-defined]  # noqa: SLF001
+    signature = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
+    auth._inject_signature_to_request(request, signature)  # type: ignore[attr-defined]  # noqa: SLF001
+    return str(request.url)
+
+
+def checksum_sha256(data: bytes) -> str:
+    """The value of an ``x-amz-checksum-sha256`` field: base64 of the digest."""
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+def arn(bucket: Bucket) -> str:
+    """The bucket's ARN; China and GovCloud are partitions of their own."""
+    china, gov = bucket.region.startswith("cn-"), bucket.region.startswith("us-gov-")
+    return f"arn:{'aws-cn' if china else 'aws-us-gov' if gov else 'aws'}:s3:::{bucket.name}"
+
+
+def literal(key: str) -> str:
+    """A key in a policy's own words: ``*``, ``?`` and ``$`` mean themselves (IAM, "Policy variables")."""
+    return re.sub(r"[*?$]", lambda found: f"${{{found[0]}}}", key)
+
+
+def _request(method: str, url: str, now: datetime) -> AWSRequest:
+    request = AWSRequest(method=method, url=url)
+    request.context["timestamp"] = now.astimezone(timezone.utc).strftime(SIGV4_TIMESTAMP)
+    return request
+
+
+def _boto(credentials: Credentials) -> BotoCredentials:
+    return BotoCredentials(credentials.access_key, credentials.secret_key, credentials.token)
+
+
+def _clock(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,121 @@
+"""`agent run`: in which order a job's last words go out, and what is on the disk before a word of it counts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support.broken_store import broken_store
+from tests.support.grants import ROOT, fake_grant, write_grant
+
+SCRIPT = "dd if=/dev/zero of=out1 bs=1M count=3; echo 1 >out2; echo ready; exec sleep 60"
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_what_tells_most_goes_first_when_time_may_be_short(tmp_path, interrupted):
+    """All of the log precedes the outputs; of those, small files go first once the job is interrupted."""
+    with broken_store() as server:
+        path = write_grant(tmp_path, fake_grant(server.url))
+        script = SCRIPT if interrupted else SCRIPT.replace("exec sleep 60", "")
+        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
+        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
+        (tmp_path / "task.json").write_text(json.dumps(task))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agent", "run"],
+            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 20
+            while "job/status/0/1/started" not in server.objects or b"ready" not in (tmp_path / "log").read_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)  # the job's own progress: nobody tells of it
+            if interrupted:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == (130 if interrupted else 0)
+        finally:
+            process.kill()
+            process.wait()
+    names = [key.removeprefix("job/out/0/1/").removeprefix("job/status/0/1/") for key in server.objects]
+    logs = [at for at, name in enumerate(names) if name.startswith("log/")]
+    assert logs
+    assert max(logs) < min(names.index("out1"), names.index("out2"))
+    if interrupted:
+        assert names.index("out2") < names.index("out1")
+        assert names[-2:] == ["manifest.json", "interrupted"]
+    else:
+        assert names[-2:] == ["manifest.json", "succeeded"]
+
+
+# An agent that, in place of a sync, writes down what it would have put on the disk.
+WATCHED = """
+import os
+def sync():
+    with open("state") as state, open("synced", "a") as synced:
+        text, made = state.read(), os.path.exists("work/out1") and os.path.getsize("work/out1")
+        synced.write("%s %s %s\\n" % ('"started": "' in text, "status" in text, made))
+os.sync = sync
+from agent.__main__ import main
+raise SystemExit(main())
+"""
+
+
+def test_nothing_is_said_to_have_happened_that_a_power_cut_can_undo(tmp_path):
+    """All is on the disk once the job runs, for its grant is needed after a cut; and again before its end is noted."""
+    with broken_store() as server:
+        path = write_grant(tmp_path, fake_grant(server.url))
+        # It makes its output when the first sync has been, so that the order is not left to chance.
+        script = "until [ -s ../synced ]; do sleep 0.02; done; echo 1 >out1"
+        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
+        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
+        (tmp_path / "task.json").write_text(json.dumps(task))
+        subprocess.run(
+            [sys.executable, "-c", WATCHED, "run"],
+            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
+            check=True, timeout=60, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    assert (tmp_path / "synced").read_text().splitlines() == ["True False False", "True False 2"]
+    assert "status" in json.loads((tmp_path / "state").read_text())
+
+
+def test_a_job_that_succeeded_stays_so(tmp_path):
+    """A system that goes down while outputs are sent does not make a failure of it: the last event is `succeeded`."""
+    with broken_store() as server:
+        path = write_grant(tmp_path, fake_grant(server.url))
+        script = "echo 1 >out1"
+        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
+        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
+        (tmp_path / "task.json").write_text(json.dumps(task))
+        terminated = "import os, signal; os.sync = lambda: 'status' in open('state').read() or None\n"
+        terminated += "from agent import task; finish = task.Task.finish\n"
+        terminated += "task.Task.finish = lambda self: os.kill(os.getpid(), signal.SIGTERM) or finish(self)\n"
+        done = subprocess.run(
+            [sys.executable, "-c", terminated + "from agent.__main__ import main; raise SystemExit(main())", "run"],
+            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
+            check=False, timeout=60, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert "job/status/0/1/succeeded" in server.objects
+    assert "job/status/0/1/interrupted" not in server.objects
+
+
+def test_when_the_grant_ends_is_for_the_store_to_say(tmp_path):
+    """A grant that ends by the VM's own clock while the job runs is used all the same: that clock may be ahead."""
+    with broken_store() as server:
+        path = write_grant(tmp_path, fake_grant(server.url, expires=2))
+        script = f"until [ $(date +%s) -gt {int(time.time()) + 3} ]; do sleep 0.1; done; echo 1 >out1"
+        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
+        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
+        (tmp_path / "task.json").write_text(json.dumps(task))
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", "run"],
+            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
+            check=False, timeout=60, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert server.objects["job/out/0/1/out1"] == b"1\n"
+    assert json.loads(server.objects["job/status/0/1/succeeded"])["upload"]["failed"] == []
