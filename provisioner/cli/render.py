@@ -154,7 +154,7 @@ def _query(task: str | None) -> tuple[str | None, list[str]]:
 
 def _answer(plan: "Plan", task: "TaskPlan", made: "UserData") -> dict[str, Any]:
     """The flat map of strings that Terraform takes (its "External Data Source" protocol)."""
-    from provisioner.plan.plan import iso
+    from provisioner.clock import iso
 
     return {
         **({"user_data": made.plain.decode()} if plan.raw else {}),  # what isn't sent isn't held to the limit

@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from provisioner.clock import iso
 from provisioner.errors import FreepostError, NotFound, Refused
 from provisioner.job.spec import JobSpec
-from provisioner.plan.plan import iso
 from provisioner.providers.base import Check, Provider
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store

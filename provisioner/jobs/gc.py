@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from provisioner.clock import iso
 from provisioner.errors import BadInput, FreepostError, NotFound
 from provisioner.jobs import index, watch
 from provisioner.jobs.record import JobRecord
 from provisioner.plan.layout import JobKeys, agent_root
-from provisioner.plan.plan import iso
 from provisioner.providers.base import Cloud, Leftover
 from provisioner.s3.bucket import Store
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from agent.grant import Grant, Target
+from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.jobs.role_session import Signer
 from provisioner.plan.grants import large_keys, sign_grant, stub
-from provisioner.plan.plan import Plan, TaskPlan, iso, new_job_id
+from provisioner.plan.plan import Plan, TaskPlan, new_job_id
 from provisioner.providers.base import Provider, guest_url
 from provisioner.s3 import put_slots
 from provisioner.s3.bucket import Store

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from agent.grant import instant
+from provisioner.clock import from_iso, iso
 from provisioner.errors import (
     BadInput,
     Conflict,
@@ -37,7 +37,7 @@ from provisioner.errors import (
 )
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import TaskPlan, from_seconds, iso
+from provisioner.plan.plan import TaskPlan
 from provisioner.providers.base import Choice, Instance, Order, Provider
 from provisioner.s3.bucket import Store
 
@@ -119,12 +119,12 @@ class Journal:
             tuple(raw["tasks"]),
             raw["attempt"],
             raw["token"],
-            from_seconds(instant(raw["expires"])),
+            from_iso(raw["expires"]),
             user_data,
             raw.get("options", {}),
         )
         instances = tuple(Instance(**item) for item in raw.get("instances", ()))
-        return Entry(key, order, from_seconds(instant(raw["created"])), instances, raw.get("choice", ""))
+        return Entry(key, order, from_iso(raw["created"]), instances, raw.get("choice", ""))
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
+from provisioner.clock import from_iso, iso
 from provisioner.errors import BadInput
 from provisioner.job.spec import FileSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec, VmSpec
-from provisioner.plan.plan import StagedInput, iso
+from provisioner.plan.plan import StagedInput
 from provisioner.providers.base import Instance
 
 VERSION = 1
@@ -100,9 +101,9 @@ def parse(data: bytes, where: str) -> JobRecord:
             job=raw["job"],
             spec=_spec(raw["spec"]),
             provider=raw["provider"],
-            created=_time(raw["created"]),
-            deadline=_time(raw["deadline"]),
-            expires=_time(raw["expires"]),
+            created=from_iso(raw["created"]),
+            deadline=from_iso(raw["deadline"]),
+            expires=from_iso(raw["expires"]),
             inputs=tuple(StagedInput(**item) for item in raw["inputs"]),
             instances=tuple(Instance(**item) for item in raw["instances"]),
             launched=raw["launched"],
@@ -129,7 +130,3 @@ def _spec(raw: dict[str, Any]) -> JobSpec:
             "array": tuple(raw["array"]),
         }
     )
-
-
-def _time(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)

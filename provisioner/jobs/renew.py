@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from agent.grant import dump
 from provisioner import units
+from provisioner.clock import iso
 from provisioner.errors import BadInput, Expiry, FreepostError
 from provisioner.jobs import watch
 from provisioner.jobs.record import JobRecord
@@ -23,7 +24,7 @@ from provisioner.jobs.watch import TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.grants import sign_grant
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import UPLOAD_MARGIN, Plan, iso, make_plan
+from provisioner.plan.plan import UPLOAD_MARGIN, Plan, make_plan
 from provisioner.providers.base import Provider, guest_url
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import MAX_LIFETIME

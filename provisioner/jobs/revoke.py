@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from agent.grant import Target
+from provisioner.clock import iso
 from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.watch import TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import iso
 from provisioner.s3 import probe, put_slots
 from provisioner.s3.bucket import Store
 from provisioner.s3.bucket_policy import Full, fitting, merge, same, stands, statements

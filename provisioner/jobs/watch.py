@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from provisioner.clock import iso
 from provisioner.errors import BadInput, FreepostError, JobFailed, NoCapacity
 from provisioner.jobs import index, unrecorded
 from provisioner.jobs.record import JobRecord
 from provisioner.output import Event, Report
 from provisioner.plan.layout import EVENTS, FINAL_EVENTS, JobKeys, parse_status
-from provisioner.plan.plan import iso
 from provisioner.providers.base import Phase, Provider
 from provisioner.s3.bucket import Entry, Store
 

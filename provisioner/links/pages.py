@@ -19,7 +19,7 @@ import jinja2
 import segno
 from markupsafe import Markup
 
-from agent.grant import timestamp
+from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.links.signer import Link, Signer, post_fields
 from provisioner.resources import templates
@@ -73,7 +73,7 @@ def upload_form(signer: Signer, prefix: str, options: FormOptions) -> str:
             "prefix": prefix,
             "fields": fields,
             "maxBytes": options.max_bytes,
-            "expires": timestamp(int(signer.expires.timestamp())),
+            "expires": iso(signer.expires),
             "successUrl": options.success_url,
         },
     )
@@ -160,7 +160,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["clock"] = _clock
-    environment.filters["iso"] = lambda moment: timestamp(int(moment.timestamp()))
+    environment.filters["iso"] = iso
     return environment
 
 

@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from agent.grant import KEY_BUDGET, Grant, Target, encode_name, timestamp
+from agent.grant import KEY_BUDGET, Grant, Target, encode_name
+from provisioner.clock import iso, to_seconds
 from provisioner.errors import BadInput, Expiry
 from provisioner.s3 import put_slots
 from provisioner.s3.signing import (
@@ -82,7 +83,7 @@ class Link:
             **size,
             "url": self.url,
             "headers": dict(self.headers),
-            "expires": timestamp(int(self.expires.timestamp())),
+            "expires": iso(self.expires),
             "curl": self.curl(),
         }
 
@@ -144,7 +145,7 @@ class Signer:
         """
         check_max_bytes(max_bytes)
         document = {
-            "expiration": timestamp(int(self.expires.timestamp())),
+            "expiration": iso(self.expires),
             "conditions": [
                 {"bucket": self.bucket.name},
                 ["starts-with", "$key", prefix],
@@ -165,14 +166,14 @@ class Signer:
             signing = put_slots.Signing(self.bucket, self.credentials, self.now, self.expires - self.now)
             wanted = signing.target(prefix, [encode_name(name) for name in names], most=max_bytes)
             manifest = signing.target(prefix + STATUS_FOLDER, ["manifest.json"])
-            return Grant(job, "0", 1, int(self.expires.timestamp()), wanted, manifest, [], None, None)
+            return Grant(job, "0", 1, to_seconds(self.expires), wanted, manifest, [], None, None)
         outputs, status = (
             sign_prefix(
                 self.bucket, where, credentials=self.credentials, now=self.now, expires=self.expires, max_bytes=limit
             )
             for where, limit in ((prefix, max_bytes), (prefix + STATUS_FOLDER, MAX_STATUS_BYTES))
         )
-        return Grant(job, "0", 1, int(self.expires.timestamp()), outputs, status, [], None, None)
+        return Grant(job, "0", 1, to_seconds(self.expires), outputs, status, [], None, None)
 
     def _presign(self, method: str, key: str, **signed: Mapping[str, str]) -> str:
         return presign_url(

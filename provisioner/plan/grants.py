@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agent.grant import Grant, Target, dump
+from provisioner.clock import iso, to_seconds
 from provisioner.plan import put_outputs
-from provisioner.plan.plan import Plan, StagedInput, TaskPlan, iso
+from provisioner.plan.plan import Plan, StagedInput, TaskPlan
 from provisioner.s3 import put_slots
 from provisioner.s3.signing import MAX_STATUS_BYTES, Bucket, Credentials, presign_url, sign_post
 
@@ -50,7 +51,7 @@ def sign_grant(  # noqa: PLR0913 - what a grant is made of
         mailbox = {"url": url, "until": iso(plan.deadline)}
     names = plan.job, task.task, task.attempt
     agent = download(plan.archive) if plan.archive else None
-    return Grant(*names, int(plan.expires.timestamp()), outputs, status, inputs, mailbox, agent)
+    return Grant(*names, to_seconds(plan.expires), outputs, status, inputs, mailbox, agent)
 
 
 def _download(

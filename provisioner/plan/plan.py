@@ -14,6 +14,7 @@ from typing import Any
 
 from agent import __version__
 from agent.grant import members
+from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.job.spec import FileSpec, JobSpec
 from provisioner.packing import agent_archive
@@ -307,13 +308,3 @@ def task_plans(job: str, attempts: Mapping[str, int], size: int) -> tuple[TaskPl
         for attempt in sorted(set(attempts.values()))
         for name in group([task for task, each in attempts.items() if each == attempt], size)
     )
-
-
-def from_seconds(seconds: int) -> datetime:
-    """A time from seconds since 1970."""
-    return datetime.fromtimestamp(seconds, tz=timezone.utc)
-
-
-def iso(moment: datetime) -> str:
-    """A time as every document of ours writes it: ISO 8601, UTC, whole seconds."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

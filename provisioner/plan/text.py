@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from provisioner import units
-from provisioner.plan.plan import Plan, iso
+from provisioner.clock import iso
+from provisioner.plan.plan import Plan
 
 SHOWN_TASKS = 3  # of an array
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from agent.grant import instant
+from provisioner.clock import from_iso, iso
 from provisioner.errors import (
     BadInput,
     FreepostError,
@@ -27,7 +27,6 @@ from provisioner.errors import (
     Unreachable,
 )
 from provisioner.job.fields import items, text
-from provisioner.plan.plan import from_seconds, iso
 from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
 from provisioner.providers.registry import Context
 
@@ -166,7 +165,7 @@ class OpenstackProvider:
         found = []
         for each in self._ours():
             try:
-                expires = from_seconds(instant(each.metadata.get(EXPIRES, "")))
+                expires = from_iso(each.metadata.get(EXPIRES, ""))
             except ValueError:
                 expires = None  # written by somebody else
             job = each.metadata[JOB]

@@ -16,7 +16,8 @@ from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from urllib.parse import quote, urlsplit
 
-from agent.grant import Target, timestamp
+from agent.grant import Target
+from provisioner.clock import iso
 from provisioner.s3.signing import ALGORITHM, MAX_OBJECT_BYTES, Bucket, Credentials, presign_url
 
 LEAST_PART = 64 << 20  # bytes: a file of one part needs no multipart upload
@@ -82,7 +83,7 @@ class Signing:
         """
         signed = {name: self.sign("PUT", prefix + name) for name in names}
         policy = {
-            "expiration": timestamp(int((self.now + self.lifetime).timestamp())),
+            "expiration": iso(self.now + self.lifetime),
             "conditions": [["content-length-range", 0, most]],
         }
         # `split` keeps the agent from storing a large file as several objects: there would be no slots for them.

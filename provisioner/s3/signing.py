@@ -22,6 +22,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
 from agent.grant import Target
+from provisioner.clock import iso, show_time
 from provisioner.errors import BadInput, Expiry
 
 MAX_LIFETIME = timedelta(days=7)  # SigV4: X-Amz-Expires is at most 604,800 s
@@ -68,15 +69,15 @@ def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: dat
     """
     ends = credentials.expires
     if ends is not None and ends < needed_until:
-        message = f"the signing credentials expired at {_clock(ends)}"
+        message = f"the signing credentials expired at {show_time(ends)}"
         if ends >= now:
-            until = _clock(needed_until)
-            message = f"the signing credentials expire at {_clock(ends)}, but {what} needs them until {until}"
+            until = show_time(needed_until)
+            message = f"the signing credentials expire at {show_time(ends)}, but {what} needs them until {until}"
         raise Expiry(message, hint="sign in again for a longer session, use a longer-lived key, or shorten run.timeout")
     if needed_until - now > MAX_LIFETIME:
         message = (
-            f"{what} needs a signature until {_clock(needed_until)}; "
-            f"SigV4 allows at most 7 days, until {_clock(now + MAX_LIFETIME)}"
+            f"{what} needs a signature until {show_time(needed_until)}; "
+            f"SigV4 allows at most 7 days, until {show_time(now + MAX_LIFETIME)}"
         )
         raise BadInput(message, hint="shorten run.timeout or expires")
 
@@ -95,7 +96,7 @@ def policy_document(  # noqa: PLR0913 - each is one line of the document
     `extra` conditions are appended as they are. The signing conditions (x-amz-…) are added by `sign_post`.
     """
     return {
-        "expiration": expires.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expiration": iso(expires),
         "conditions": [
             {"bucket": bucket},
             ["starts-with", "$key", prefix],
@@ -201,7 +202,3 @@ def _request(method: str, url: str, now: datetime) -> AWSRequest:
 
 def _boto(credentials: Credentials) -> BotoCredentials:
     return BotoCredentials(credentials.access_key, credentials.secret_key, credentials.token)
-
-
-def _clock(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

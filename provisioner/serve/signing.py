@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from agent.grant import Grant, Target, timestamp
+from agent.grant import Grant, Target
+from provisioner.clock import from_seconds, iso, to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
 from provisioner.s3.signing import (
     MAX_OBJECT_BYTES,
@@ -25,7 +26,7 @@ from provisioner.s3.signing import (
     sign_post,
 )
 from provisioner.serve.safe_keys import key_fault, prefix_fault
-from provisioner.serve.token import Allowance, utc
+from provisioner.serve.token import Allowance
 
 DEFAULT_SECONDS = 3600
 OWN_FOLDER = ".freepost/"  # below a prefix that isn't a job's: the manifest of what was pushed there
@@ -154,7 +155,7 @@ class Desk:
         credentials, now = self.credentials(), self.clock().replace(microsecond=0)
         ends = [
             now + min(timedelta(seconds=DEFAULT_SECONDS if seconds is None else seconds), self.longest),
-            utc(allowance.expires),
+            from_seconds(allowance.expires),
         ]
         if credentials.expires is not None:
             ends.append(credentials.expires.replace(microsecond=0))
@@ -164,5 +165,4 @@ class Desk:
 
     @staticmethod
     def _signed(body: dict[str, Any], what: str, where: tuple[str, ...], until: datetime) -> Signed:
-        expires = int(until.timestamp())
-        return Signed({**body, "expires": timestamp(expires)}, what, where, expires)
+        return Signed({**body, "expires": iso(until)}, what, where, to_seconds(until))

@@ -22,7 +22,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from agent.grant import instant, timestamp
@@ -249,8 +249,3 @@ def _decode(part: str) -> bytes:
     if _encode(data) != part:  # one spelling a token: spare bits of base64 say nothing
         raise Refused(_VOID)
     return data
-
-
-def utc(seconds: int) -> datetime:
-    """A token's expiry as a datetime."""
-    return datetime.fromtimestamp(seconds, timezone.utc)

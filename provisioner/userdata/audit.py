@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from agent.grant import Grant, Target
+from provisioner.clock import iso
 from provisioner.errors import BadInput
-from provisioner.plan.plan import Plan, iso
+from provisioner.plan.plan import Plan
 from provisioner.userdata.render import WORKDIR, UserData
 
 _SHOWN = 12  # names of slots in one line

@@ -19,6 +19,7 @@ from functools import lru_cache
 import jinja2
 
 from agent import grant as grants
+from provisioner.clock import to_seconds
 from provisioner.packing import agent_archive
 from provisioner.plan.plan import Plan, TaskPlan
 from provisioner.resources import templates
@@ -200,7 +201,7 @@ def deadman(plan: Plan) -> str:
     timer of systemd's own, without dependencies: `shutdown -P` asks logind over D-Bus, and neither runs yet when
     ``bootcmd`` does (it then schedules nothing, and says so to nobody).
     """
-    limit, budget = int(plan.deadline.timestamp()), plan.spec.deadline
+    limit, budget = to_seconds(plan.deadline), plan.spec.deadline
     free = "DefaultDependencies=no"
     return (
         f"l=$(({limit}-$(date +%s)));b={budget};[ -d /var/lib/freepost ]||l=$((l<60?b:l));"

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from provisioner.cli import app
+from provisioner.clock import iso
 from provisioner.jobs import record as records
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import iso
 from provisioner.providers.ec2 import requests
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault

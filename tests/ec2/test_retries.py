@@ -13,12 +13,12 @@ import pytest
 
 from agent.grant import instant
 from provisioner import errors
+from provisioner.clock import from_seconds
 from provisioner.jobs import record as records
 from provisioner.jobs import watch
 from provisioner.jobs.launch import Launcher
 from provisioner.jobs.watch import LOST_AFTER, Watcher
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import from_seconds
 from provisioner.providers.ec2 import requests
 from provisioner.providers.ec2.rate import Limits
 from provisioner.s3.signing import Credentials

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
+from provisioner.clock import utc_now
 from provisioner.errors import FreepostError, NoCapacity, NotFound, Unreachable
 from provisioner.providers.base import Check, Choice, Order
 from provisioner.providers.ec2 import requests
@@ -42,7 +43,7 @@ def asked(api: Api, offered: Sequence[Choice]) -> Iterator[Check]:
 def _ask(api: Api, choice: Choice) -> Check:
     """Ask EC2 whether it would launch this. Capacity is not part of the answer."""
     token = f"doctor-{secrets.token_hex(8)}"  # no other run's: what it started can be told from theirs
-    ends = datetime.now(timezone.utc) + LIFE
+    ends = utc_now() + LIFE
     order = Order("freepost-doctor", ("0",), 1, token, ends, ENDS_ITSELF, choice.options)
     name = f"dry run: {choice.name}"
     try:

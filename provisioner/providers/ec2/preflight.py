@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
+from provisioner.clock import iso, utc_now
 from provisioner.errors import Expiry, FreepostError, NoCredentials
-from provisioner.plan.plan import iso
 from provisioner.providers.base import Check, Choice
 from provisioner.providers.ec2 import dryrun, resolve
 from provisioner.providers.ec2.api import Api
@@ -58,7 +58,7 @@ def _who(api: Api) -> Check:
     text = f"account {found['Account']}, {found['Arn']}, region {api.region}"
     if ends is None:
         return Check(name, good=True, text=f"{text}; long-lived")
-    good = ends - datetime.now(timezone.utc) > _SHORT
+    good = ends - utc_now() > _SHORT
     return Check(name, good=good, text=f"{text}; they end at {iso(ends)}", hint="" if good else "sign in again")
 
 

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from agent.grant import instant
+from provisioner.clock import from_iso
 from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Stopped, Unreachable
-from provisioner.plan.plan import from_seconds
 from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
 from provisioner.providers.ec2 import preflight, requests, resolve
 from provisioner.providers.ec2.api import PAGE, Api, named_ids
@@ -277,7 +276,7 @@ def _batches(ids: list[str]) -> Iterator[list[str]]:
 def _leftover(kind: str, name: str, found: Mapping[str, Any]) -> Leftover:
     marked = requests.tags_of(found)
     try:
-        expires = from_seconds(instant(marked.get(requests.EXPIRES, "")))
+        expires = from_iso(marked.get(requests.EXPIRES, ""))
     except ValueError:
         expires = None  # tagged by somebody else
     task = marked.get(requests.TASK) or marked.get(requests.TASKS) or "?"

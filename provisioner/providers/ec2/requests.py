@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.grant import members
-from provisioner.plan.plan import iso, ranges
+from provisioner.clock import iso
+from provisioner.plan.plan import ranges
 from provisioner.providers.base import Instance, Order
 
 JOB, TASK, TASKS, ATTEMPT, ORDER, EXPIRES = (

@@ -10,13 +10,13 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from provisioner import units
+from provisioner.clock import from_seconds
 from provisioner.errors import BadInput, FreepostError, NotFound, Refused
 from provisioner.job.fields import flag, size, text
 from provisioner.paths import state_dir
@@ -164,7 +164,7 @@ class GuestProvider(ABC):
                 "vm",
                 record["id"],
                 record["job"],
-                datetime.fromtimestamp(record["expires"], timezone.utc),
+                from_seconds(record["expires"]),
                 f"{record['id']}: task {record['task']}, attempt {record['attempt']} of {record['job']}",
             )
             for record in self._living()

@@ -1,0 +1,60 @@
+"""Parses s3://BUCKET/KEY, wherever one may be written."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from agent.grant import KEY_BUDGET
+from provisioner.errors import BadInput
+
+SCHEME = "s3://"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and bytes that are no UTF-8, as argv holds them
+
+
+class S3Url(NamedTuple):
+    """A bucket, and what follows it: a key, a prefix or nothing."""
+
+    bucket: str
+    key: str
+
+    @property
+    def prefix(self) -> str:
+        """The key as the prefix of a folder, with a slash at its end; empty for the whole bucket."""
+        return self.key and self.key.rstrip("/") + "/"
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it names one object: a key that isn't empty and doesn't end in a slash."""
+        return bool(self.key) and not self.key.endswith("/")
+
+
+def is_s3_url(text: str) -> bool:
+    """Tell an object of a store from a local file or a job's name."""
+    return text.startswith(SCHEME)
+
+
+def split_url(url: str) -> S3Url:
+    """Take apart a URL that was checked before."""
+    bucket, _, key = url.removeprefix(SCHEME).partition("/")
+    return S3Url(bucket, key)
+
+
+def parse_url(url: str) -> S3Url:
+    """Take a URL apart. Raise BadInput for what is no such URL, and for a key that no store would take."""
+    found = split_url(url)
+    if not is_s3_url(url) or not found.bucket:
+        raise BadInput(f"{url!r} is not s3://BUCKET/KEY")
+    if _CONTROL.search(url) or len(found.key.encode()) > KEY_BUDGET:
+        raise BadInput(
+            f"the key of {url[:80]!r} can't be used", hint=f"at most {KEY_BUDGET} bytes of UTF-8, no control characters"
+        )
+    return found
+
+
+def parse_object_url(url: str) -> S3Url:
+    """As `parse_url`, for the URL of one object."""
+    found = parse_url(url)
+    if not found.is_object:
+        raise BadInput(f"{url!r} names no object", hint="give its whole key: s3://BUCKET/PREFIX/NAME")
+    return found
