@@ -25,7 +25,7 @@ from provisioner.errors import BadInput, FreepostError, Incomplete, Integrity
 from provisioner.output import Event, Kind, Output
 
 if TYPE_CHECKING:
-    from provisioner.cli.context import Opened
+    from provisioner.cli.context import OpenStore
     from provisioner.jobs.collect import Collected
     from provisioner.jobs.record import JobRecord
 
@@ -93,7 +93,7 @@ def launch(  # noqa: PLR0913, PLR0917 - flags
     record = launcher.launch(spec)
     session.index().remember(record.job, opened.place.store, embedded=opened.place.embedded)
     output.event(Event("job", f"job {record.job}", {"job": record.job, "store": repr(opened.store)}))
-    duty = renew.duty(record)
+    duty = renew.renewal_reminder(record)
     if duty is not None and not wait and collect is None:
         output.event(duty)
     if wait or collect is not None:
@@ -189,7 +189,7 @@ def collect_job(
         raise Incomplete(message, hint="collect again when they have")
 
 
-def _collect(output: Output, opened: "Opened", record: "JobRecord", folder: Path) -> "Collected":
+def _collect(output: Output, opened: "OpenStore", record: "JobRecord", folder: Path) -> "Collected":
     from provisioner.jobs import collect as collecting
 
     done = collecting.collect(opened.store, record, folder, output.event)
@@ -225,7 +225,7 @@ def retry(
     again = watch.to_retry(session.observer(opened, using, output.event), record, task, required=record is known)
     if again:
         record = launcher.retry(record, again)
-    duty = renew.duty(record)
+    duty = renew.renewal_reminder(record)
     if duty is not None:
         output.event(duty)
 

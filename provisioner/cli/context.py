@@ -20,12 +20,12 @@ from provisioner.paths import state_dir
 if TYPE_CHECKING:
     from provisioner.embedded.server import EmbeddedStore, Running
     from provisioner.job.spec import JobSpec
-    from provisioner.jobs.index import JobIndex, Place
+    from provisioner.jobs.index import JobIndex, StoreLocation
     from provisioner.jobs.launch import Launcher
     from provisioner.jobs.record import JobRecord
     from provisioner.jobs.renew import Renewer
     from provisioner.jobs.revoke import Revoker
-    from provisioner.jobs.role_session import Signer
+    from provisioner.jobs.role_session import RoleSessions
     from provisioner.jobs.watch import TaskStatus, Watcher
     from provisioner.providers.base import Provider
     from provisioner.s3.bucket import Store
@@ -39,19 +39,19 @@ def clock() -> datetime:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenStore:
     """A store that is open, and what is needed to open it again."""
 
     store: Store
-    place: Place
+    place: StoreLocation
 
 
-def embedded_place(bucket: str | None, prefix: str) -> Place:
+def embedded_place(bucket: str | None, prefix: str) -> StoreLocation:
     """The embedded store; where it listens is found when it is opened."""
     from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import Place
+    from provisioner.jobs.index import StoreLocation
 
-    return Place(StoreSpec(bucket or "freepost", prefix), embedded=True)
+    return StoreLocation(StoreSpec(bucket or "freepost", prefix), embedded=True)
 
 
 def embedded_store() -> EmbeddedStore:
@@ -70,11 +70,11 @@ def running_store() -> Running:
     return running
 
 
-def named_place(url: str | None, endpoint_url: str | None) -> Place | None:
+def named_place(url: str | None, endpoint_url: str | None) -> StoreLocation | None:
     """The store that ``--store`` and ``--endpoint-url`` name, or None. Raise BadInput for what is no s3:// URL."""
     from provisioner.job.files import split_url
     from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import Place
+    from provisioner.jobs.index import StoreLocation
 
     if not url:
         if endpoint_url:
@@ -85,23 +85,23 @@ def named_place(url: str | None, endpoint_url: str | None) -> Place | None:
         message = f"--store {url!r} is not s3://BUCKET or s3://BUCKET/PREFIX"
         raise BadInput(message)
     bucket, prefix = split_url(url)
-    return Place(StoreSpec(bucket, prefix.strip("/"), endpoint_url), embedded=False)
+    return StoreLocation(StoreSpec(bucket, prefix.strip("/"), endpoint_url), embedded=False)
 
 
-def open_place(place: Place) -> Opened:
+def open_place(place: StoreLocation) -> OpenStore:
     """Open a store; the embedded one is started if it doesn't run."""
-    from provisioner.jobs.index import Place
+    from provisioner.jobs.index import StoreLocation
     from provisioner.retry import retried
     from provisioner.s3.bucket import open_store
 
     if not place.embedded:
-        return Opened(retried(open_store(place.store)), place)
+        return OpenStore(retried(open_store(place.store)), place)
     running = embedded_store().start([place.store.bucket])
     here = replace(
         place.store, endpoint_url=running.endpoint_url, region=running.region, addressing="path", profile=None
     )
     store = open_store(here, access_key=running.access_key, secret_key=running.secret_key)
-    return Opened(retried(store), Place(here, embedded=True))
+    return OpenStore(retried(store), StoreLocation(here, embedded=True))
 
 
 def index() -> JobIndex:
@@ -120,10 +120,10 @@ def load_spec(path: Path, overrides: Sequence[str], provider: str | None) -> Job
     return load(path, [*overrides, *chosen], registry.OptionSchemas())
 
 
-def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[Place, str]:
+def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLocation, str]:
     """Decide where results go and where VMs run, from the flags and the spec."""
     from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import Place
+    from provisioner.jobs.index import StoreLocation
     from provisioner.providers import registry
 
     name = "local" if local else provider or spec.vm.provider
@@ -132,7 +132,7 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[Place, 
         raise BadInput(message, hint=f"set vm.provider, or use --provider ({', '.join(registry.names())}) or --local")
     registry.provider_class(name)
     if spec.store is not None and not local:
-        return Place(spec.store, embedded=False), name
+        return StoreLocation(spec.store, embedded=False), name
     if name not in NEAR:
         message = f"the job names no store, and VMs of {name} can't reach the embedded one"
         raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
@@ -140,7 +140,7 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[Place, 
     return embedded_place(wanted.bucket, wanted.prefix), name
 
 
-def make_provider(name: str, opened: Opened, options: Mapping[str, Any]) -> Provider:
+def make_provider(name: str, opened: OpenStore, options: Mapping[str, Any]) -> Provider:
     """Make a provider that retries what may work later. `options` are the job's own, those under ``vm``."""
     from provisioner.providers import registry
     from provisioner.retry import retried
@@ -149,15 +149,15 @@ def make_provider(name: str, opened: Opened, options: Mapping[str, Any]) -> Prov
     return retried(registry.create(name, context))
 
 
-def launcher(opened: Opened, provider: Provider, report: Report) -> Launcher:
+def launcher(opened: OpenStore, provider: Provider, report: Report) -> Launcher:
     """Everything a launch works with."""
     from provisioner.jobs.launch import Launcher
-    from provisioner.jobs.role_session import open_signer
+    from provisioner.jobs.role_session import open_role_sessions
 
-    return Launcher(opened.store, provider, clock, report, open_signer(opened.store, opened.place.store, clock))
+    return Launcher(opened.store, provider, clock, report, open_role_sessions(opened.store, opened.place.store, clock))
 
 
-def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
+def find_job(job: str, place: StoreLocation | None) -> tuple[OpenStore, JobRecord]:
     """Open the store of a job and read its record."""
     from provisioner.jobs import index as jobs
 
@@ -166,14 +166,14 @@ def find_job(job: str, place: Place | None) -> tuple[Opened, JobRecord]:
     return opened, jobs.read(opened.store, name)
 
 
-def observer(opened: Opened, provider: Provider, report: Report) -> Watcher:
+def observer(opened: OpenStore, provider: Provider, report: Report) -> Watcher:
     """Everything that looking at a job works with; it changes nothing."""
     from provisioner.jobs.watch import Watcher
 
     return Watcher(opened.store, provider, clock, time.sleep, report)
 
 
-def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
+def watcher(opened: OpenStore, provider: Provider, report: Report) -> Watcher:
     """Everything that following a job works with: it revokes what is over, renews what runs, retries what failed."""
     from provisioner.jobs.renew import Renewer
 
@@ -185,16 +185,16 @@ def watcher(opened: Opened, provider: Provider, report: Report) -> Watcher:
     renewing = Renewer(opened.store, provider, clock, report, sign)
     revoking = revoker(opened, report, sign)
 
-    def tend(record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
+    def tick(record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
         if revoking is not None:
-            revoking.tend(record, found)
-        return renewing.tend(record, found)
+            revoking.tick(record, found)
+        return renewing.tick(record, found)
 
     finished = None if revoking is None else revoking.finished
-    return replace(observer(opened, provider, report), retry=again, finished=finished, renew=tend)
+    return replace(observer(opened, provider, report), retry=again, finished=finished, renew=tick)
 
 
-def revoker(opened: Opened, report: Report, sign: Callable[[], Signer] | None = None) -> Revoker | None:
+def revoker(opened: OpenStore, report: Report, sign: Callable[[], RoleSessions] | None = None) -> Revoker | None:
     """Revokes grants of what is over; None for the embedded store, which applies a Deny to no form (measured)."""
     if opened.place.embedded:
         return None
@@ -204,7 +204,7 @@ def revoker(opened: Opened, report: Report, sign: Callable[[], Signer] | None = 
     return Revoker(opened.store, report, clock, lambda: who().own)
 
 
-def revoke_over(opened: Opened, record: JobRecord, report: Report, *, ended: bool = False) -> None:
+def revoke_over(opened: OpenStore, record: JobRecord, report: Report, *, ended: bool = False) -> None:
     """Revoke the grants of tasks that are over, or of all when their VMs are `ended`, where the job says so."""
     revoking = revoker(opened, report)
     if revoking is None or record.spec.revoke != "on-finish" or record.expires <= clock():
@@ -213,21 +213,21 @@ def revoke_over(opened: Opened, record: JobRecord, report: Report, *, ended: boo
 
     found = watch.status(opened.store, record)
     for item in found:
-        for attempt in range(1, item.attempt + 1) if ended or item.over else ():
+        for attempt in range(1, item.attempt + 1) if ended or item.is_final else ():
             revoking.finished(record, item.task, attempt)
-    revoking.settle(record, last=ended or all(item.over for item in found))
+    revoking.settle(record, last=ended or all(item.is_final for item in found))
 
 
-def signers(opened: Opened) -> Callable[[], Signer]:
+def signers(opened: OpenStore) -> Callable[[], RoleSessions]:
     """Return what tells who signs now. Credentials that are about to end are looked up anew."""
-    from provisioner.jobs.role_session import Renewed, open_signer
+    from provisioner.jobs.role_session import RefreshingCredentials, open_role_sessions
 
-    found = Renewed(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
-    first = open_signer(opened.store, opened.place.store, clock)
+    found = RefreshingCredentials(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
+    first = open_role_sessions(opened.store, opened.place.store, clock)
     return lambda: replace(first, own=found())
 
 
-def renewer(opened: Opened, provider: Provider, report: Report) -> Renewer:
+def renewer(opened: OpenStore, provider: Provider, report: Report) -> Renewer:
     """Everything that renewing grants works with."""
     from provisioner.jobs.renew import Renewer
 

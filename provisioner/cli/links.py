@@ -231,7 +231,7 @@ def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable
     """Return a function that opens a bucket once, and what signs for it."""
     from provisioner.cli import context as session
     from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import Place
+    from provisioner.jobs.index import StoreLocation
     from provisioner.links import signer as links
 
     if local and endpoint_url:
@@ -243,7 +243,7 @@ def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable
 
     def open_bucket(bucket: str) -> "tuple[Store, Signer]":
         if bucket not in opened:
-            elsewhere = Place(StoreSpec(bucket, "", endpoint_url), embedded=False)
+            elsewhere = StoreLocation(StoreSpec(bucket, "", endpoint_url), embedded=False)
             store = session.open_place(session.embedded_place(bucket, "") if local else elsewhere).store
             signer = links.signer(store.bucket, store.credentials, now=session.clock(), seconds=seconds)
             opened[bucket] = store, signer

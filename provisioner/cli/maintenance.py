@@ -12,7 +12,7 @@ from provisioner.errors import BadInput, FreepostError, Incomplete
 from provisioner.output import Event
 
 if TYPE_CHECKING:
-    from provisioner.cli.context import Opened
+    from provisioner.cli.context import OpenStore
     from provisioner.job.spec import JobSpec
     from provisioner.jobs.record import JobRecord
     from provisioner.providers.base import Check, Cloud
@@ -127,7 +127,7 @@ def gc(
 
 
 def _clouds(
-    opened: "Opened", records: "dict[str, JobRecord]", more: Sequence[str], failed: dict[str, FreepostError]
+    opened: "OpenStore", records: "dict[str, JobRecord]", more: Sequence[str], failed: dict[str, FreepostError]
 ) -> "dict[str, Cloud]":
     """Every cloud that a job of the store was launched on, and those that the operator names.
 

@@ -73,7 +73,7 @@ def serve(  # noqa: PLR0913, PLR0917 - flags
     desk = signing.Desk(
         opened.bucket,
         f"{opened.prefix}/" if opened.prefix else "",
-        role_session.Renewed(lambda: session.open_place(place).store.credentials, session.clock),
+        role_session.RefreshingCredentials(lambda: session.open_place(place).store.credentials, session.clock),
         session.clock,
         timedelta(seconds=_seconds(longest, "--longest")),
     )

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from agent.grant import Grant, Target
 from provisioner.clock import iso
 from provisioner.errors import BadInput
-from provisioner.jobs.role_session import Signer
+from provisioner.jobs.role_session import RoleSessions
 from provisioner.plan.grants import large_keys, sign_grant, stub
 from provisioner.plan.plan import Plan, TaskPlan, new_job_id
 from provisioner.providers.base import Provider, guest_url
@@ -33,7 +33,7 @@ class Granter:
     store: Store
     provider: Provider
     clock: Callable[[], datetime]
-    signer: Signer
+    signer: RoleSessions
     forms: Poster
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:

@@ -29,9 +29,9 @@ from provisioner.job.spec import InputSpec, JobSpec
 from provisioner.jobs import record as records
 from provisioner.jobs import watch
 from provisioner.jobs.granting import Granter
-from provisioner.jobs.orders import ATTEMPTS, Desk, Journal, Started
+from provisioner.jobs.orders import ATTEMPTS, Journal, OrderPlacer, Started
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.role_session import Signer
+from provisioner.jobs.role_session import RoleSessions
 from provisioner.output import Event, Report
 from provisioner.packing import agent_archive
 from provisioner.plan.layout import JobKeys, parse_status
@@ -54,7 +54,7 @@ class Launcher:
     provider: Provider
     clock: Callable[[], datetime]
     report: Report
-    signer: Signer
+    signer: RoleSessions
     # Each task is announced by a form: one of thousands may meet a store that has no time.
     forms: probe.Poster = field(default_factory=lambda: retried(probe.Poster()))
 
@@ -96,10 +96,10 @@ class Launcher:
         if not entries:
             return record
         started = Started(record.job, record.provider, sum(len(each.order.tasks) for each in entries), self.report)
-        desk = Desk(self.provider, journal, (), self.clock)
+        placer = OrderPlacer(self.provider, journal, (), self.clock)
         try:
             for entry in entries:
-                started.add(desk.resume(entry))
+                started.add(placer.resume(entry))
         finally:
             record = self._keep(record, started, journal)
         return record
@@ -251,17 +251,17 @@ class Launcher:
     ) -> JobRecord:
         """Order VMs for every task that has none yet. What was started is recorded, whatever else happens."""
         journal = Journal(self.store, plan.keys)
-        desk = Desk(self.provider, journal, choices, self.clock, left or {})
+        placer = OrderPlacer(self.provider, journal, choices, self.clock, left or {})
         wanted = {name: task.attempt for task in plan.tasks for name in task.members}
         started = Started(plan.job, plan.provider, len(wanted), self.report)
         try:
             for entry in (resumed := journal.entries()):
-                started.add(desk.resume(entry))
+                started.add(placer.resume(entry))
             if resumed:
                 wanted = self._outstanding(plan, wanted, started.instances)
             have = record.with_instances(started.instances).attempts
             missing = {task: attempt for task, attempt in wanted.items() if have.get(task, 0) < attempt}
-            self._order_all(plan, task_plans(plan.job, missing, plan.group_size), desk, started)
+            self._order_all(plan, task_plans(plan.job, missing, plan.group_size), placer, started)
             record = dataclasses.replace(record, launched=True)
         except FreepostError as error:
             raise started.ended(error) from error
@@ -298,10 +298,10 @@ class Launcher:
             if (task, attempt) not in lived
         }
 
-    def _order_all(self, plan: Plan, tasks: Sequence[TaskPlan], desk: Desk, started: Started) -> None:
+    def _order_all(self, plan: Plan, tasks: Sequence[TaskPlan], placer: OrderPlacer, started: Started) -> None:
         """Order these, as many at a time as suits the provider. An error ends it, once those under way are done."""
         with ThreadPoolExecutor(getattr(self.provider, "concurrency", 1)) as pool:
-            orders = [pool.submit(self._order, plan, task, desk, started) for task in tasks]
+            orders = [pool.submit(self._order, plan, task, placer, started) for task in tasks]
             try:
                 for order in as_completed(orders):
                     order.result()
@@ -311,7 +311,7 @@ class Launcher:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _order(self, plan: Plan, task: TaskPlan, desk: Desk, started: Started) -> None:
+    def _order(self, plan: Plan, task: TaskPlan, placer: OrderPlacer, started: Started) -> None:
         """Sign, announce and order one task or group; at its next attempt if its token was spent on something else."""
         for attempt in range(task.attempt, task.attempt + ATTEMPTS):
             now = TaskPlan(task.task, attempt, launch_token(plan.job, task.task, attempt))
@@ -321,7 +321,7 @@ class Launcher:
                 if (name, attempt) != (plan.tasks[0].members[0], plan.tasks[0].attempt):  # that one proved the policy
                     self._granter.announce(timed, member(grant, index))
             try:
-                return started.add(desk.serve(plan.job, now, timed.ends, user_data.data))
+                return started.add(placer.serve(plan.job, now, timed.ends, user_data.data))
             except Conflict as error:
                 conflict = error
         raise conflict

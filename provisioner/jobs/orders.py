@@ -128,7 +128,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Desk:
+class OrderPlacer:
     """Where a launch's orders go, from any number of threads. What has no room for one is not asked for the next."""
 
     provider: Provider

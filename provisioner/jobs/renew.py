@@ -19,7 +19,7 @@ from provisioner.clock import iso
 from provisioner.errors import BadInput, Expiry, FreepostError
 from provisioner.jobs import watch
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.role_session import Signer
+from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.watch import TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.grants import sign_grant
@@ -43,12 +43,12 @@ class Renewer:
     provider: Provider
     clock: Callable[[], datetime]
     report: Report
-    signer: Callable[[], Signer]
+    signer: Callable[[], RoleSessions]
     _due: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _ends: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _said: list[str] = field(default_factory=list, repr=False)  # the last complaint, which is made once
 
-    def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
+    def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
         """Renew what is due of the running tasks, and tidy up after those that are over.
 
         Return the seconds until the next is due; None when nothing is to be renewed. What fails is reported and tried
@@ -57,7 +57,7 @@ class Renewer:
         if record.spec.renew is None or self.clock() >= record.deadline:
             return None
         life = timedelta(seconds=record.spec.renew)
-        running = [(item.task, item.attempt) for item in found if item.attempt and not item.over]
+        running = [(item.task, item.attempt) for item in found if item.attempt and not item.is_final]
         over = [each for each in self._due if each not in running]
         try:
             for task, attempt in over:
@@ -85,7 +85,7 @@ class Renewer:
         if self.clock() >= record.deadline:
             message = f"the deadline of {record.job} passed at {iso(record.deadline)}: its VMs are off"
             raise Expiry(message, hint=f"`provision retry {record.job}` launches what is not done")
-        running = [(item.task, item.attempt) for item in found if item.attempt and not item.over]
+        running = [(item.task, item.attempt) for item in found if item.attempt and not item.is_final]
         if not running:
             raise BadInput(f"no task of {record.job} is running", hint=f"`provision status {record.job}` tells more")
         self._renew(record, running, life or timedelta(seconds=record.spec.renew))
@@ -115,7 +115,7 @@ class Renewer:
         if failed:
             raise failed[0]
 
-    def _renew_one(self, record: JobRecord, each: Attempt, number: int, life: timedelta, signer: Signer) -> None:
+    def _renew_one(self, record: JobRecord, each: Attempt, number: int, life: timedelta, signer: RoleSessions) -> None:
         now = self.clock()
         plan = self._plan(record, each, life, now, signer)
         task = plan.tasks[0]
@@ -130,7 +130,7 @@ class Renewer:
         self.store.put(plan.keys.letter(*each, number), dump(grant).encode())
         self._ends[each], self._due[each] = ends, now + (ends - now) / 2
 
-    def _plan(self, record: JobRecord, each: Attempt, life: timedelta, now: datetime, signer: Signer) -> Plan:
+    def _plan(self, record: JobRecord, each: Attempt, life: timedelta, now: datetime, signer: RoleSessions) -> Plan:
         """The plan of one task's next grant. The job's deadline stays as it is."""
         spec = dataclasses.replace(record.spec, renew=int(life.total_seconds()))
         plan = make_plan(
@@ -189,7 +189,7 @@ def alarms(report: Report) -> Report:
     return pick
 
 
-def duty(record: JobRecord) -> Event | None:
+def renewal_reminder(record: JobRecord) -> Event | None:
     """What the operator of a job whose policies are renewed has to see to; None for another job."""
     if record.spec.renew is None:
         return None

@@ -106,10 +106,10 @@ class Revoker:
         """Note an attempt that is over."""
         self._open += [(task, attempt)] if attempt else []
 
-    def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
+    def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
         """Revoke what was noted, in one change of the policy. `found` is where every task stands."""
         retries = record.spec.retries
-        self.settle(record, last=all(item.over and (item.succeeded or item.attempt > retries) for item in found))
+        self.settle(record, last=all(item.is_final and (item.succeeded or item.attempt > retries) for item in found))
 
     def settle(self, record: JobRecord, *, last: bool) -> None:
         """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""

@@ -32,7 +32,7 @@ NAME_LIMIT = 64  # characters of a RoleSessionName
 
 
 @dataclass
-class Renewed:
+class RefreshingCredentials:
     """Credentials that are found again, by `find`, shortly before their session ends."""
 
     find: Callable[[], Credentials]
@@ -50,7 +50,7 @@ class Renewed:
 
 
 @dataclass(frozen=True)
-class Signer:
+class RoleSessions:
     """Gives the credentials that sign a grant. `connect` makes an STS client; sessions are kept for their task."""
 
     own: Credentials
@@ -169,7 +169,7 @@ def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 -
     )
 
 
-def open_signer(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> Signer:
+def open_role_sessions(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> RoleSessions:
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
     def connect(spec: SignerSpec, own: Credentials) -> Any:  # noqa: ANN401 - boto3 clients have no static type
@@ -183,4 +183,4 @@ def open_signer(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -
         where = spec.endpoint_url or place.endpoint_url
         return session.create_client("sts", region_name=store.bucket.region, endpoint_url=where, config=config)
 
-    return Signer(store.credentials, connect, clock)
+    return RoleSessions(store.credentials, connect, clock)

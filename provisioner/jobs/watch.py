@@ -11,7 +11,7 @@ from typing import Any
 
 from provisioner.clock import iso
 from provisioner.errors import BadInput, FreepostError, JobFailed, NoCapacity
-from provisioner.jobs import index, unrecorded
+from provisioner.jobs import index, journal
 from provisioner.jobs.record import JobRecord
 from provisioner.output import Event, Report
 from provisioner.plan.layout import EVENTS, FINAL_EVENTS, JobKeys, parse_status
@@ -48,7 +48,7 @@ class TaskStatus:
     unstarted: bool = False
 
     @property
-    def over(self) -> bool:
+    def is_final(self) -> bool:
         """Nothing more will come from this attempt."""
         return self.event in FINAL_EVENTS or self.event == LOST
 
@@ -120,8 +120,8 @@ class Watcher:
         look at the earliest.
         """
         found, now = status(self.store, record), self.clock()
-        open_tasks = {(item.task, item.attempt): item for item in found if not item.over}
-        more = unrecorded.look_up(self.store, self.provider, record, open_tasks, now)
+        open_tasks = {(item.task, item.attempt): item for item in found if not item.is_final}
+        more = journal.look_up(self.store, self.provider, record, open_tasks, now)
         everything = dict.fromkeys([*more.record.instances, *more.instances])
         instances = [item for item in everything if (item.task, item.attempt) in open_tasks]
         states = self.provider.state(instances) if instances else {}
@@ -157,7 +157,7 @@ class Watcher:
         gone: dict[str, datetime] = {}
         while True:
             found = self.look(record, gone, patience)
-            open_tasks = {(item.task, item.attempt) for item in found if not item.over}
+            open_tasks = {(item.task, item.attempt) for item in found if not item.is_final}
             doubtful = {item.id for item in record.instances if (item.task, item.attempt) in open_tasks}
             doubtful |= {f"{task}/{attempt}" for task, attempt in open_tasks} if patience else set()
             if not doubtful & set(gone):
@@ -181,14 +181,14 @@ class Watcher:
                 if item.event != LAUNCHED or (item.task, item.attempt) not in told:
                     self.report(self._event(record, item))
                 # What never had a VM is launched under the same number: its prefixes are still wanted.
-                if item.over and not item.unstarted and self.finished is not None:
+                if item.is_final and not item.unstarted and self.finished is not None:
                     self.finished(record, item.task, item.attempt)
             before = {item.task: item for item in found}
             again = [
                 item.task
                 for item in found
                 if self.retry is not None
-                and item.over
+                and item.is_final
                 and not item.succeeded
                 and item.attempt - item.unstarted <= record.spec.retries
             ]
@@ -206,7 +206,7 @@ class Watcher:
                     due, delay = self.clock() + delay, min(delay * 2, AGAIN[1])
                 told |= _attempts(record) - older
             soon = self.renew(record, found) if self.renew is not None else None
-            if not again and all(item.over for item in found):
+            if not again and all(item.is_final for item in found):
                 return found
             pause = POLL_SECONDS[0] if changed else min(pause * 1.5, longest)
             self.sleep(pause if soon is None else min(pause, soon))
@@ -214,7 +214,7 @@ class Watcher:
     def _event(self, record: JobRecord, item: TaskStatus) -> Event:
         data: dict[str, Any] = {"job": record.job, "task": item.task, "attempt": item.attempt, "status": item.event}
         text = f"task {item.task} {item.event}"
-        if item.over:
+        if item.is_final:
             last = _said(self.store, record, item)
             data.update(last)
             text += _because(last)
@@ -301,9 +301,9 @@ def to_retry(watcher: Watcher, record: JobRecord, task: str | None, *, required:
         if not found:
             message = f"{record.job} has no task {task!r}"
             raise BadInput(message)
-    again = [item.task for item in found if item.over and not item.succeeded]
+    again = [item.task for item in found if item.is_final and not item.succeeded]
     if not again and required:
-        running = sum(not item.over for item in found)
+        running = sum(not item.is_final for item in found)
         message = f"nothing to retry: {running} tasks are not over, the others succeeded"
         raise BadInput(message, hint="`provision terminate` ends the VMs of those that hang")
     return again

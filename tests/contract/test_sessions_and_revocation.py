@@ -199,7 +199,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
 
     def sign():
         used.append(session_of(rgw, 9))
-        return role_session.Signer(used[-1], lambda *_: None, now)
+        return role_session.RoleSessions(used[-1], lambda *_: None, now)
 
     record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.ends)
     failures = []
@@ -207,7 +207,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
     done = threading.Event()
 
     def watch():
-        while not done.wait(renewer.tend(record, [TaskStatus("0", 1, "started", now())])):
+        while not done.wait(renewer.tick(record, [TaskStatus("0", 1, "started", now())])):
             pass
 
     operator = threading.Thread(target=watch)
@@ -315,13 +315,13 @@ def test_a_task_that_ends_is_revoked_alone(here):
     revoker = revoke.Revoker(store, events.append, now, lambda: store.credentials)
     revoker.finished(recorded(), "0", 1)
     revoker.finished(recorded(), "1", 1)
-    revoker.tend(recorded(), stand("0", "1"))
+    revoker.tick(recorded(), stand("0", "1"))
     for task, attempt, status in (("0", 1, 403), ("1", 1, 403), ("0", 2, 204), ("2", 1, 204)):
         target = form(store, keys.outputs(task, attempt))
         assert post(target, target.prefix + "a").status_code == status
     assert [event.name for event in events] == ["revoked", "revoked"]
     revoker.finished(recorded(), "5", 1)
-    revoker.tend(recorded(replace(recorded().spec, revoke="never")), stand("5"))
+    revoker.tick(recorded(replace(recorded().spec, revoke="never")), stand("5"))
     target = form(store, keys.outputs("5", 1))
     assert post(target, target.prefix + "a").status_code == 204
 
@@ -339,10 +339,10 @@ def test_what_fails_is_tried_again_and_told_once(here, rgw):
     revoker = revoke.Revoker(away, events.append, now, lambda: store.credentials, sleep=lambda _: None)
     revoker.finished(recorded(), "0", 1)
     for _ in range(2):
-        revoker.tend(recorded(), stand("0"))
+        revoker.tick(recorded(), stand("0"))
     assert [event.name for event in events] == ["notice"]
     revoker.store = store
-    revoker.tend(recorded(), stand("0"))
+    revoker.tick(recorded(), stand("0"))
     assert [event.name for event in events] == ["notice", "revoked"]
     target = form(store, JobKeys("p", JOB).outputs("0", 1))
     assert post(target, target.prefix + "a").status_code == 403
@@ -356,10 +356,10 @@ def test_a_full_policy_makes_way_for_one_deny_of_the_whole_job(here, monkeypatch
     for task in range(40):
         revoker.finished(recorded(), str(task), 1)
     monkeypatch.setattr(bucket_policy, "LIMIT", 3000)
-    revoker.tend(recorded(), stand("0"))
+    revoker.tick(recorded(), stand("0"))
     assert "3000" in events[-1].text
     assert store.policy() is None
-    revoker.tend(recorded(), stand("0")[:1])
+    revoker.tick(recorded(), stand("0")[:1])
     assert events[-1].name == "revoked"
     target = form(store, JobKeys("p", JOB).outputs("39", 1))
     assert post(target, target.prefix + "a").status_code == 403

@@ -16,7 +16,7 @@ import pytest
 from provisioner.job import load
 from provisioner.job.spec import StoreSpec
 from provisioner.jobs.launch import Launcher
-from provisioner.jobs.role_session import open_signer
+from provisioner.jobs.role_session import open_role_sessions
 from provisioner.providers import registry
 from provisioner.providers.ec2 import Ec2Provider
 from provisioner.providers.ec2.rate import Limits
@@ -134,7 +134,7 @@ class Bench:
         self.store = retried(open_store(opened, access_key=store.access_key, secret_key=store.secret_key))
         self.plain = provider(spec.vm.options)
         self.provider = retried(self.plain, sleep=lambda _: None)
-        signer = open_signer(self.store, opened, self.clock)
+        signer = open_role_sessions(self.store, opened, self.clock)
         self.launcher = Launcher(self.store, self.provider, self.clock, self.events.append, signer)
 
     def clock(self):
