@@ -62,7 +62,7 @@ def locate(job: str, *, place: Place | None, index: JobIndex) -> tuple[Place, st
     `place` is the store the operator named, if any.
     """
     if job.startswith("s3://"):
-        from provisioner.job.files import split_url
+        from provisioner.s3url import split_url
 
         bucket, path = split_url(job)
         prefix, _, name = path.strip("/").rpartition("/")

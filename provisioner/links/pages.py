@@ -21,7 +21,9 @@ from markupsafe import Markup
 
 from provisioner.clock import iso
 from provisioner.errors import BadInput
-from provisioner.links.signer import Link, Signer, post_fields
+from provisioner.links.forms import post_fields
+from provisioner.links.link import Link
+from provisioner.links.signer import LinkSigner
 from provisioner.resources import templates
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -37,7 +39,7 @@ class FormOptions:
     success_url: str = ""
 
 
-def upload_form(signer: Signer, prefix: str, options: FormOptions) -> str:
+def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
     """Return the page that uploads to `prefix`. It is the permission itself: whoever has it may upload.
 
     It holds two policies: one that the browser's own form can meet, which takes no empty file (that would be a form

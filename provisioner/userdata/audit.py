@@ -104,12 +104,12 @@ def _job_secrets(plan: Plan, user_data: UserData, platform: str, common: tuple[P
         there = job if not int(item.mode, 8) & 0o004 else everyone
         home = f"{WORKDIR}/{item.path}" if platform != "local" else f"the job's own folder: {item.path}"
         lies = Place(home, item.mode, there, GONE if platform != "local" else "until the job ends")
-        if item in plan.spilled:
-            spilled = _object(plan, plan.spill_entry(item).key, "whoever has its presigned GET")
-            found.append(Secret(f"file {item.path}", allows, works, (spilled, lies, recorded)))
+        if item in plan.offloaded:
+            offloaded = _object(plan, plan.offloaded_entry(item).key, "whoever has its presigned GET")
+            found.append(Secret(f"file {item.path}", allows, works, (offloaded, lies, recorded)))
         else:
-            carried = _file(user_data, f"file {item.path}", plan)
-            found.append(Secret(f"file {item.path}", allows, works, (carried, lies, recorded, *common)))
+            inline = _file(user_data, f"file {item.path}", plan)
+            found.append(Secret(f"file {item.path}", allows, works, (inline, lies, recorded, *common)))
     return found
 
 
