@@ -22,7 +22,7 @@ from agent import grant as grants
 from provisioner.clock import to_seconds
 from provisioner.packing import agent_archive
 from provisioner.plan.plan import Plan, TaskPlan
-from provisioner.resources import templates
+from provisioner.resources import make_environment, templates
 
 RUN_DIR = "/run/freepost"
 GRANT_PATH = f"{RUN_DIR}/grant.json"
@@ -243,17 +243,7 @@ def written(content: bytes) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates()),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - not HTML; every value goes through `yaml` or `written`
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["yaml"] = json.dumps
-    environment.filters["written"] = written
-    return environment
+    return make_environment({"yaml": json.dumps, "written": written})
 
 
 def fits(plan: Plan, user_data: UserData) -> bool:
