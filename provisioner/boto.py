@@ -6,10 +6,12 @@ botocore and not boto3, which is loaded for what it adds: `Store.upload`'s trans
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import botocore.loaders
 import botocore.session
+
+BotoClient: TypeAlias = Any  # botocore makes its clients' classes as it goes
 
 _loader = functools.cache(botocore.loaders.create_loader)
 

@@ -6,9 +6,14 @@ A checkout has ``templates/`` beside the package, a wheel inside it (pyproject.t
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from provisioner.errors import MissingDependency
+
+if TYPE_CHECKING:
+    import jinja2
 
 _HERE = Path(__file__).resolve().parent
 
@@ -21,6 +26,22 @@ def templates() -> Path:
     raise MissingDependency(
         f"the templates are missing: {_HERE / 'templates'} is no folder", hint="install freepost again"
     )
+
+
+def make_environment(filters: Mapping[str, Callable[..., object]]) -> jinja2.Environment:
+    """Return a Jinja environment of our templates: undefined names are errors, and pages (``.html.j2``) are escaped."""
+    import jinja2  # not needed to pack the agent, which a build does without it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates()),
+        undefined=jinja2.StrictUndefined,
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(filters)
+    return environment
 
 
 def agent_sources() -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from agent.grant import KEY_BUDGET
 from provisioner.errors import BadInput
 
 SCHEME = "s3://"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and bytes that are no UTF-8, as argv holds them
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and bytes that are no UTF-8, as argv holds them
 
 
 class S3Url(NamedTuple):
@@ -45,7 +45,7 @@ def parse_url(url: str) -> S3Url:
     found = split_url(url)
     if not is_s3_url(url) or not found.bucket:
         raise BadInput(f"{url!r} is not s3://BUCKET/KEY")
-    if _CONTROL.search(url) or len(found.key.encode()) > KEY_BUDGET:
+    if CONTROL.search(url) or len(found.key.encode()) > KEY_BUDGET:
         raise BadInput(
             f"the key of {url[:80]!r} can't be used", hint=f"at most {KEY_BUDGET} bytes of UTF-8, no control characters"
         )

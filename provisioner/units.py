@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from provisioner.errors import BadInput
+
 DURATION = r"^([0-9]{1,6}d)?([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,9}s)?$"
 SIZE = r"^[0-9]{1,15} ?([kKMGT]i?)?B$"
 _RANGE = "[0-9]{1,9}(?:-[0-9]{1,9}(?::[1-9][0-9]{0,8})?)?"
@@ -35,6 +37,26 @@ def size(value: float | str) -> int:
         base = 1024 if found[3] else 1000
         return int(found[1]) * int(base ** _POWERS[found[2].replace("K", "k")])
     return int(value)
+
+
+def option_seconds(option: str, text: str, *, least: int = 0, most: int | None = None) -> int:
+    """Read the duration that an option was given. Raise BadInput, naming the option, for none or one out of bounds."""
+    try:
+        value = seconds(text)
+    except ValueError:
+        raise BadInput(f"{option}: invalid duration {text!r}", hint="such as 90s, 10m, 1h30m or 2d") from None
+    if value < least or (most is not None and value > most):
+        bounds = f"at least {show_seconds(least)}" + (f", at most {show_seconds(most)}" if most is not None else "")
+        raise BadInput(f"{option}: duration {text!r} is out of range", hint=bounds)
+    return value
+
+
+def option_size(option: str, text: str) -> int:
+    """Read the size that an option was given, in bytes. Raise BadInput, naming the option, for what is none."""
+    try:
+        return size(int(text) if text.isascii() and text.isdecimal() else text)
+    except ValueError:
+        raise BadInput(f"{option}: invalid size {text!r}", hint="bytes, or such as 10MB, 64MiB or 5GiB") from None
 
 
 def show_seconds(value: int) -> str:

@@ -56,7 +56,7 @@ def provision(
 
 
 @app.command()
-def launch(  # noqa: PLR0913, PLR0917 - flags
+def launch(
     context: typer.Context,
     job: JobFile,
     local: Annotated[

@@ -72,9 +72,9 @@ def running_store() -> Running:
 
 def named_place(url: str | None, endpoint_url: str | None) -> StoreLocation | None:
     """The store that ``--store`` and ``--endpoint-url`` name, or None. Raise BadInput for what is no s3:// URL."""
-    from provisioner.job.files import split_url
     from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation
+    from provisioner.s3url import split_url
 
     if not url:
         if endpoint_url:

@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command()(extend)
 
 
-def extend(  # noqa: PLR0913, PLR0917 - flags
+def extend(
     context: typer.Context,
     job: JobName,
     store: StoreUrl = None,

@@ -7,17 +7,18 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from provisioner import units
 from provisioner.cli.options import Endpoint, JsonDocument, streams
-from provisioner.errors import BadInput, NotFound
+from provisioner.errors import BadInput
 from provisioner.output import Event, Output
+from provisioner.units import option_seconds, option_size
 
 if TYPE_CHECKING:
-    from provisioner.links.signer import Link, Signer
+    from provisioner.links.link import Link
+    from provisioner.links.signer import LinkSigner
     from provisioner.s3.bucket import Store
 
 url_app = typer.Typer(help="Presigned URLs: download links and upload slots.", no_args_is_help=True)
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 @url_app.command()
-def get(  # noqa: PLR0913, PLR0917 - flags
+def get(
     context: typer.Context,
     keys: Annotated[
         list[str], typer.Argument(metavar="s3://BUCKET/KEY...", help="Objects; all below one that ends in /.")
@@ -70,46 +71,25 @@ def get(  # noqa: PLR0913, PLR0917 - flags
     check: Annotated[bool, typer.Option("--check/--no-check", help="See that each object is there.")] = True,
 ) -> None:
     """Print download links, one a line: whoever has one may download that object until it expires."""
-    from provisioner.links import signer as links
+    from provisioner.links import downloads
 
     output = streams(context)
     if output.as_json and str(html) == "-":
         raise BadInput("--json and --html - both want standard output", hint="name a file for --html")
-    overrides = links.parse_overrides(headers or ())
-    if content_type:
-        overrides["content-type"] = links.header_value("--content-type", content_type)
-    if filename:
-        if len(keys) != 1 or keys[0].endswith("/"):
-            raise BadInput("--filename names one object's file, and there are several", hint="give one key")
-        overrides["content-disposition"] = links.disposition(filename)
-    seconds = _duration(expires)
-    opener = _opener(endpoint_url, seconds, local=local)
-    found: list[Link] = []
-    for url in keys:
-        bucket, key = links.split(url)
-        store, signer = opener(bucket)
-        if not key or key.endswith("/"):
-            listed = [item for item in store.list(key) if not item.key.endswith("/")]
-            if not listed:
-                raise NotFound(f"there is nothing below {url}", hint="correct the prefix")
-            found += [
-                signer.get(item.key, overrides=overrides, file=item.key[len(key) :], size=item.size) for item in listed
-            ]
-        else:
-            size = _size_of(store, key) if check else None
-            found.append(signer.get(key, overrides=overrides, file=filename or "", size=size))
-    found = links.apart(found)
+    options = downloads.DownloadOptions(headers or (), content_type, filename, check)
+    opener = _opener(endpoint_url, option_seconds("--expires", expires), local=local)
+    found = downloads.sign_downloads(keys, opener, options)
     if html is not None:
-        from provisioner.links import pages as forms
+        from provisioner.links import pages
 
-        _write(html, forms.index(found, title=title, qr=qr), output)
+        _write(html, pages.index(found, title=title, qr=qr), output)
         if not output.as_json:
             return
     _print(output, found, {"links": [link.describe() for link in found]}, curl=curl, qr=qr)
 
 
 @url_app.command()
-def put(  # noqa: PLR0913, PLR0917 - flags
+def put(
     context: typer.Context,
     key: Annotated[str, typer.Argument(metavar="s3://BUCKET/KEY", help="The object to be.")],
     endpoint_url: Endpoint = None,
@@ -128,14 +108,14 @@ def put(  # noqa: PLR0913, PLR0917 - flags
     curl: Curl = False,
 ) -> None:
     """Print an upload slot: whoever has it may write that one object, by PUT, until it expires."""
-    from provisioner.links import signer as links
+    from provisioner.s3url import parse_object_url
 
     output = streams(context)
-    bucket, name = links.one_key(key)
-    _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
+    place = parse_object_url(key)
+    _, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
     link = signer.put(
-        name,
-        size=_bytes("--size", size) if size else None,
+        place.key,
+        size=option_size("--size", size) if size else None,
         content_type=content_type or "",
         sha256=sha256 or "",
         overwrite=not no_overwrite,
@@ -147,7 +127,7 @@ def put(  # noqa: PLR0913, PLR0917 - flags
     _print(output, [link], link.describe(), curl=curl)
 
 
-def sign(  # noqa: PLR0913, PLR0917 - flags
+def sign(
     context: typer.Context,
     prefix: Prefix,
     endpoint_url: Endpoint = None,
@@ -165,27 +145,26 @@ def sign(  # noqa: PLR0913, PLR0917 - flags
     ] = None,
 ) -> None:
     """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
-    from agent import grant as grants
-    from provisioner.links import signer as links
+    from agent.grant import dump
+    from provisioner.links.forms import curl_form, post_fields
+    from provisioner.s3url import parse_url
 
     output = streams(context)
-    bucket, folder = links.folder(prefix)
-    _, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
-    limit = _bytes("--max-bytes", max_bytes)
+    place = parse_url(prefix)
+    _, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
+    limit = option_size("--max-bytes", max_bytes)
     if names and form_of != "grant":
         raise BadInput("--put makes a grant, for `agent push`", hint="for one URL, use `provision url put`")
     if form_of == "grant":
-        text = grants.dump(signer.grant(folder, max_bytes=limit, names=names or ()))
+        text = dump(signer.grant(place.prefix, max_bytes=limit, names=names or ()))
     else:
-        target = signer.post(folder, max_bytes=limit)
-        if form_of == "json":
-            text = json.dumps({"url": target.url, "fields": links.post_fields(target)})
-        else:
-            text = links.curl_form(target, file)
+        target = signer.post(place.prefix, max_bytes=limit)
+        curl = form_of == "curl"
+        text = curl_form(target, file) if curl else json.dumps({"url": target.url, "fields": post_fields(target)})
     output.raw(f"{text}\n".encode())
 
 
-def form(  # noqa: PLR0913, PLR0917 - flags
+def form(
     context: typer.Context,
     prefix: Prefix,
     target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page; - for standard output.")],
@@ -208,68 +187,59 @@ def form(  # noqa: PLR0913, PLR0917 - flags
     ] = None,
 ) -> None:
     """Write an upload form: one HTML file that needs no server. Whoever has it may upload until it expires."""
-    from provisioner.links import pages as forms
-    from provisioner.links import signer as links
-    from provisioner.s3 import cors as rules
+    from provisioner.links.pages import FormOptions, upload_form
+    from provisioner.s3.cors import check, ensure
+    from provisioner.s3url import parse_url
 
     output = streams(context)
-    bucket, folder = links.folder(prefix)
-    page_options = forms.FormOptions(title, _bytes("--max-bytes", max_bytes), success_url or "")
-    store, signer = _opener(endpoint_url, _duration(expires), local=local)(bucket)
-    page = forms.upload_form(signer, folder, page_options)
+    place = parse_url(prefix)
+    page_options = FormOptions(title, option_size("--max-bytes", max_bytes), success_url or "")
+    store, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
+    page = upload_form(signer, place.prefix, page_options)
     allowed = origins or ["*"]
     if cors:
-        done = rules.ensure(store, allowed)
+        done = ensure(store, allowed)
         text = "now allows" if done else "already allowed"
         output.event(Event("cors", f"the bucket {text} uploads from pages at {', '.join(allowed)}"))
-    elif warning := rules.check(store, allowed):
+    elif warning := check(store, allowed):
         output.event(Event("warning", f"warning: {warning}"))
     _write(target, page, output)
 
 
-def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, Signer]]":
+def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, LinkSigner]]":
     """Return a function that opens a bucket once, and what signs for it."""
-    from provisioner.cli import context as session
+    from provisioner.cli.context import clock, embedded_place, open_place
     from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation
-    from provisioner.links import signer as links
+    from provisioner.links.signer import make_signer
 
     if local and endpoint_url:
         raise BadInput(
             "--local is the embedded store, and --endpoint-url another",
             hint="give one of them; FREEPOST_ENDPOINT_URL counts",
         )
-    opened: dict[str, tuple[Store, Signer]] = {}
+    opened: dict[str, tuple[Store, LinkSigner]] = {}
 
-    def open_bucket(bucket: str) -> "tuple[Store, Signer]":
+    def open_bucket(bucket: str) -> "tuple[Store, LinkSigner]":
         if bucket not in opened:
             elsewhere = StoreLocation(StoreSpec(bucket, "", endpoint_url), embedded=False)
-            store = session.open_place(session.embedded_place(bucket, "") if local else elsewhere).store
-            signer = links.signer(store.bucket, store.credentials, now=session.clock(), seconds=seconds)
+            store = open_place(embedded_place(bucket, "") if local else elsewhere).store
+            signer = make_signer(store.bucket, store.credentials, now=clock(), seconds=seconds)
             opened[bucket] = store, signer
         return opened[bucket]
 
     return open_bucket
 
 
-def _size_of(store: "Store", key: str) -> int:
-    try:
-        return store.size(key)
-    except NotFound:
-        raise NotFound(
-            f"there is no object s3://{store.bucket.name}/{key}", hint="--no-check makes the link all the same"
-        ) from None
-
-
-def _print(output: Output, found: "Sequence[Link]", data: Any, *, curl: bool, qr: bool = False) -> None:  # noqa: ANN401 - JSON
+def _print(output: Output, found: "Sequence[Link]", data: object, *, curl: bool, qr: bool = False) -> None:
     if output.as_json:
         output.result("", data)
         return
     lines = [link.curl() if curl else link.url for link in found]
     if qr:
-        from provisioner.links import pages as forms
+        from provisioner.links.pages import qr_text
 
-        lines = [f"{line}\n{forms.qr_text(link)}" for line, link in zip(lines, found, strict=True)]
+        lines = [f"{line}\n{qr_text(link)}" for line, link in zip(lines, found, strict=True)]
     output.raw("".join(f"{line}\n" for line in lines).encode())
 
 
@@ -283,17 +253,3 @@ def _write(path: Path, text: str, output: Output) -> None:
     except OSError as error:
         raise BadInput(f"can't write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
     output.event(Event("written", f"wrote {path}: whoever can read this file may use it until it expires"))
-
-
-def _duration(text: str) -> int:
-    try:
-        return units.seconds(text)
-    except ValueError:
-        raise BadInput(f"--expires {text!r} is no duration", hint="such as 90s, 10m, 1h30m or 2d") from None
-
-
-def _bytes(flag: str, text: str) -> int:
-    try:
-        return units.size(int(text) if text.isascii() and text.isdecimal() else text)
-    except ValueError:
-        raise BadInput(f"{flag} {text!r} is no size", hint="bytes, or such as 10MB, 64MiB or 5GiB") from None

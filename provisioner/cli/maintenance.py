@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command()(gc)
 
 
-def doctor(  # noqa: PLR0913, PLR0917 - flags
+def doctor(
     context: typer.Context,
     job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM.")] = False,

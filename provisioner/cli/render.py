@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(render)
 
 
-def render(  # noqa: PLR0913, PLR0917 - flags
+def render(
     context: typer.Context,
     job: JobFile,
     local: Annotated[bool, typer.Option("--local", help="For the embedded store and the local provider.")] = False,
@@ -86,7 +86,7 @@ def render(  # noqa: PLR0913, PLR0917 - flags
         output.raw(made.data)
 
 
-def _rendered(  # noqa: PLR0913 - what the command line says
+def _rendered(
     output: Output,
     job: Path,
     overrides: list[str],
@@ -127,7 +127,7 @@ def _rendered(  # noqa: PLR0913 - what the command line says
         launcher.stage(plan)
         session.index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)
         output.event(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
-    elif fetched := [*plan.pulled, *([plan.archive] if plan.archive and not looking else [])]:
+    elif fetched := [*plan.downloads, *([plan.archive] if plan.archive and not looking else [])]:
         names = ", ".join([*(item.path for item in fetched), *["its grant"] * (plan.apart and not looking)])
         text = f"note: the VM will fetch {names} from the bucket, and that render uploads with --stage only"
         output.event(Event("not staged", text, {"keys": [item.key for item in fetched]}))

@@ -2,18 +2,22 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from provisioner.cli.options import Endpoint, JobName, JsonDocument, JsonEvents, StoreUrl, streams
+from provisioner.clock import to_seconds, utc_now
 from provisioner.errors import BadInput, MissingDependency, NotFound
-from provisioner.output import Event
+from provisioner.output import Event, Output
+from provisioner.units import option_seconds, option_size
 
 if TYPE_CHECKING:
     from provisioner.serve.token import Allowance, Limits
+
+_LONGEST = 366 * 86_400  # seconds that a token lives
 
 KeyFile = Annotated[
     Path | None,
@@ -27,11 +31,11 @@ RevokedFile = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command()(serve)
-    app.command()(token)
-    app.command()(revoke)
+    app.command("token")(token_)
+    app.command("revoke")(revoke_)
 
 
-def serve(  # noqa: PLR0913, PLR0917 - flags
+def serve(
     context: typer.Context,
     store: StoreUrl = None,
     endpoint_url: Endpoint = None,
@@ -52,14 +56,14 @@ def serve(  # noqa: PLR0913, PLR0917 - flags
     _json: JsonEvents = False,
 ) -> None:
     """Sign for whoever shows a token, holding the credentials. Every grant is logged, without its signature."""
-    from provisioner.cli import context as session
-    from provisioner.jobs import role_session
+    from provisioner.cli.context import clock, embedded_place, named_place, open_place
+    from provisioner.jobs.role_session import RefreshingCredentials
 
     output = streams(context)
     try:
-        from provisioner.serve import app as application
-        from provisioner.serve import key_store, server, signing
-        from provisioner.serve import rate as rates
+        from provisioner.serve import app, key_store, server
+        from provisioner.serve.rate import Limiter
+        from provisioner.serve.signing import SigningService
     except ModuleNotFoundError as error:
         raise MissingDependency(f"the service needs {error.name}", hint="pip install 'freepost[serve]'") from None
     import time
@@ -68,21 +72,21 @@ def serve(  # noqa: PLR0913, PLR0917 - flags
     server.check(address)
     path = key_file or _own("token.key")
     key = key_store.read_key(path, make=key_file is None and not path.exists())
-    place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
-    opened = session.open_place(place).store
-    desk = signing.Desk(
+    place = named_place(store, endpoint_url) or embedded_place(None, "")
+    opened = open_place(place).store
+    signing = SigningService(
         opened.bucket,
         f"{opened.prefix}/" if opened.prefix else "",
-        role_session.RefreshingCredentials(lambda: session.open_place(place).store.credentials, session.clock),
-        session.clock,
-        timedelta(seconds=_seconds(longest, "--longest")),
+        RefreshingCredentials(lambda: open_place(place).store.credentials, clock),
+        clock,
+        timedelta(seconds=option_seconds("--longest", longest, least=1, most=_LONGEST)),
     )
-    limiter = rates.Limiter(rate, burst, time.monotonic)
-    service = application.Service(desk, key, key_store.Revoked(revoked or _own("revoked")), limiter, output.event)
-    server.serve(application.make_app(service), address, output.event)
+    limiter = Limiter(rate, burst, time.monotonic)
+    service = app.Service(signing, key, key_store.Revoked(revoked or _own("revoked")), limiter, output.event)
+    server.serve(app.make_app(service), address, output.event)
 
 
-def token(  # noqa: PLR0913, PLR0917 - flags
+def token_(
     context: typer.Context,
     where: Annotated[
         str | None, typer.Argument(metavar="[s3://BUCKET/PREFIX/ | JOB]", help="What a new token is for.")
@@ -118,42 +122,30 @@ def token(  # noqa: PLR0913, PLR0917 - flags
     _json: JsonDocument = False,
 ) -> None:
     """Make a token of the signing service, narrow one, show one, or revoke one."""
-    from provisioner.serve import key_store
-    from provisioner.serve import token as tokens
-
     output = streams(context)
     if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
         raise BadInput("one thing at a time", hint="name s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
     if revoke_id is not None:
-        new = key_store.Revoked(revoked or _own("revoked")).add(revoke_id)
-        text = f"token {revoke_id} {'is' if new else 'was'} revoked{'' if new else ' already'}"
-        note = "; what was signed for it lives until its own expiry (`provision revoke JOB` ends that)"
-        output.outcome(Event("revoked", text + note, {"token": revoke_id, "new": new}))
+        _revoke_token(output, revoke_id, revoked or _own("revoked"))
         return
+    from provisioner.serve import key_store, token
+
     if show is not None:
-        found = tokens.read(_text(show))
-        output.result(_words(found), found.describe())
+        allowed = token.read(_text(show))
+        output.result(_words(allowed), allowed.describe())
         return
     limits = _limits(methods, max_bytes, expires, prefixes or ())
     if narrow is not None:
-        made = tokens.narrow(_text(narrow), limits)
+        made = token.narrow(_text(narrow), limits)
     else:
         bucket, covered = _covered(str(where), task, attempt, store, endpoint_url)
-        outside = [each for each in prefixes or () if not each.startswith(tuple(covered))]
-        if outside:
-            raise BadInput(f"--prefix {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
-        limits = tokens.Limits(
-            prefixes or covered,
-            limits.methods or ("POST",),
-            5 << 30 if limits.max_bytes is None else limits.max_bytes,
-            limits.expires or int(_now().timestamp()) + 86_400,
-        )
         path = key_file or _own("token.key")
-        made = tokens.mint(key_store.read_key(path, make=not path.exists()), key_store.new_id(), bucket, limits)
-    output.result(made, {"token": made, **tokens.read(made).describe()})
+        key = key_store.read_key(path, make=not path.exists())
+        made = token.mint(key, key_store.new_id(), bucket, token.complete(limits, covered, utc_now()))
+    output.result(made, {"token": made, **token.read(made).describe()})
 
 
-def revoke(
+def revoke_(
     context: typer.Context,
     job: JobName,
     store: StoreUrl = None,
@@ -162,26 +154,31 @@ def revoke(
     _json: JsonEvents = False,
 ) -> None:
     """Make the store refuse what a job's VMs were granted, before it expires."""
-    from provisioner.cli import context as session
-    from provisioner.jobs import revoke as revoking
+    from provisioner.cli.context import clock, find_job, named_place
+    from provisioner.jobs import revoke
 
-    output = streams(context)
-    opened, record = session.find_job(job, session.named_place(store, endpoint_url))
-    if undo:
-        output.event(revoking.undo(opened.store, record, session.clock()))
-        return
-    output.event(revoking.revoke(opened.store, record, session.clock()))
+    opened, record = find_job(job, named_place(store, endpoint_url))
+    change = revoke.undo if undo else revoke.revoke
+    streams(context).event(change(opened.store, record, clock()))
+
+
+def _revoke_token(output: Output, token_id: str, path: Path) -> None:
+    from provisioner.serve.key_store import Revoked
+
+    new = Revoked(path).add(token_id)
+    text = f"token {token_id} {'is' if new else 'was'} revoked{'' if new else ' already'}"
+    note = "; what was signed for it lives until its own expiry (`provision revoke JOB` ends that)"
+    output.outcome(Event("revoked", text + note, {"token": token_id, "new": new}))
 
 
 def _limits(methods: str | None, max_bytes: str | None, expires: str | None, prefixes: Sequence[str]) -> "Limits":
-    from provisioner import units
     from provisioner.serve.token import Limits
 
-    try:
-        size = None if max_bytes is None else units.size(int(max_bytes) if max_bytes.isdecimal() else max_bytes)
-    except ValueError:
-        raise BadInput(f"--max-bytes {max_bytes!r} is no size", hint="such as 64MiB") from None
-    ends = None if expires is None else int(_now().timestamp()) + _seconds(expires, "--expires")
+    size = None if max_bytes is None else option_size("--max-bytes", max_bytes)
+    ends = None
+    if expires is not None:
+        seconds = option_seconds("--expires", expires, least=1, most=_LONGEST)
+        ends = to_seconds(utc_now()) + seconds
     return Limits(list(prefixes) or None, methods.upper().split(",") if methods else None, size, ends)
 
 
@@ -189,16 +186,16 @@ def _covered(
     where: str, task: str | None, attempt: int | None, store: str | None, endpoint_url: str | None
 ) -> tuple[str, list[str]]:
     """The bucket and prefixes that a new token is for."""
-    from provisioner.cli import context as session
-    from provisioner.job.files import split_url
+    from provisioner.cli.context import find_job, named_place
     from provisioner.plan.layout import JobKeys
+    from provisioner.s3url import is_s3_url, split_url
 
-    if where.startswith("s3://") and task is None:
-        bucket, prefix = split_url(where)
-        if not prefix.strip("/"):
+    if is_s3_url(where) and task is None:
+        place = split_url(where)
+        if not place.key.strip("/"):
             raise BadInput("a token is for a prefix, not for a whole bucket", hint="s3://BUCKET/PREFIX/")
-        return bucket, [prefix.strip("/") + "/"]
-    opened, record = session.find_job(where, session.named_place(store, endpoint_url))
+        return place.bucket, [place.key.strip("/") + "/"]
+    opened, record = find_job(where, named_place(store, endpoint_url))
     keys = JobKeys(opened.store.prefix, record.job)
     if task is None and len(record.spec.tasks) > 1:
         raise BadInput(
@@ -231,19 +228,3 @@ def _text(path: Path) -> str:
         return (sys.stdin.read(10_000) if str(path) == "-" else path.read_text()).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} can't be read: {type(error).__name__}") from None
-
-
-def _seconds(value: str, flag: str) -> int:
-    from provisioner import units
-
-    try:
-        seconds = units.seconds(value)
-    except ValueError:
-        seconds = 0
-    if not 1 <= seconds <= 366 * 86_400:
-        raise BadInput(f"{flag} {value!r} is no duration", hint="such as 90s, 10m or 12h")
-    return seconds
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)

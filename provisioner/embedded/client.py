@@ -6,9 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from provisioner.errors import BadInput, FreepostError
+
+if TYPE_CHECKING:
+    from provisioner.boto import BotoClient
 
 REGION = "us-east-1"
 _READY_BUCKET, _READY_KEY, _READY_BODY = "freepost-ready", "ready", b"ready\n"
@@ -27,7 +30,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def connect(running: Running) -> Iterator[Any]:
+def connect(running: Running) -> Iterator[BotoClient]:
     """Give an S3 client of the store, and close it. One try a request, and no proxy: it is on loopback."""
     from botocore.config import Config
 
@@ -55,7 +58,7 @@ def connect(running: Running) -> Iterator[Any]:
         client.close()
 
 
-def unready(client: Any) -> str | None:  # noqa: ANN401 - as connect
+def unready(client: BotoClient) -> str | None:
     """Read a marker back, writing it first on a new store. Return why that can't be done yet, or None.
 
     That the port answers is not enough: for some 50 ms after a restart the server says InternalError to a GET of what
@@ -81,7 +84,7 @@ def unready(client: Any) -> str | None:  # noqa: ANN401 - as connect
     return None
 
 
-def make_bucket(client: Any, name: str) -> None:  # noqa: ANN401 - as connect
+def make_bucket(client: BotoClient, name: str) -> None:
     """Make a bucket unless it is there. Raise BadInput for a bad name, else as `provisioner.s3.bucket.translate`."""
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 

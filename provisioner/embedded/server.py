@@ -24,12 +24,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from provisioner import atomic
 from provisioner.embedded import seaweedfs
 from provisioner.embedded.client import REGION, Running, connect, make_bucket, unready
 from provisioner.errors import BadInput, FreepostError, NotFound, Unreachable
 from provisioner.process import Process, identify
+
+if TYPE_CHECKING:
+    from provisioner.boto import BotoClient
 
 __all__ = ["DEFAULT_BUCKET", "EmbeddedStore", "Running", "connect"]
 
@@ -157,7 +161,7 @@ class EmbeddedStore:
     def _spawn(self, command: Sequence[str], ports: seaweedfs.Ports, bucket: str) -> _Server:
         if self.log.exists():
             self.log.replace(self.log.with_name("store.log.1"))
-        _write(self.log, "")
+        atomic.write(self.log, "")
         reader, gate = os.pipe()
         try:
             answer = subprocess.run(
@@ -181,7 +185,7 @@ class EmbeddedStore:
             os.close(gate)
         return server
 
-    def _await_ready(self, server: _Server, client: Any) -> None:  # noqa: ANN401 - boto3 clients have no static type
+    def _await_ready(self, server: _Server, client: BotoClient) -> None:
         deadline = time.monotonic() + START_SECONDS
         while (fault := unready(client)) is not None:
             if server.process.ended(within=_POLL_SECONDS):
@@ -207,7 +211,7 @@ class EmbeddedStore:
             folder.mkdir(mode=0o700, exist_ok=True)
         for name, text in seaweedfs.settings().items():
             if not (self._home / name).exists():
-                _write(self._home / name, text)
+                atomic.write(self._home / name, text)
 
     def _keys(self) -> tuple[str, str]:
         path = self._home / "s3.json"
@@ -229,7 +233,7 @@ class EmbeddedStore:
             return None
 
     def _record(self, server: _Server) -> None:
-        _write(self._home / "server.json", json.dumps(asdict(server)))
+        atomic.write(self._home / "server.json", json.dumps(asdict(server)))
 
     def _log_tail(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
@@ -251,12 +255,3 @@ class EmbeddedStore:
             yield
         finally:
             os.close(descriptor)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file of mode 0600 whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with open(temporary, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
-    temporary.replace(path)

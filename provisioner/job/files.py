@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from provisioner import units
 from provisioner.job.problems import At, show
+from provisioner.s3url import is_s3_url
 
 SMALL = (
     64 * 1024**2
@@ -24,20 +25,9 @@ _MOVED = "; for a file from elsewhere write source: (where it is) and path: (whe
 
 def landing(source: str) -> str:
     """Say where a file lands that has no `path` of its own: where it is beside job.yaml, else under its own name."""
-    if is_url(source) or not re.search(RELATIVE, source):
+    if is_s3_url(source) or not re.search(RELATIVE, source):
         return PurePosixPath(source).name
     return posixpath.normpath(source)
-
-
-def is_url(source: str) -> bool:
-    """Tell an object from a local file."""
-    return source.startswith("s3://")
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """Take s3://BUCKET/REST apart."""
-    bucket, _, rest = url.removeprefix("s3://").partition("/")
-    return bucket, rest
 
 
 def mode(path: Path) -> str:
@@ -61,7 +51,7 @@ def check_small(value: str, at: At) -> None:
 
 def check_input(value: str, at: At) -> None:
     """Fault an input that is neither an object with a key nor a readable file. Its bucket is compared elsewhere."""
-    if not is_url(value):
+    if not is_s3_url(value):
         check_local(value, at)
     elif not (_OBJECT.search(value) and re.search(RELATIVE, landing(value))):
         at.fault(show(value), "s3://BUCKET/KEY, or a local file relative to job.yaml")

@@ -17,6 +17,7 @@ from provisioner.job.fields import choice, duration, either, flag, items, mappin
 from provisioner.job.problems import At, one_of
 from provisioner.job.spec import OBJECT_LIMIT
 from provisioner.job.validate import Schema, publish
+from provisioner.s3url import is_s3_url
 
 Options = Mapping[str, Mapping[str, Any]]  # a provider's name -> its option_schema
 
@@ -62,7 +63,7 @@ def _file_list(
     """A list of files, each the name of one beside job.yaml, or a mapping."""
 
     def beside(value: str, at: At) -> None:
-        if files.is_url(value) or files.check_beside(value, at):
+        if is_s3_url(value) or files.check_beside(value, at):
             source["x-check"](value, at)
 
     full = mapping(item_doc, {"source": source, "path": PATH, "mode": MODE, **keys}, **more)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from provisioner import errors, units
-from provisioner.job import files as localfiles
-from provisioner.job import keys, rules, validate, yaml_positions
+from provisioner.job import files, keys, rules, validate, yaml_positions
 from provisioner.job.keys import Options
 from provisioner.job.overrides import apply
 from provisioner.job.problems import At, Faults
 from provisioner.job.spec import FileSpec, InputSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec, VmSpec
+from provisioner.s3url import is_s3_url, split_url
 
 
 def load(path: Path, overrides: Sequence[str] = (), providers: Options | None = None) -> JobSpec:
@@ -87,7 +87,7 @@ def _parse(document: object, faults: Faults, providers: Options | None) -> JobSp
 
 
 def _store(made: Mapping[str, Any]) -> StoreSpec:
-    bucket, prefix = localfiles.split_url(made["url"])
+    bucket, prefix = split_url(made["url"])
     return StoreSpec(bucket, prefix.strip("/"), **{key: each for key, each in made.items() if key != "url"})
 
 
@@ -98,12 +98,12 @@ def _vm(made: Mapping[str, Any]) -> VmSpec:
 
 def _run(made: Mapping[str, Any], written: Mapping[str, Any], base: Path) -> RunSpec:
     rest = {key: each for key, each in made.items() if key not in ("script", "files", "env")}
-    files = [_file(each, base) for each in made["files"]]
+    found = [_file(each, base) for each in made["files"]]
     if "script" in made:
-        name = localfiles.landing(made["script"])
-        files.append(FileSpec(name, (base / made["script"]).read_bytes(), "0755"))
+        name = files.landing(made["script"])
+        found.append(FileSpec(name, (base / made["script"]).read_bytes(), "0755"))
         rest["command"] = (f"./{name}",)
-    return RunSpec(**rest, env=_env(written.get("env", {})), files=tuple(files))
+    return RunSpec(**rest, env=_env(written.get("env", {})), files=tuple(found))
 
 
 def _env(written: Mapping[str, Any]) -> dict[str, str]:
@@ -120,15 +120,15 @@ def _file(made: Mapping[str, Any], base: Path) -> FileSpec:
     if "content" in made:
         return FileSpec(path, made["content"].encode(), made.get("mode", "0644"))
     source = base / made["source"]
-    return FileSpec(path, source.read_bytes(), made.get("mode") or localfiles.mode(source))
+    return FileSpec(path, source.read_bytes(), made.get("mode") or files.mode(source))
 
 
 def _input(made: Mapping[str, Any], base: Path) -> InputSpec:
     source = made["source"]
-    if localfiles.is_url(source):
+    if is_s3_url(source):
         return InputSpec(_path(made), source, made.get("mode", "0644"))
-    return InputSpec(_path(made), base / source, made.get("mode") or localfiles.mode(base / source))
+    return InputSpec(_path(made), base / source, made.get("mode") or files.mode(base / source))
 
 
 def _path(made: Mapping[str, Any]) -> str:
-    return localfiles.landing(made.get("path") or made["source"])
+    return files.landing(made.get("path") or made["source"])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from provisioner import units
 from provisioner.job import files, keys, validate
 from provisioner.job.problems import At, Faults, show
+from provisioner.s3url import is_s3_url, split_url
 
 
 def check(document: Mapping[str, Any], whole: validate.Schema, faults: Faults) -> None:
@@ -137,8 +138,8 @@ def _check_total(places: Sequence[_Place], document: Mapping[str, Any], faults: 
 
 def _check_buckets(places: Sequence[_Place], store: object, whole: validate.Schema) -> None:
     """Fault inputs from another bucket: what signs for the job's own may have no right to it."""
-    bucket = files.split_url(validate.read(store, whole["properties"]["store"])["url"])[0]
+    bucket = split_url(validate.read(store, whole["properties"]["store"])["url"]).bucket
     for place in places:
         source = place.file.get("source", "")
-        if files.is_url(source) and files.split_url(source)[0] != bucket:
+        if is_s3_url(source) and split_url(source).bucket != bucket:
             place.at.fault(show(source), f"an object of the job's own bucket, {bucket}")

@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from provisioner.job.problems import At, Faults, nearest, one_of, shorten, show
 
 Schema = Mapping[str, Any]
+Document: TypeAlias = Any  # what YAML or JSON may hold
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -182,7 +183,7 @@ def _check_mapping(value: Mapping[Any, Any], schema: Schema, at: At) -> None:
             check(item, others if isinstance(others, Mapping) else {}, at.child(value, key))
 
 
-def read(value: Any, schema: Schema) -> Any:  # noqa: ANN401 - a document is of any kind
+def read(value: Document, schema: Schema) -> Document:
     """Turn a value that `check` passed into what a spec holds: defaults filled in, units read, lists as tuples."""
     if "x-read" in schema:
         return schema["x-read"](value)
@@ -207,7 +208,7 @@ def defaults(schema: Schema) -> dict[str, Any]:
     return {key: read(each["default"], each) for key, each in known.items() if "default" in each}
 
 
-def publish(schema: Any) -> Any:  # noqa: ANN401 - a schema is JSON of any kind
+def publish(schema: Document) -> Document:
     """Return the schema as plain JSON Schema, for editors: what is allowed joins the description."""
     if not isinstance(schema, Mapping):
         return [publish(item) for item in schema] if isinstance(schema, (list, tuple)) else schema

@@ -13,7 +13,7 @@ from provisioner.job.spec import JobSpec
 from provisioner.providers.base import Check, Provider
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
-from provisioner.s3.signing import sign_prefix
+from provisioner.s3.signing import RequestSigner
 
 FOLDER = ".doctor"  # below the store's prefix; what is written there is deleted at once
 _PROBE_SECONDS = 300
@@ -26,13 +26,8 @@ def of_store(store: Store, spec: JobSpec, now: datetime) -> Iterator[Check]:
     yield _bucket(store)
     prefix = "/".join(part for part in (store.prefix, FOLDER, "") if part or not store.prefix).lstrip("/")
     name = secrets.token_hex(8)
-    target = sign_prefix(
-        store.bucket,
-        prefix,
-        credentials=store.credentials,
-        now=now,
-        expires=now + timedelta(seconds=_PROBE_SECONDS),
-        max_bytes=16,
+    target = RequestSigner(store.bucket, store.credentials, now).sign_prefix(
+        prefix, expires=now + timedelta(seconds=_PROBE_SECONDS), max_bytes=16
     )
     try:
         probe.post(target, name, b"doctor\n")

@@ -12,7 +12,7 @@ from agent.grant import Grant, Target
 from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.jobs.role_session import RoleSessions
-from provisioner.plan.grants import large_keys, sign_grant, stub
+from provisioner.plan.grants import GrantSigner, large_keys
 from provisioner.plan.plan import Plan, TaskPlan, new_job_id
 from provisioner.providers.base import Provider, guest_url
 from provisioner.s3 import put_slots
@@ -46,7 +46,7 @@ class Granter:
         if len(user_data.data) > plan.user_data_limit:
             raise too_large(plan, user_data)
         if use:
-            for key, data in user_data.beside.items():
+            for key, data in user_data.extra_objects.items():
                 self.store.put(key, data)
         return grant, user_data
 
@@ -107,7 +107,7 @@ class Granter:
             return Target(url, *grant.status[1:])
         # A PUT's signature is for one address.
         credentials = self.signer.credentials(plan, plan.task(grant.task))
-        own = put_slots.Signing(self.store.bucket, credentials, self.clock(), _PROOF)
+        own = put_slots.SlotSigner(self.store.bucket, credentials, self.clock(), _PROOF)
         return own.target(grant.status.prefix, ["launched"])
 
     def _begun(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
@@ -125,9 +125,9 @@ class Granter:
     ) -> tuple[Grant, bytes]:
         """Sign for the bucket's address as the VM will see it."""
         seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
-        grant = sign_grant(plan, task, credentials=credentials, now=now, bucket=seen, uploads=uploads)
-        apart = stub(plan, task, grant, credentials=credentials, now=now, bucket=seen) if plan.apart else b""
-        return grant, apart
+        signer = GrantSigner(plan, credentials, now, seen)
+        grant = signer.grant(task, uploads=uploads)
+        return grant, signer.stub(task, grant) if plan.apart else b""
 
 
 def too_large(plan: Plan, user_data: UserData) -> BadInput:

@@ -62,7 +62,7 @@ def locate(job: str, *, place: StoreLocation | None, index: JobIndex) -> tuple[S
     `place` is the store the operator named, if any.
     """
     if job.startswith("s3://"):
-        from provisioner.job.files import split_url
+        from provisioner.s3url import split_url
 
         bucket, path = split_url(job)
         prefix, _, name = path.strip("/").rpartition("/")

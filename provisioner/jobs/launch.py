@@ -35,7 +35,8 @@ from provisioner.jobs.role_session import RoleSessions
 from provisioner.output import Event, Report
 from provisioner.packing import agent_archive
 from provisioner.plan.layout import JobKeys, parse_status
-from provisioner.plan.plan import Plan, StagedInput, TaskPlan, launch_token, make_plan, new_job_id, task_plans
+from provisioner.plan.plan import Plan, StagedInput, TaskPlan, launch_token, new_job_id, task_plans
+from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Choice, Instance, Phase, Provider, raw_limit
 from provisioner.retry import retried
 from provisioner.s3 import probe
@@ -110,7 +111,7 @@ class Launcher:
         latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
         return {task: latest[task].place for task in taken & set(latest)}
 
-    def plan(  # noqa: PLR0913 - what a launch, a retry and a rendering each decide
+    def plan(
         self,
         spec: JobSpec,
         *,
@@ -129,18 +130,20 @@ class Launcher:
         name = job or new_job_id(spec.name, now, "".join(secrets.choice(_ENTROPY) for _ in range(4)))
         keys = JobKeys(self.store.prefix, name)
         plan = make_plan(
-            spec,
-            job=name,
-            bucket=self.store.bucket,
-            prefix=self.store.prefix,
-            provider=self.provider.name,
-            user_data_limit=raw_limit(self.provider) if raw else self.provider.user_data_limit,
-            raw=raw,
-            now=now,
-            credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.signed)),
-            attempts=attempts,
-            inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
-            groups=getattr(self.provider, "groups", False),
+            LaunchRequest(
+                spec,
+                job=name,
+                bucket=self.store.bucket,
+                prefix=self.store.prefix,
+                provider=self.provider.name,
+                user_data_limit=raw_limit(self.provider) if raw else self.provider.user_data_limit,
+                raw=raw,
+                now=now,
+                credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.signed)),
+                attempts=attempts,
+                inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
+                groups=getattr(self.provider, "groups", False),
+            )
         )
         return self._granter.made_to_fit(plan, staged=staged)
 
@@ -220,10 +223,10 @@ class Launcher:
         """Put into the bucket what had no room in the user-data."""
         if plan.archive:  # written anew by each launch: whatever became of it meanwhile, it is right now, and young
             self.store.put(plan.archive.key, agent_archive.rest(), content_type="application/octet-stream")
-        for spilled in plan.spilled:
-            self.store.put(plan.spill_entry(spilled).key, spilled.content, content_type="application/octet-stream")
+        for file in plan.offloaded:
+            self.store.put(plan.offloaded_entry(file).key, file.content, content_type="application/octet-stream")
             self.report(
-                Event("spilled", f"{spilled.path} is too large for user-data; the VM pulls it", {"path": spilled.path})
+                Event("spilled", f"{file.path} is too large for user-data; the VM pulls it", {"path": file.path})
             )
 
     def _recorded(self, plan: Plan) -> JobRecord:

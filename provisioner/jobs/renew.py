@@ -22,9 +22,10 @@ from provisioner.jobs.record import JobRecord
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.watch import TaskStatus
 from provisioner.output import Event, Report
-from provisioner.plan.grants import sign_grant
+from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import UPLOAD_MARGIN, Plan, make_plan
+from provisioner.plan.plan import UPLOAD_MARGIN, Plan
+from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Provider, guest_url
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import MAX_LIFETIME
@@ -126,24 +127,26 @@ class Renewer:
             return
         seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
         plan = dataclasses.replace(plan, expires=ends)
-        grant = sign_grant(plan, task, credentials=credentials, now=now, bucket=seen, letter=number + 1)
-        self.store.put(plan.keys.letter(*each, number), dump(grant).encode())
+        grant = GrantSigner(plan, credentials, now, seen).grant(task, next_renewal=number + 1)
+        self.store.put(plan.keys.mailbox_key(*each, number), dump(grant).encode())
         self._ends[each], self._due[each] = ends, now + (ends - now) / 2
 
     def _plan(self, record: JobRecord, each: Attempt, life: timedelta, now: datetime, signer: RoleSessions) -> Plan:
         """The plan of one task's next grant. The job's deadline stays as it is."""
         spec = dataclasses.replace(record.spec, renew=int(life.total_seconds()))
         plan = make_plan(
-            spec,
-            job=record.job,
-            bucket=self.store.bucket,
-            prefix=self.store.prefix,
-            provider=record.provider,
-            user_data_limit=self.provider.user_data_limit,
-            now=now,
-            credentials_expire=signer.check(spec, now, now),
-            attempts=dict([each]),
-            inputs=record.inputs,
+            LaunchRequest(
+                spec,
+                job=record.job,
+                bucket=self.store.bucket,
+                prefix=self.store.prefix,
+                provider=record.provider,
+                user_data_limit=self.provider.user_data_limit,
+                now=now,
+                credentials_expire=signer.check(spec, now, now),
+                attempts=dict([each]),
+                inputs=record.inputs,
+            )
         )
         expires = min(plan.expires, record.deadline + UPLOAD_MARGIN)
         return dataclasses.replace(plan, deadline=record.deadline, expires=expires)

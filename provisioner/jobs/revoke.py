@@ -27,7 +27,7 @@ from provisioner.plan.layout import JobKeys
 from provisioner.s3 import probe, put_slots
 from provisioner.s3.bucket import Store
 from provisioner.s3.bucket_policy import Full, fitting, merge, same, stands, statements
-from provisioner.s3.signing import Credentials, sign_prefix
+from provisioner.s3.signing import Credentials, RequestSigner
 
 PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
 _TRIES = 6
@@ -162,7 +162,7 @@ class Revoker:
             self.report(Event("notice", text, {"job": record.job, "text": text}))
 
 
-def _change(  # noqa: PLR0913, PLR0917 - what to change, and what with
+def _change(
     store: Store,
     record: JobRecord,
     now: datetime,
@@ -195,7 +195,7 @@ def _sid(store: Store, record: JobRecord) -> str:
     return hashlib.sha256(JobKeys(store.prefix, record.job).root.encode()).hexdigest()[:16]
 
 
-def _prove(  # noqa: PLR0913, PLR0917 - what to sign, and what with
+def _prove(
     store: Store,
     prefix: str,
     record: JobRecord,
@@ -233,8 +233,8 @@ def _prove(  # noqa: PLR0913, PLR0917 - what to sign, and what with
 def _probe(store: Store, prefix: str, credentials: Credentials, now: datetime, *, put: bool) -> Target:
     life = timedelta(minutes=5)
     if put:
-        return put_slots.Signing(store.bucket, credentials, now, life).target(prefix, [".revoked"])
-    return sign_prefix(store.bucket, prefix, credentials=credentials, now=now, expires=now + life, max_bytes=1)
+        return put_slots.SlotSigner(store.bucket, credentials, now, life).target(prefix, [".revoked"])
+    return RequestSigner(store.bucket, credentials, now).sign_prefix(prefix, expires=now + life, max_bytes=1)
 
 
 def _refused(store: Store, target: Target) -> bool:

@@ -70,7 +70,7 @@ class RoleSessions:
         if plan.spec.signer is None:
             return self.own
         policy = session_policy(plan.bucket, prefixes(plan, task), reads(plan, task), parts=bool(large(plan.spec)))
-        name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are spilled
+        name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are offloaded
         found = self._sessions.get(name)
         if found is None or (found.expires is not None and found.expires < plan.needed):
             found = self._sessions[name] = self._assume(plan, task, policy)
@@ -113,10 +113,10 @@ def reads(plan: Plan, task: TaskPlan) -> list[str]:
     """
     apart = [literal(plan.keys.grant(task.task, task.attempt))] if plan.apart else []
     own = plan.keys.input("")
-    keys = [literal(item.key) for item in plan.pulled if not item.key.startswith(own)]
+    keys = [literal(item.key) for item in plan.downloads if not item.key.startswith(own)]
     mail = [f"{literal(plan.keys.mail(task.task, task.attempt))}*"] if plan.spec.renew else []
     keys += map(literal, large_keys(plan, task))
-    inputs = [f"{literal(own)}*"] if any(item.key.startswith(own) for item in plan.pulled) else []
+    inputs = [f"{literal(own)}*"] if any(item.key.startswith(own) for item in plan.downloads) else []
     agent = [literal(plan.archive.key)] if plan.archive else []
     return [*apart, *agent, *mail, *inputs, *dict.fromkeys(keys)]
 

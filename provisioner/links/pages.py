@@ -21,8 +21,10 @@ from markupsafe import Markup
 
 from provisioner.clock import iso
 from provisioner.errors import BadInput
-from provisioner.links.signer import Link, Signer, post_fields
-from provisioner.resources import templates
+from provisioner.links.forms import post_fields
+from provisioner.links.link import Link
+from provisioner.links.signer import LinkSigner
+from provisioner.resources import make_environment, templates
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _QR_BYTES = 1800  # a denser code (QR version 32 and up) is beyond what telephones read from a screen
@@ -37,7 +39,7 @@ class FormOptions:
     success_url: str = ""
 
 
-def upload_form(signer: Signer, prefix: str, options: FormOptions) -> str:
+def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
     """Return the page that uploads to `prefix`. It is the permission itself: whoever has it may upload.
 
     It holds two policies: one that the browser's own form can meet, which takes no empty file (that would be a form
@@ -151,17 +153,7 @@ def _page(template: str, **values: object) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates()),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["clock"] = _clock
-    environment.filters["iso"] = iso
-    return environment
+    return make_environment({"clock": _clock, "iso": iso})
 
 
 def _clock(moment: datetime) -> str:

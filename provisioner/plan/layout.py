@@ -16,10 +16,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 EVENTS = ("launched", "booted", "started", "heartbeat", "interrupted", "succeeded", "failed")
 FINAL_EVENTS = frozenset({"interrupted", "succeeded", "failed"})
+_OUTPUTS = re.compile(r"(?:(?P<prefix>.*)/)?(?P<job>[^/]+)/out/(?P<task>[^/]+)/(?P<attempt>[0-9]{1,9})/", re.DOTALL)
 
 
 def agent_root(prefix: str) -> str:
@@ -62,7 +64,7 @@ class JobKeys(NamedTuple):
         """The renewed grants of an attempt."""
         return f"{self.mail_root}{task}/{attempt}/"
 
-    def letter(self, task: str, attempt: int, number: int) -> str:
+    def mailbox_key(self, task: str, attempt: int, number: int) -> str:
         """One of them, from 1: the grant before it names this key as its mailbox."""
         return f"{self.mail(task, attempt)}{number:06d}"
 
@@ -106,3 +108,19 @@ def parse_status(root: str, key: str) -> StatusKey | None:
     if not key.startswith(root) or not task or not name or not attempt.isdecimal():
         return None
     return StatusKey(task, int(attempt), name)
+
+
+class OutputsPrefix(NamedTuple):
+    """The prefix of an attempt's outputs (`JobKeys.outputs`), taken apart."""
+
+    keys: JobKeys
+    task: str
+    attempt: int
+
+
+def parse_outputs(prefix: str) -> OutputsPrefix | None:
+    """Take the prefix of an attempt's outputs apart; None for one that isn't of the layout."""
+    found = _OUTPUTS.fullmatch(prefix)
+    if found is None:
+        return None
+    return OutputsPrefix(JobKeys(found["prefix"] or "", found["job"]), found["task"], int(found["attempt"]))

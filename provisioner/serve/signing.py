@@ -6,31 +6,29 @@ Nothing outside the token's prefixes, its methods, its size limit and its life, 
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from agent.grant import Grant, Target
+from agent.grant import Grant
 from provisioner.clock import from_seconds, iso, to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
+from provisioner.plan.layout import parse_outputs
+from provisioner.s3.grants import GrantScope, sign_scope
 from provisioner.s3.signing import (
     MAX_OBJECT_BYTES,
     MAX_STATUS_BYTES,
     Bucket,
     Credentials,
+    RequestSigner,
     policy_document,
-    presign_url,
-    sign_post,
 )
 from provisioner.serve.safe_keys import key_fault, prefix_fault
 from provisioner.serve.token import Allowance
 
 DEFAULT_SECONDS = 3600
-OWN_FOLDER = ".freepost/"  # below a prefix that isn't a job's: the manifest of what was pushed there
-_OUTPUTS = re.compile(r"(?P<root>(?:.*/)?(?P<job>[^/]+)/)out/(?P<task>[^/]+)/(?P<attempt>[0-9]{1,9})/", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where a service signs. `root` bounds it, whatever a token says; empty for the whole bucket."""
+class SigningService:
+    """Signs for one bucket. `root` bounds it, whatever a token says; empty for the whole bucket."""
 
     bucket: Bucket
     root: str
@@ -57,26 +55,22 @@ class Desk:
         """Presign a GET of each key."""
         for key in keys:
             self._admit(allowance, "GET", key)
-        credentials, now, until = self._life(allowance, seconds)
+        signer, expires = self._signer(allowance, seconds)
         query = {}
         if filename:
             query["response-content-disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
-        urls = [
-            presign_url("GET", self.bucket, key, credentials=credentials, now=now, lifetime=until - now, query=query)
-            for key in keys
-        ]
-        listed = [{"key": key, "url": url} for key, url in zip(keys, urls, strict=True)]
-        return self._signed({"urls": listed}, "GET", tuple(keys), until)
+        urls = [{"key": key, "url": signer.presign("GET", key, expires - signer.now, query=query)} for key in keys]
+        return _signed({"urls": urls}, "GET", tuple(keys), expires)
 
     def put(self, allowance: Allowance, key: str, size: int, headers: dict[str, str], seconds: int | None) -> Signed:
         """Presign a PUT of exactly `size` bytes: the length is signed, for a PUT can't be given a range."""
         self._admit(allowance, "PUT", key)
-        if size > min(allowance.max_bytes, MAX_OBJECT_BYTES):
+        if size > _limit(allowance, None):
             raise Refused(f"the token allows objects of up to {allowance.max_bytes} bytes")
-        credentials, now, until = self._life(allowance, seconds)
+        signer, expires = self._signer(allowance, seconds)
         sent = {"content-length": str(size), **headers}
-        url = presign_url("PUT", self.bucket, key, credentials=credentials, now=now, lifetime=until - now, headers=sent)
-        return self._signed({"url": url, "headers": sent}, "PUT", (key,), until)
+        url = signer.presign("PUT", key, expires - signer.now, headers=sent)
+        return _signed({"url": url, "headers": sent}, "PUT", (key,), expires)
 
     def post(
         self, allowance: Allowance, key: str | None, prefix: str | None, max_bytes: int | None, seconds: int | None
@@ -84,60 +78,43 @@ class Desk:
         """Sign a POST policy for one key, or for whatever is below a prefix."""
         if key is not None and prefix is not None:
             raise BadInput("a form is for a key or for a prefix, not both")
-        bound = self._prefix(allowance, prefix) if key is None else key
+        bound = _prefix(allowance, prefix) if key is None else key
         self._admit(allowance, "POST", bound, folder=key is None)
-        credentials, now, until = self._life(allowance, seconds)
-        limit = min(allowance.max_bytes, MAX_OBJECT_BYTES, MAX_OBJECT_BYTES if max_bytes is None else max_bytes)
-        document = policy_document(self.bucket.name, bound, expires=until, max_bytes=limit)
-        if key is not None:
-            document["conditions"] = [
-                {"key": key} if isinstance(item, list) and item[1] == "$key" else item
-                for item in document["conditions"]
-            ]
-        target = sign_post(self.bucket, bound, document, credentials=credentials, now=now)
+        signer, expires = self._signer(allowance, seconds)
+        limit = _limit(allowance, max_bytes)
+        document = policy_document(self.bucket.name, bound, expires=expires, max_bytes=limit, one_key=key is not None)
+        target = signer.sign_policy(bound, document)
         fields = {**target.fields, "policy": base64.b64encode(target.policy.encode()).decode()}
         if key is not None:
             fields["key"] = key
         body = {"url": target.url, "prefix": bound, "fields": fields, "max_bytes": limit}
-        return self._signed(body, "POST", (bound,), until)
+        return _signed(body, "POST", (bound,), expires)
 
     def grant(
         self, allowance: Allowance, prefix: str | None, max_bytes: int | None, seconds: int | None
     ) -> tuple[Grant, Signed]:
         """Sign a whole grant: for a task's own two prefixes if the token is for these, else below one prefix."""
-        job, task, attempt, outputs, status = self._layout(allowance, prefix)
-        for bound in (outputs, status):
+        scope = self._scope(allowance, prefix)
+        for bound in (scope.outputs, scope.status):
             self._admit(allowance, "POST", bound, folder=True)
-        credentials, now, until = self._life(allowance, seconds)
-        limit = min(allowance.max_bytes, MAX_OBJECT_BYTES, MAX_OBJECT_BYTES if max_bytes is None else max_bytes)
-
-        def target(bound: str, most: int) -> Target:
-            document = policy_document(self.bucket.name, bound, expires=until, max_bytes=most)
-            return sign_post(self.bucket, bound, document, credentials=credentials, now=now)
-
-        own = min(MAX_STATUS_BYTES, allowance.max_bytes)
-        made = Grant(
-            job, task, attempt, int(until.timestamp()), target(outputs, limit), target(status, own), [], None, None
+        signer, expires = self._signer(allowance, seconds)
+        grant = sign_scope(
+            signer,
+            scope,
+            expires=expires,
+            max_bytes=_limit(allowance, max_bytes),
+            status_bytes=min(MAX_STATUS_BYTES, allowance.max_bytes),
         )
-        return made, self._signed({}, "grant", (outputs, status), until)
+        return grant, _signed({}, "grant", (scope.outputs, scope.status), expires)
 
-    def _layout(self, allowance: Allowance, prefix: str | None) -> tuple[str, str, int, str, str]:
+    def _scope(self, allowance: Allowance, prefix: str | None) -> GrantScope:
         for outputs in allowance.prefixes if prefix is None else ():
-            found = _OUTPUTS.fullmatch(outputs)
-            if found:
-                status = f"{found['root']}status/{found['task']}/{found['attempt']}/"
+            found = parse_outputs(outputs)
+            if found is not None:
+                status = found.keys.status(found.task, found.attempt)
                 if status in allowance.prefixes:
-                    return found["job"], found["task"], int(found["attempt"]), outputs, status
-        bound = self._prefix(allowance, prefix)
-        return bound.rstrip("/").rpartition("/")[2], "0", 1, bound, bound + OWN_FOLDER
-
-    def _prefix(self, allowance: Allowance, prefix: str | None) -> str:
-        """The prefix that was asked for, or the token's only one."""
-        if prefix is None and len(allowance.prefixes) == 1:
-            return allowance.prefixes[0]
-        if prefix is None:
-            raise BadInput("the token covers several prefixes, or none", hint="name one: prefix")
-        return prefix
+                    return GrantScope(found.keys.job, found.task, found.attempt, outputs, status)
+        return GrantScope.of_prefix(_prefix(allowance, prefix), self.bucket.name)
 
     def _admit(self, allowance: Allowance, method: str, key: str, *, folder: bool = False) -> None:
         fault = prefix_fault(key) if folder else key_fault(key)
@@ -150,8 +127,8 @@ class Desk:
         if allowance.prefix_of(key) is None:
             raise Refused("the token doesn't cover this key or prefix")
 
-    def _life(self, allowance: Allowance, seconds: int | None) -> tuple[Credentials, datetime, datetime]:
-        """What signs, now, and until when: the earliest of all ends, whole seconds."""
+    def _signer(self, allowance: Allowance, seconds: int | None) -> tuple[RequestSigner, datetime]:
+        """What signs, and until when: the earliest of all ends, in whole seconds."""
         credentials, now = self.credentials(), self.clock().replace(microsecond=0)
         ends = [
             now + min(timedelta(seconds=DEFAULT_SECONDS if seconds is None else seconds), self.longest),
@@ -161,8 +138,22 @@ class Desk:
             ends.append(credentials.expires.replace(microsecond=0))
         if min(ends) <= now:
             raise Expiry("the service's credentials have ended", hint="tell its operator")
-        return credentials, now, min(ends)
+        return RequestSigner(self.bucket, credentials, now), min(ends)
 
-    @staticmethod
-    def _signed(body: dict[str, Any], what: str, where: tuple[str, ...], until: datetime) -> Signed:
-        return Signed({**body, "expires": iso(until)}, what, where, to_seconds(until))
+
+def _prefix(allowance: Allowance, prefix: str | None) -> str:
+    """The prefix that was asked for, or the token's only one."""
+    if prefix is None and len(allowance.prefixes) == 1:
+        return allowance.prefixes[0]
+    if prefix is None:
+        raise BadInput("the token covers several prefixes, or none", hint="name one: prefix")
+    return prefix
+
+
+def _limit(allowance: Allowance, max_bytes: int | None) -> int:
+    """The largest object, in bytes: what was asked for, as far as the token and S3 allow it."""
+    return min(allowance.max_bytes, MAX_OBJECT_BYTES if max_bytes is None else max_bytes, MAX_OBJECT_BYTES)
+
+
+def _signed(body: dict[str, Any], what: str, where: tuple[str, ...], expires: datetime) -> Signed:
+    return Signed({**body, "expires": iso(expires)}, what, where, to_seconds(expires))

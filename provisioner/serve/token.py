@@ -22,11 +22,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from agent.grant import instant, timestamp
+from provisioner.clock import to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
+from provisioner.s3.signing import MAX_OBJECT_BYTES
 from provisioner.serve.safe_keys import prefix_fault
 
 VERSION = "fpt1"
@@ -35,6 +37,7 @@ MAX_BYTES = 8192  # of a token: what servers take in one header line
 MAX_LINKS = 16
 MAX_PREFIXES = 16  # of one link
 _LINK_WORDS = frozenset({"prefixes", "methods", "max_bytes", "expires"})
+_LIFETIME = timedelta(days=1)  # of a token that isn't told another
 _VOID = "the token is not one of this service"
 
 
@@ -84,6 +87,22 @@ class _Parts:
 
     def dump(self) -> str:
         return ".".join([VERSION, self.head, *self.links, _encode(self.tag)])
+
+
+def complete(limits: Limits, covered: Sequence[str], now: datetime) -> Limits:
+    """Complete the limits of a new token: unless they say otherwise, POST of 5 GiB below `covered` for a day.
+
+    Raise BadInput for a prefix that isn't below one of `covered`.
+    """
+    outside = [each for each in limits.prefixes or () if not each.startswith(tuple(covered))]
+    if outside:
+        raise BadInput(f"--prefix {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
+    return Limits(
+        limits.prefixes or covered,
+        limits.methods or ("POST",),
+        MAX_OBJECT_BYTES if limits.max_bytes is None else limits.max_bytes,
+        limits.expires or to_seconds(now + _LIFETIME),
+    )
 
 
 def mint(key: bytes, token_id: str, bucket: str, limits: Limits) -> str:
@@ -205,11 +224,11 @@ def _link(limits: Limits) -> dict[str, Any]:
 
 
 def _split(token: str) -> _Parts:
-    version, *rest = token.strip().split(".")
-    if version != VERSION or len(token) > MAX_BYTES or not 3 <= len(rest) <= MAX_LINKS + 2:  # noqa: PLR2004 - head, link, tag
+    version, *parts = token.strip().split(".")
+    links = parts[1:-1]
+    if version != VERSION or len(token) > MAX_BYTES or not 1 <= len(links) <= MAX_LINKS:
         raise Refused(_VOID)
-    head, *links, tag = rest
-    return _Parts(head, tuple(links), _decode(tag))
+    return _Parts(parts[0], tuple(links), _decode(parts[-1]))
 
 
 def _checked(parts: _Parts) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from agent.grant import Grant, Target
 from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.plan.plan import Plan
+from provisioner.s3.signing import url_expiry
 from provisioner.userdata.render import WORKDIR, UserData
 
 _SHOWN = 12  # names of slots in one line
@@ -104,12 +103,12 @@ def _job_secrets(plan: Plan, user_data: UserData, platform: str, common: tuple[P
         there = job if not int(item.mode, 8) & 0o004 else everyone
         home = f"{WORKDIR}/{item.path}" if platform != "local" else f"the job's own folder: {item.path}"
         lies = Place(home, item.mode, there, GONE if platform != "local" else "until the job ends")
-        if item in plan.spilled:
-            spilled = _object(plan, plan.spill_entry(item).key, "whoever has its presigned GET")
-            found.append(Secret(f"file {item.path}", allows, works, (spilled, lies, recorded)))
+        if item in plan.offloaded:
+            offloaded = _object(plan, plan.offloaded_entry(item).key, "whoever has its presigned GET")
+            found.append(Secret(f"file {item.path}", allows, works, (offloaded, lies, recorded)))
         else:
-            carried = _file(user_data, f"file {item.path}", plan)
-            found.append(Secret(f"file {item.path}", allows, works, (carried, lies, recorded, *common)))
+            inline = _file(user_data, f"file {item.path}", plan)
+            found.append(Secret(f"file {item.path}", allows, works, (inline, lies, recorded, *common)))
     return found
 
 
@@ -216,10 +215,7 @@ def _writes(target: Target) -> str:
 
 
 def _url_ends(url: str) -> str:
-    """When a presigned URL ends: SigV4 says it in the query."""
-    query = parse_qs(urlsplit(url).query)
     try:
-        begun = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
-        return iso(begun + timedelta(seconds=int(query["X-Amz-Expires"][0])))
-    except (KeyError, ValueError):
+        return iso(url_expiry(url))
+    except ValueError:
         return "a time that its URL doesn't say"

@@ -22,7 +22,7 @@ from agent import grant as grants
 from provisioner.clock import to_seconds
 from provisioner.packing import agent_archive
 from provisioner.plan.plan import Plan, TaskPlan
-from provisioner.resources import templates
+from provisioner.resources import make_environment, templates
 
 RUN_DIR = "/run/freepost"
 GRANT_PATH = f"{RUN_DIR}/grant.json"
@@ -61,7 +61,9 @@ class UserData:
     plain: bytes = field(repr=False)
     data: bytes = field(repr=False)
     files: tuple[BootFile, ...]
-    beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # objects that the VM will look for, by key
+    extra_objects: Mapping[str, bytes] = field(
+        default_factory=dict, repr=False
+    )  # objects that the VM will look for, by key
 
     def ledger(self) -> list[LedgerLine]:
         """What each file costs, in the order of the document. Costs don't add up: gzip shares between sections."""
@@ -90,7 +92,7 @@ def explain(user_data: UserData, limit: int) -> str:
 def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> UserData:
     """Render the user-data of one task. `stub` is what it holds of a grant that lies apart."""
     files = boot_files(plan, task, grants.dump(grant).encode(), stub)
-    beside = {plan.keys.grant(task.task, task.attempt): grants.dump(grant).encode()} if stub else {}
+    extra_objects = {plan.keys.grant(task.task, task.attempt): grants.dump(grant).encode()} if stub else {}
     plain = (
         _environment()
         .get_template("user-data.yaml.j2")
@@ -104,7 +106,7 @@ def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -
         )
         .encode()
     )
-    return UserData(plain, plain if plan.raw else gzipped(plain), files, beside)
+    return UserData(plain, plain if plan.raw else gzipped(plain), files, extra_objects)
 
 
 def boot_files(plan: Plan, task: TaskPlan, grant: bytes, stub: bytes = b"") -> tuple[BootFile, ...]:
@@ -125,7 +127,7 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes, stub: bytes = b"") -> t
         BootFile("task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
         *(
             BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
-            for item in plan.carried
+            for item in plan.inline
         ),
         BootFile("agent", AGENT_PATH, "0644", agent_archive.packed(parts, more=more)),
         BootFile("launcher", LAUNCHER_PATH, "0755", _bare((templates() / "agent.sh").read_text())),
@@ -150,7 +152,7 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
     needed: set[str] = set()
     if plan.bucket.url.startswith("https:"):
         needed.update(agent_archive.FOR_TLS)
-    if plan.pulled and plan.agent != "least":
+    if plan.downloads and plan.agent != "least":
         needed.update(agent_archive.FOR_INPUTS)
     if plan.by_put:
         needed.update(agent_archive.FOR_PUTS)
@@ -241,17 +243,7 @@ def written(content: bytes) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates()),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - not HTML; every value goes through `yaml` or `written`
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["yaml"] = json.dumps
-    environment.filters["written"] = written
-    return environment
+    return make_environment({"yaml": json.dumps, "written": written})
 
 
 def fits(plan: Plan, user_data: UserData) -> bool:
@@ -271,9 +263,9 @@ def moves(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
         return [dataclasses.replace(plan, agent=smaller[plan.agent])]
     pack = (lambda content: written(content).encode()) if user_data.data == user_data.plain else gzipped
     found = [] if plan.apart else [dataclasses.replace(plan, apart=True)]
-    if plan.apart and plan.pulled and plan.agent == "bucket" and plan.spec.run.agent == "auto":
+    if plan.apart and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
         found.append(dataclasses.replace(plan, agent="least"))
-    if plan.carried:
-        costliest = max(plan.carried, key=lambda item: len(pack(item.content)))
-        found.append(dataclasses.replace(plan, spilled=(*plan.spilled, costliest)))
+    if plan.inline:
+        costliest = max(plan.inline, key=lambda item: len(pack(item.content)))
+        found.append(dataclasses.replace(plan, offloaded=(*plan.offloaded, costliest)))
     return found

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from agent.grant import Grant, dump
 from provisioner.packing import agent_archive
-from provisioner.s3.signing import policy_document, sign_post, sign_prefix
+from provisioner.s3.signing import RequestSigner, policy_document
 from provisioner.userdata.render import AGENT_PATH, LAUNCHER_PATH
 from tests.bench.stores import Absent, Store
 from tests.bench.works import Work
@@ -88,13 +88,8 @@ def agent(upload: Upload, *options: str) -> Command:
     now = datetime.now(timezone.utc)
     expires = now + timedelta(hours=2)
     targets = [
-        sign_prefix(
-            upload.store.bucket,
-            upload.prefix + part,
-            credentials=upload.store.credentials,
-            now=now,
-            expires=expires,
-            max_bytes=MAX_BYTES,
+        RequestSigner(upload.store.bucket, upload.store.credentials, now).sign_prefix(
+            upload.prefix + part, expires=expires, max_bytes=MAX_BYTES
         )
         for part in ("out/", "status/")
     ]
@@ -193,7 +188,7 @@ def curl(upload: Upload) -> Command:
     document = policy_document(bucket.name, prefix, expires=now + timedelta(hours=2), max_bytes=MAX_BYTES)
     # curl hashes nothing, so its policy has no condition that wants a checksum.
     document["conditions"] = [item for item in document["conditions"] if "$x-amz-checksum-sha256" not in item]
-    target = sign_post(bucket, prefix, document, credentials=upload.store.credentials, now=now)
+    target = RequestSigner(bucket, upload.store.credentials, now).sign_policy(prefix, document)
     forms = []
     for path in upload.files:
         fields = target.form(key=prefix + path.relative_to(upload.folder).as_posix())

@@ -11,7 +11,7 @@ from provisioner.errors import NoCredentials
 from provisioner.job.spec import StoreSpec
 from provisioner.s3 import probe
 from provisioner.s3.bucket import open_store
-from provisioner.s3.signing import sign_prefix
+from provisioner.s3.signing import RequestSigner
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def test_an_external_process_signs(store, profile, ends):
     opened = open_store(profile(f"print({json.dumps(found)!r})"))
     assert opened.credentials.expires == ends
     now = datetime.now(timezone.utc)
-    target = sign_prefix(
-        opened.bucket, "p/", credentials=opened.credentials, now=now, expires=now + timedelta(hours=1), max_bytes=9
+    target = RequestSigner(opened.bucket, opened.credentials, now).sign_prefix(
+        "p/", expires=now + timedelta(hours=1), max_bytes=9
     )
     probe.post(target, "k", b"data")
     assert opened.get("p/k") == b"data"

@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from provisioner.links import pages
-from provisioner.links import signer as links
+from provisioner.links.signer import make_signer
 from provisioner.s3.signing import Bucket, Credentials, bucket_url
 from tests.support.uploads import NAMES, content
 
@@ -126,7 +126,7 @@ def upload(browser, store, s3, bucket, tmp_path):
     credentials = Credentials(store.access_key, store.secret_key)
 
     def signer(now):
-        return links.signer(place, credentials, now=now, seconds=3600)
+        return make_signer(place, credentials, now=now, seconds=3600)
 
     return Upload(browser, s3, bucket, signer, tmp_path)
 

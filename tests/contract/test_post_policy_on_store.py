@@ -12,7 +12,7 @@ import pytest
 
 from agent.check import violations
 from provisioner.embedded import server
-from provisioner.s3.signing import Bucket, Credentials, bucket_url, checksum_sha256, sign_prefix
+from provisioner.s3.signing import Bucket, Credentials, RequestSigner, bucket_url, checksum_sha256
 from tests.support.rgw import Rgw
 
 PREFIX = "p/hello-7f3k/out/0/1/"
@@ -35,7 +35,7 @@ def sign(each_store, bucket):
         now = datetime.now(timezone.utc) - age
         place = Bucket(bucket, each_store.region, bucket_url(each_store.endpoint_url, bucket, custom=True))
         credentials = Credentials(each_store.access_key, secret_key)
-        return sign_prefix(place, PREFIX, credentials=credentials, now=now, expires=now + lifetime, max_bytes=LIMIT)
+        return RequestSigner(place, credentials, now).sign_prefix(PREFIX, expires=now + lifetime, max_bytes=LIMIT)
 
     return signed
 

@@ -175,7 +175,7 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     path.with_name(Path(stub.path).name).write_bytes(stub.content)
     monkeypatch.setenv("FREEPOST_GRANT", str(path))
     assert own()[0].outputs == grant.outputs
-    ((key, data),) = made.beside.items()
+    ((key, data),) = made.extra_objects.items()
     opened.store.put(key, data.replace(b'"task"', b'"tusk"'))
     assert own()[0].outputs == grant.outputs  # a second boot finds the grant itself
     path.unlink()
@@ -191,12 +191,12 @@ def test_check_tells_what_a_slot_would_not_take(job, running):
     from datetime import datetime, timedelta, timezone
 
     now = datetime.now(timezone.utc)
-    signing = put_slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
+    signing = put_slots.SlotSigner(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
     target = signing.target("p/", ["a"], most=10)
     assert presigned(target, "a", 10) == []
     assert presigned(target, "a", 11) == ["the file has 11 bytes; its slot takes 10"]
     assert presigned(target, "b", 1) == ["the grant has no slot for this name"]
-    old = put_slots.Signing(job.store.bucket, job.store.credentials, now - timedelta(hours=2), timedelta(hours=1))
+    old = put_slots.SlotSigner(job.store.bucket, job.store.credentials, now - timedelta(hours=2), timedelta(hours=1))
     assert "expired" in presigned(old.target("p/", ["a"]), "a", 1)[0]
 
 
@@ -205,7 +205,7 @@ def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
     from datetime import datetime, timedelta, timezone
 
     now = datetime.now(timezone.utc)
-    signing = put_slots.Signing(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
+    signing = put_slots.SlotSigner(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
     upload = job.store.begin_upload("p/big")
     target = signing.target("p/", ["big"], large={"big": (4 * LARGE, upload)})
     path = tmp_path / "big"

@@ -19,13 +19,14 @@ from provisioner.job.spec import JobSpec, RunSpec, SignerSpec, StoreSpec
 from provisioner.jobs import renew, revoke, role_session
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.watch import TaskStatus
-from provisioner.plan.grants import sign_grant
+from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import StagedInput, make_plan
+from provisioner.plan.plan import StagedInput
+from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.local import LocalProvider
 from provisioner.s3 import bucket_policy, probe
 from provisioner.s3.bucket import open_store
-from provisioner.s3.signing import presign_url, sign_prefix
+from provisioner.s3.signing import RequestSigner
 from tests.support.grants import run_agent, write_grant
 from tests.support.rgw import SHORTEST_SESSION
 
@@ -59,7 +60,11 @@ def here(rgw, bucket):
 
 def planned(store, spec, job=JOB):
     """The plan of a job."""
-    return make_plan(spec, job=job, bucket=store.bucket, prefix="p", provider="local", user_data_limit=16384, now=now())
+    return make_plan(
+        LaunchRequest(
+            spec, job=job, bucket=store.bucket, prefix="p", provider="local", user_data_limit=16384, now=now()
+        )
+    )
 
 
 def post(target, key, body=b"made"):
@@ -114,7 +119,7 @@ def test_a_grant_signed_by_a_session_works(rgw, here):
     store, _ = here
     plan = planned(store, JobSpec("hello", RunSpec(("true",))))
     credentials = session_of(rgw, 900)
-    grant = sign_grant(plan, plan.tasks[0], credentials=credentials, now=now())
+    grant = GrantSigner(plan, credentials, now()).grant(plan.tasks[0])
     for target in (grant.status, grant.outputs):
         assert target.fields["x-amz-security-token"] == credentials.token
         assert post(target, target.prefix + "a").status_code == 204
@@ -126,9 +131,7 @@ def test_what_a_narrowed_session_signs_is_stored_by_put(rgw, here, by_role):
     store, _ = here
     plan, credentials = by_role
     for prefix, status in ((plan.keys.outputs("0", 1), 200), ("p/other/", 403)):
-        url = presign_url(
-            "PUT", store.bucket, prefix + "k", credentials=credentials, now=now(), lifetime=timedelta(minutes=5)
-        )
+        url = RequestSigner(store.bucket, credentials, now()).presign("PUT", prefix + "k", timedelta(minutes=5))
         with requests.Session() as http:
             http.trust_env = False
             assert http.put(url, data=b"x", timeout=30).status_code == status
@@ -139,7 +142,7 @@ def test_a_form_that_the_store_answers_and_drops_is_found_out(here, by_role):
     """RGW 16.2 answers 204 to a form of a narrowed session and keeps nothing; a launch must not believe it."""
     store, _ = here
     plan, credentials = by_role
-    grant = sign_grant(plan, plan.tasks[0], credentials=credentials, now=now())
+    grant = GrantSigner(plan, credentials, now()).grant(plan.tasks[0])
     assert post(grant.outputs, grant.outputs.prefix + "a").status_code == 204
     assert store.list("") == []
     with pytest.raises(Refused, match="has not kept it"):
@@ -166,8 +169,8 @@ def test_the_signing_credentials_themselves_can_do_no_more(rgw, by_role, bucket,
     for attempt in attempts:
         with pytest.raises(ClientError, match="AccessDenied"):
             attempt()
-    stranger = sign_prefix(
-        store.bucket, "p/other/", credentials=credentials, now=now(), expires=now() + HOUR, max_bytes=99
+    stranger = RequestSigner(store.bucket, credentials, now()).sign_prefix(
+        "p/other/", expires=now() + HOUR, max_bytes=99
     )
     assert post(stranger, "p/other/k").status_code == 403
     assert [item.key for item in store.list("")] == [outputs + "mine", "p/other/secret"]
@@ -177,7 +180,7 @@ def test_the_store_refuses_a_form_after_its_sessions_end(rgw, here):
     """A policy of an hour, signed by a session of seconds, dies with the session: the store says so, not we."""
     store, _ = here
     credentials = session_of(rgw, SHORTEST_SESSION)
-    form = sign_prefix(store.bucket, "p/", credentials=credentials, now=now(), expires=now() + HOUR, max_bytes=99)
+    form = RequestSigner(store.bucket, credentials, now()).sign_prefix("p/", expires=now() + HOUR, max_bytes=99)
     assert post(form, "p/before").status_code == 204
     time.sleep(max(0, (credentials.expires - now()).total_seconds()) + 0.1)  # there is only the clock to wait for
     answer = post(form, "p/after")
@@ -192,8 +195,8 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
     spec = JobSpec("hello", RunSpec(("true",)), renew=3600)
     first = session_of(rgw, 9)
     place = {"job": JOB, "bucket": store.bucket, "prefix": "p", "provider": "local", "user_data_limit": 16384}
-    plan = make_plan(spec, now=now(), credentials_expire=first.expires, **place)
-    grant = sign_grant(plan, plan.tasks[0], credentials=first, now=now())
+    plan = make_plan(LaunchRequest(spec, now=now(), credentials_expire=first.expires, **place))
+    grant = GrantSigner(plan, first, now()).grant(plan.tasks[0])
     assert grant.expires - time.time() <= 9
     used = []
 
@@ -268,7 +271,7 @@ def recorded(spec=None):
 def form(store, prefix, seconds=3600):
     """A form of the operator's own key, like a VM's."""
     ends = now() + timedelta(seconds=seconds)
-    return sign_prefix(store.bucket, prefix, credentials=store.credentials, now=now(), expires=ends, max_bytes=99)
+    return RequestSigner(store.bucket, store.credentials, now()).sign_prefix(prefix, expires=ends, max_bytes=99)
 
 
 def test_revocation_ends_a_form_that_was_taken_a_second_before(here):
@@ -389,7 +392,7 @@ def test_a_grant_that_lies_apart_is_revoked_and_an_input_elsewhere_is_named(here
     told = revoke.revoke(store, replace(recorded(), inputs=(elsewhere,)), now()).text
     assert "nor reads of inputs outside the job (p/data/a.csv)" in told
     for key, status in ((own, 403), ("p/data/a.csv", 200)):
-        url = presign_url("GET", store.bucket, key, credentials=store.credentials, now=now(), lifetime=HOUR)
+        url = RequestSigner(store.bucket, store.credentials, now()).presign("GET", key, HOUR)
         with requests.Session() as http:
             http.trust_env = False
             assert http.get(url, timeout=30).status_code == status

@@ -26,7 +26,7 @@ from provisioner.plan import put_outputs
 from provisioner.plan.layout import JobKeys
 from provisioner.s3 import put_slots
 from provisioner.s3.bucket import open_store
-from provisioner.s3.signing import sign_prefix
+from provisioner.s3.signing import RequestSigner
 from provisioner.serve import key_store, token
 from tests.support.grants import ROOT
 from tests.support.service import Service
@@ -60,13 +60,13 @@ class Way:
         now = datetime.now(timezone.utc) - age
         place, who = self.store.bucket, self.store.credentials
         if self.kind == "put":
-            signing = put_slots.Signing(place, who, now, life)
+            signing = put_slots.SlotSigner(place, who, now, life)
             begun = {name: (4 * LARGE, self.store.begin_upload(OUT + name)) for name in large}
             outputs = signing.target(OUT, [encode_name(name) for name in names], large=begun)
             status = signing.target(STATUS, put_outputs.STATUS_NAMES)
         else:
             outputs, status = (
-                sign_prefix(place, prefix, credentials=who, now=now, expires=now + life, max_bytes=5 << 30)
+                RequestSigner(place, who, now).sign_prefix(prefix, expires=now + life, max_bytes=5 << 30)
                 for prefix in (OUT, STATUS)
             )
         return Grant("hello-7f3k", "0", 1, int((now + life).timestamp()), outputs, status, [], None, None)
@@ -300,7 +300,7 @@ def test_an_upload_that_is_given_up_leaves_nothing(way, work):
     way.grant(["big.bin"], ["big.bin"])
     begun = dict(way.store.uploads(""))
     assert list(begun) == [OUT + "big.bin"]
-    signing = put_slots.Signing(way.store.bucket, way.store.credentials, datetime.now(timezone.utc), HOUR)
+    signing = put_slots.SlotSigner(way.store.bucket, way.store.credentials, datetime.now(timezone.utc), HOUR)
     status = signing.target(
         STATUS, put_outputs.STATUS_NAMES
     )  # not the grant's, which may have been signed a second ago

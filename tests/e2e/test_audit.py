@@ -7,7 +7,7 @@ import fnmatch
 import pytest
 
 from provisioner.errors import MissingDependency
-from provisioner.plan.plan import make_plan
+from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Phase
 from provisioner.userdata import audit
 from tests.support import guests
@@ -45,10 +45,10 @@ def test_no_place_is_missing(tmp_path, suite):
     finally:
         provider.terminate([instance])
     found = [line.split()[1:] for line in said.splitlines() if line.startswith("FOUND ")]
-    plan = make_plan(
+    plan = make_plan(LaunchRequest(
         JobSpec("x", RunSpec(("true",))), job="x", bucket=BUCKET, prefix="p", provider="machine",
         user_data_limit=1 << 20, now=NOW,
-    )  # fmt: skip
+    ))  # fmt: skip
     # cloud-init's `instance` is a link to the folder below `instances`; /run/freepost is one to /var/lib/freepost.
     listed = [place.where.replace("/instance/", "/instances/*/") for place in audit.kept(plan, "machine")]
     listed += ["/var/lib/freepost/grant.json"]

@@ -17,7 +17,7 @@ from provisioner.providers import base, registry
 from provisioner.retry import Download, retried
 from provisioner.s3.bucket import Store, open_store
 from provisioner.s3.probe import Poster
-from provisioner.s3.signing import sign_prefix
+from provisioner.s3.signing import RequestSigner
 from tests.support.resets import resetting
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
@@ -73,8 +73,8 @@ def test_a_form_whose_connection_is_reset_is_posted_again(store, opened):
     with resetting(store.endpoint_url, up=100_000) as proxy:
         bucket = opened.bucket.__class__(opened.bucket.name, store.region, f"{proxy.url}/{opened.bucket.name}/")
         now = datetime.now(timezone.utc)
-        target = sign_prefix(
-            bucket, "p/", credentials=opened.credentials, now=now, expires=now + timedelta(hours=1), max_bytes=MIB
+        target = RequestSigner(bucket, opened.credentials, now).sign_prefix(
+            "p/", expires=now + timedelta(hours=1), max_bytes=MIB
         )
         retried(Poster(), sleep=lambda _: None).post(target, "launched", data)
         assert proxy.resets == 1

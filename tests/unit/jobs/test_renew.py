@@ -21,9 +21,10 @@ from provisioner.jobs import gc, renew, role_session
 from provisioner.jobs.index import StoreLocation
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.watch import TaskStatus
-from provisioner.plan.grants import sign_grant
+from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
-from provisioner.plan.plan import UPLOAD_MARGIN, make_plan
+from provisioner.plan.plan import UPLOAD_MARGIN
+from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Instance, Phase
 from provisioner.s3.signing import Credentials
 from tests.support.grants import gather, real_grant, run_agent, write_grant
@@ -445,11 +446,13 @@ def test_three_weeks_by_policies_of_a_day(opened):
     """With renew a job may last longer than a policy; the mailbox and inputs' URLs live as long as SigV4 lets them."""
     spec = spec_of(renew="1d")
     plan = make_plan(
-        spec, job="j-1", bucket=opened.bucket, prefix="p", provider="local", user_data_limit=16_384, now=now()
+        LaunchRequest(
+            spec, job="j-1", bucket=opened.bucket, prefix="p", provider="local", user_data_limit=16_384, now=now()
+        )
     )
     assert plan.expires - plan.created == timedelta(days=1)
     assert plan.deadline - plan.created > timedelta(days=21)
-    grant = sign_grant(plan, plan.tasks[0], credentials=opened.credentials, now=now())
+    grant = GrantSigner(plan, opened.credentials, now()).grant(plan.tasks[0])
     assert "X-Amz-Expires=604800" in grant.mailbox["url"]
     assert grants.instant(grant.mailbox["until"]) == int(plan.deadline.timestamp())
     assert grants.parse(grants.dump(grant)) == grant
@@ -460,15 +463,17 @@ def test_groups_and_puts_are_refused_at_plan_time(opened):
     words = {"job": "j", "bucket": opened.bucket, "prefix": "", "provider": "ec2", "user_data_limit": 9, "now": now()}
     base = JobSpec("j", RunSpec(("true",)), renew=60)
     with pytest.raises(BadInput, match="groups are not renewed"):
-        make_plan(replace(base, isolation="group"), groups=True, **words)
-    plan = make_plan(replace(base, array=tuple(range(60))), groups=True, **words)
+        make_plan(LaunchRequest(replace(base, isolation="group"), groups=True, **words))
+    plan = make_plan(LaunchRequest(replace(base, array=tuple(range(60))), groups=True, **words))
     assert len(plan.tasks) == 60
 
 
 def test_the_roles_policy_lets_the_mailbox_be_read(opened):
     """With signer, the session that signs may read the task's letters and no other's."""
     spec = JobSpec("j", RunSpec(("true",)), renew=3600, signer=SignerSpec("arn:aws:iam::1:role/r"))
-    plan = make_plan(spec, job="j-1", bucket=opened.bucket, prefix="p", provider="x", user_data_limit=9, now=now())
+    plan = make_plan(
+        LaunchRequest(spec, job="j-1", bucket=opened.bucket, prefix="p", provider="x", user_data_limit=9, now=now())
+    )
     assert role_session.reads(plan, plan.tasks[0]) == [JobKeys("p", "j-1").mail("0", 1) + "*"]
 
 

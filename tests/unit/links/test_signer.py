@@ -15,9 +15,13 @@ from agent import grant as grants
 from agent.check import violations
 from provisioner.errors import BadInput, Expiry
 from provisioner.links import pages
-from provisioner.links import signer as links
+from provisioner.links.forms import post_fields
+from provisioner.links.headers import disposition, parse_overrides
+from provisioner.links.link import local_name
+from provisioner.links.signer import make_signer
 from provisioner.s3 import cors
 from provisioner.s3.signing import Bucket, Credentials, checksum_sha256
+from provisioner.s3url import parse_object_url, parse_url
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=timezone.utc)
 BUCKET = Bucket("drop", "eu-central-1", "https://drop.s3.eu-central-1.amazonaws.com/")
@@ -26,7 +30,7 @@ KEYS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 
 def signer(seconds=3600, credentials=KEYS):
     """Return a signer of a fixed moment."""
-    return links.signer(BUCKET, credentials, now=NOW, seconds=seconds)
+    return make_signer(BUCKET, credentials, now=NOW, seconds=seconds)
 
 
 def query(link):
@@ -61,8 +65,8 @@ def test_a_link_can_not_outlive_its_session():
 
 def test_overrides_and_names_are_signed():
     """Response headers stand in the signed query; a file name in any script is given twice, as RFC 6266 wants."""
-    overrides = links.parse_overrides(["Cache-Control: no-store", "content-type:text/csv"])
-    overrides["content-disposition"] = links.disposition('Bericht "ä" 100%.csv')
+    overrides = parse_overrides(["Cache-Control: no-store", "content-type:text/csv"])
+    overrides["content-disposition"] = disposition('Bericht "ä" 100%.csv')
     found = query(signer().get("k", overrides=overrides))
     assert found["response-cache-control"] == "no-store"
     assert found["response-content-type"] == "text/csv"
@@ -75,14 +79,14 @@ def test_overrides_and_names_are_signed():
 def test_other_overrides_are_refused(header):
     """Only what S3 overrides can be overridden, with a value that HTTP carries."""
     with pytest.raises(BadInput):
-        links.parse_overrides([header])
+        parse_overrides([header])
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a\\b", "a\r\nSet-Cookie: x", "\udcff"])
 def test_a_filename_is_one_name(name):
     """A download's name can't hold a path or a second header."""
     with pytest.raises(BadInput):
-        links.disposition(name)
+        disposition(name)
 
 
 def test_a_slot_signs_what_was_asked_for():
@@ -112,17 +116,17 @@ def test_slots_that_can_not_be_are_refused(wrong):
 def test_urls_that_name_nothing_are_refused(url):
     """What isn't s3://BUCKET/KEY with a key that stores take is refused."""
     with pytest.raises(BadInput):
-        links.split(url)
+        parse_url(url)
 
 
 def test_keys_and_folders():
     """A slot wants a whole key; a prefix gets its slash, whether it was typed or not."""
-    assert links.one_key("s3://b/a/b") == ("b", "a/b")
-    assert links.folder("s3://b/a") == links.folder("s3://b/a/") == ("b", "a/")
-    assert links.folder("s3://b") == links.folder("s3://b/") == ("b", "")
+    assert parse_object_url("s3://b/a/b") == ("b", "a/b")
+    assert parse_url("s3://b/a").prefix == parse_url("s3://b/a/").prefix == "a/"
+    assert parse_url("s3://b").prefix == parse_url("s3://b/").prefix == ""
     for url in ("s3://b", "s3://b/a/"):
         with pytest.raises(BadInput, match="names no object"):
-            links.one_key(url)
+            parse_object_url(url)
 
 
 def test_no_repr_holds_a_signature():
@@ -136,7 +140,7 @@ def test_no_repr_holds_a_signature():
 @given(st.text(min_size=1, max_size=40))
 def test_a_local_name_stays_in_its_folder(key):
     """Whatever an object is called, curl writes below the current folder, on one line, and takes it for no option."""
-    name = links.local_name(key)
+    name = local_name(key)
     assert not name.startswith(("/", "-"))
     assert ".." not in name.split("/")
     assert not re.search(r"[\x00-\x1f\x7f]", name)
@@ -155,7 +159,7 @@ def test_curl_lines_survive_a_shell(key):
 def test_signed_prefix_as_boto3_gives_it():
     """The fields meet the policy that they carry, and end in what the store expands to the file's name."""
     target = signer().post("in/", max_bytes=10)
-    fields = links.post_fields(target)
+    fields = post_fields(target)
     assert fields["key"] == "in/${filename}"
     now = int(NOW.timestamp())
     assert violations(target.policy, fields, 10, now) == []

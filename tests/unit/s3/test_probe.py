@@ -8,7 +8,7 @@ import pytest
 
 from provisioner.errors import Expiry, NoCredentials, NoForms, NotFound, Refused, Unreachable
 from provisioner.s3 import probe, put_slots
-from provisioner.s3.signing import Bucket, Credentials, sign_prefix
+from provisioner.s3.signing import Bucket, Credentials, RequestSigner
 
 WHO = Credentials("AKIAEXAMPLE", "secret")
 
@@ -53,7 +53,7 @@ def form(server):
     """A form for the server's bucket."""
     now = datetime.now(timezone.utc)
     ends = now + timedelta(hours=1)
-    return sign_prefix(server.bucket, "p/", credentials=WHO, now=now, expires=ends, max_bytes=99)
+    return RequestSigner(server.bucket, WHO, now).sign_prefix("p/", expires=ends, max_bytes=99)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_an_upload_that_is_taken_raises_nothing(server, status):
 def test_a_put_that_is_refused_says_nothing_of_forms(server, status):
     """A store that refuses PUTs, too, is no store to go on with."""
     server.told = (status, "NotImplemented", "no")
-    target = put_slots.Signing(server.bucket, WHO, datetime.now(timezone.utc), timedelta(hours=1)).target(
+    target = put_slots.SlotSigner(server.bucket, WHO, datetime.now(timezone.utc), timedelta(hours=1)).target(
         "p/", ["launched"]
     )
     with pytest.raises((Refused, Unreachable)) as raised:

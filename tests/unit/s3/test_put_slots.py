@@ -13,10 +13,10 @@ from agent.put_upload import Slots
 from provisioner.errors import BadInput
 from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec
 from provisioner.jobs.role_session import reads
-from provisioner.plan.grants import sign_grant
-from provisioner.plan.plan import make_plan
+from provisioner.plan.grants import GrantSigner
+from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.s3 import put_slots
-from provisioner.s3.signing import Bucket, Credentials, presign_url
+from provisioner.s3.signing import Bucket, Credentials, RequestSigner
 from provisioner.userdata.render import render
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, 123456, tzinfo=timezone.utc)
@@ -33,14 +33,12 @@ QUERIES = [{}, {"uploadId": "2~a+b/c="}, {"partNumber": "3", "uploadId": "x-y_z"
 def test_signatures_are_those_of_botocore(bucket, token):
     """Every method, key and sub-resource, with and without a session, is signed as botocore does."""
     who = Credentials("AKIAEXAMPLE", "secret", token)
-    signing = put_slots.Signing(bucket, who, NOW, timedelta(hours=3))
+    signing = put_slots.SlotSigner(bucket, who, NOW, timedelta(hours=3))
     target = signing.target("", ["k"])
     for method in ("PUT", "GET", "POST", "HEAD", "DELETE"):
         for key in KEYS:
             for query in QUERIES:
-                url = presign_url(
-                    method, bucket, key, credentials=who, now=NOW, lifetime=timedelta(hours=3), query=query
-                )
+                url = RequestSigner(bucket, who, NOW).presign(method, key, timedelta(hours=3), query=query)
                 assert url.endswith("X-Amz-Signature=" + signing.sign(method, key, query))
                 words = set(url.partition("?")[2].split("&"))
                 assert set(target.fields["query"].split("&")) <= words
@@ -53,15 +51,17 @@ def spec(*outputs, **more):
 
 def plan(made):
     """Its plan."""
-    return make_plan(made, job="j-1", bucket=BUCKETS[1], prefix="p", provider="local", user_data_limit=16384, now=NOW)
+    return make_plan(
+        LaunchRequest(made, job="j-1", bucket=BUCKETS[1], prefix="p", provider="local", user_data_limit=16384, now=NOW)
+    )
 
 
 def test_the_url_of_a_slot_is_a_presigned_put():
     """The parts of a target put together are the URL that botocore makes."""
     who = Credentials("AKIAEXAMPLE", "secret")
-    target = put_slots.Signing(BUCKETS[0], who, NOW, timedelta(hours=3)).target("p/", ["ü a"])
-    assert put_slots.url(target, "ü a") == presign_url(
-        "PUT", BUCKETS[0], "p/ü a", credentials=who, now=NOW, lifetime=timedelta(hours=3)
+    target = put_slots.SlotSigner(BUCKETS[0], who, NOW, timedelta(hours=3)).target("p/", ["ü a"])
+    assert put_slots.url(target, "ü a") == RequestSigner(BUCKETS[0], who, NOW).presign(
+        "PUT", "p/ü a", timedelta(hours=3)
     )
 
 
@@ -88,14 +88,16 @@ def test_a_group_cannot_share_puts():
     with pytest.raises(BadInput, match="one task's object"):
         plan(spec(OutputSpec("a"), isolation="group"))
     many = make_plan(
-        dataclasses.replace(spec(OutputSpec("a")), array=tuple(range(100))),
-        job="j-1",
-        bucket=BUCKETS[1],
-        prefix="p",
-        provider="ec2",
-        user_data_limit=16384,
-        now=NOW,
-        groups=True,
+        LaunchRequest(
+            dataclasses.replace(spec(OutputSpec("a")), array=tuple(range(100))),
+            job="j-1",
+            bucket=BUCKETS[1],
+            prefix="p",
+            provider="ec2",
+            user_data_limit=16384,
+            now=NOW,
+            groups=True,
+        )
     )
     assert len(many.tasks) == 100
 
@@ -115,7 +117,7 @@ def test_a_grant_of_puts_is_small_and_read_back():
     costs = []
     for count in (10, 60):
         made = plan(spec(*(OutputSpec(f"results/{number}.csv") for number in range(count))))
-        grant = sign_grant(made, made.tasks[0], credentials=who, now=NOW)
+        grant = GrantSigner(made, who, NOW).grant(made.tasks[0])
         assert parse(dump(grant)) == grant
         assert "secret" not in dump(grant)
         costs.append(len(render(made, made.tasks[0], grant).data))
@@ -137,7 +139,7 @@ def test_a_store_that_is_away_when_parts_are_put_together_is_tried_again():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     bucket = Bucket("b", "us-east-1", f"http://127.0.0.1:{port}/b/")
-    signing = put_slots.Signing(bucket, Credentials("AKIAEXAMPLE", "secret"), NOW, timedelta(hours=3))
+    signing = put_slots.SlotSigner(bucket, Credentials("AKIAEXAMPLE", "secret"), NOW, timedelta(hours=3))
     sender = Slots(signing.target("p/", ["k"]))
     with pytest.raises(Failed) as told:
         sender.complete("p/k", "0" * 64, "&uploadId=x", {1: "e"}, 1)

@@ -42,7 +42,7 @@ def boto_client():
 def test_a_post_policy_is_signed_as_boto3_signs_it():
     """For the same document, boto3's SigV4 POST signer gives the same fields and the same signature."""
     document = signing.policy_document("results", "p/", expires=NOW + timedelta(hours=1), max_bytes=10)
-    target = signing.sign_post(BUCKET, "p/", document, credentials=CREDENTIALS, now=NOW)
+    target = signing.RequestSigner(BUCKET, CREDENTIALS, NOW).sign_policy("p/", document)
     signer = botocore.auth.S3SigV4PostAuth(signing._boto(CREDENTIALS), "s3", BUCKET.region)
     request = signing._request("POST", BUCKET.url, NOW)
     request.context["s3-presign-post-policy"] = json.loads(json.dumps(document))
@@ -59,9 +59,7 @@ def test_a_presigned_url_is_boto3s_own():
     theirs = urlsplit(boto_client().generate_presigned_url("get_object", Params=params, ExpiresIn=300))
     then = datetime.strptime(dict(parse_qsl(theirs.query))["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
     lifetime = timedelta(minutes=5)
-    ours = urlsplit(
-        signing.presign_url("GET", BUCKET, params["Key"], credentials=CREDENTIALS, now=then, lifetime=lifetime)
-    )
+    ours = urlsplit(signing.RequestSigner(BUCKET, CREDENTIALS, then).presign("GET", params["Key"], lifetime))
     assert ours[:3] == theirs[:3]
     assert dict(parse_qsl(ours.query)) == dict(parse_qsl(theirs.query))
 
@@ -69,7 +67,7 @@ def test_a_presigned_url_is_boto3s_own():
 def test_every_field_has_its_condition():
     """The policy covers the key, the bucket, the size, the checksum and every x-amz field, and names exact values."""
     document = signing.policy_document("results", "p/", expires=NOW + timedelta(hours=1), max_bytes=10)
-    target = signing.sign_post(BUCKET, "p/", document, credentials=CREDENTIALS, now=NOW)
+    target = signing.RequestSigner(BUCKET, CREDENTIALS, NOW).sign_policy("p/", document)
     conditions = json.loads(target.policy)["conditions"]
     assert conditions[:4] == [
         {"bucket": "results"},
@@ -83,8 +81,8 @@ def test_every_field_has_its_condition():
 
 def test_the_secret_key_is_nowhere():
     """Neither the target nor a repr holds the secret key, and a repr holds no token or signature either."""
-    target = signing.sign_prefix(
-        BUCKET, "p/", credentials=CREDENTIALS, now=NOW, expires=NOW + timedelta(hours=1), max_bytes=10
+    target = signing.RequestSigner(BUCKET, CREDENTIALS, NOW).sign_prefix(
+        "p/", expires=NOW + timedelta(hours=1), max_bytes=10
     )
     assert "a secret" not in "".join([target.policy, *target.fields.values(), repr(target), repr(CREDENTIALS)])
     assert "a token" not in repr(CREDENTIALS) + repr(target)
@@ -124,4 +122,4 @@ def test_nothing_lives_longer_than_sigv4_allows():
     with pytest.raises(BadInput, match="7 days"):
         signing.check_lifetime(CREDENTIALS, now=NOW, needed_until=NOW + week + timedelta(seconds=1), what="job")
     with pytest.raises(BadInput, match="7 days"):
-        signing.presign_url("GET", BUCKET, "k", credentials=CREDENTIALS, now=NOW, lifetime=week + timedelta(seconds=1))
+        signing.RequestSigner(BUCKET, CREDENTIALS, NOW).presign("GET", "k", week + timedelta(seconds=1))

@@ -26,7 +26,7 @@ from provisioner.plan.layout import JobKeys
 from provisioner.s3.signing import Bucket, Credentials
 from provisioner.serve import key_store, server
 from provisioner.serve.rate import Limiter
-from provisioner.serve.signing import Desk
+from provisioner.serve.signing import SigningService
 from provisioner.serve.token import Allowance
 
 NOW = datetime(2026, 11, 23, 21, tzinfo=timezone.utc)
@@ -266,9 +266,9 @@ def test_a_revoked_list_that_ends_in_the_middle_of_a_line_goes_on(tmp_path):
     assert listed.ids() == {"0123456789abcdef", "fedcba9876543210"}
 
 
-def desk(credentials, longest=timedelta(hours=12), root="p/"):
-    """A desk at NOW."""
-    return Desk(Bucket("bkt", "us-east-1", "http://h/bkt/"), root, lambda: credentials, lambda: NOW, longest)
+def signing(credentials, longest=timedelta(hours=12), root="p/"):
+    """A signing service at NOW."""
+    return SigningService(Bucket("bkt", "us-east-1", "http://h/bkt/"), root, lambda: credentials, lambda: NOW, longest)
 
 
 def allowance(**more):
@@ -284,15 +284,15 @@ def test_a_signature_lives_until_the_earliest_end():
     session = Credentials("AK", "s", "t", NOW + hour / 2)
     soon = int((NOW + hour / 4).timestamp())
     ends = [
-        desk(key).get(allowance(), ["p/k"], None, None),
-        desk(key).get(allowance(), ["p/k"], 60, None),
-        desk(key, longest=hour / 8).get(allowance(), ["p/k"], 604_800, None),
-        desk(session).get(allowance(), ["p/k"], None, None),
-        desk(session).get(allowance(expires=soon), ["p/k"], None, None),
+        signing(key).get(allowance(), ["p/k"], None, None),
+        signing(key).get(allowance(), ["p/k"], 60, None),
+        signing(key, longest=hour / 8).get(allowance(), ["p/k"], 604_800, None),
+        signing(session).get(allowance(), ["p/k"], None, None),
+        signing(session).get(allowance(expires=soon), ["p/k"], None, None),
     ]
     assert [each.expires - int(NOW.timestamp()) for each in ends] == [3600, 60, 450, 1800, 900]
     with pytest.raises(Expiry):
-        desk(Credentials("AK", "s", "t", NOW)).get(allowance(), ["p/k"], None, None)
+        signing(Credentials("AK", "s", "t", NOW)).get(allowance(), ["p/k"], None, None)
 
 
 def test_the_services_own_prefix_bounds_every_token():
@@ -300,13 +300,13 @@ def test_the_services_own_prefix_bounds_every_token():
     key = Credentials("AK", "s")
     for who, where in ((allowance(prefixes=("q/",)), "q/k"), (allowance(bucket="other"), "p/k")):
         with pytest.raises(Refused, match="another store"):
-            desk(key).get(who, [where], None, None)
+            signing(key).get(who, [where], None, None)
     with pytest.raises(Refused, match="allow"):
-        desk(key).get(allowance(methods=frozenset({"PUT"})), ["p/k"], None, None)
+        signing(key).get(allowance(methods=frozenset({"PUT"})), ["p/k"], None, None)
     with pytest.raises(BadInput, match="several"):
-        desk(key).grant(allowance(prefixes=("p/a/", "p/b/")), None, None, None)
+        signing(key).grant(allowance(prefixes=("p/a/", "p/b/")), None, None, None)
     with pytest.raises(BadInput, match="both"):
-        desk(key).post(allowance(), "p/k", "p/", None, None)
+        signing(key).post(allowance(), "p/k", "p/", None, None)
 
 
 def test_credentials_are_found_again_before_they_end():

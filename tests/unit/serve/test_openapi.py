@@ -17,7 +17,7 @@ from provisioner.serve import token
 from provisioner.serve.app import Service, make_app
 from provisioner.serve.key_store import Revoked
 from provisioner.serve.rate import Limiter
-from provisioner.serve.signing import Desk
+from provisioner.serve.signing import SigningService
 
 KEY = b"k" * 32
 PREFIX = "p/job/"
@@ -29,14 +29,14 @@ NASTY = ["../", "..", "//", "%2e%2e/", "%252e%252e%252f", "\\..\\", "\uff0e\uff0
 @pytest.fixture
 def app(tmp_path):
     """The service for bucket bkt, as it is served."""
-    desk = Desk(
+    signing = SigningService(
         Bucket("bkt", "us-east-1", "http://127.0.0.1:9/bkt/"),
         "",
         lambda: Credentials("AK", "secret"),
         lambda: datetime.now(timezone.utc),
         timedelta(hours=12),
     )
-    return make_app(Service(desk, KEY, Revoked(tmp_path / "revoked"), Limiter(1e9, 10**9, float), lambda _: None))
+    return make_app(Service(signing, KEY, Revoked(tmp_path / "revoked"), Limiter(1e9, 10**9, float), lambda _: None))
 
 
 @pytest.fixture

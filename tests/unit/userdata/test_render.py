@@ -17,7 +17,8 @@ from provisioner.job.load import load
 from provisioner.job.spec import FileSpec, JobSpec, OutputSpec, RunSpec
 from provisioner.packing import agent_archive
 from provisioner.plan import grants
-from provisioner.plan.plan import StagedInput, make_plan
+from provisioner.plan.plan import StagedInput
+from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.s3.signing import Bucket, Credentials
 from provisioner.userdata import parse, render
 
@@ -30,16 +31,16 @@ BUCKET = Bucket("results", "eu-central-1", "https://results.s3.eu-central-1.amaz
 
 def planned(spec, **more):
     """A plan with nothing left to chance."""
-    return make_plan(
+    return make_plan(LaunchRequest(
         spec, job="hello-20261123-200000-abcd", bucket=BUCKET, prefix="p", provider="ec2", user_data_limit=16_384,
         now=NOW, **more,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def rendered(spec):
     """The user-data of a spec's last task."""
     plan = planned(spec)
-    grant = grants.sign_grant(plan, plan.tasks[-1], credentials=CREDENTIALS, now=NOW)
+    grant = grants.GrantSigner(plan, CREDENTIALS, NOW).grant(plan.tasks[-1])
     return render.render(plan, plan.tasks[-1], grant)
 
 
@@ -193,9 +194,9 @@ def test_a_rendering_has_what_the_job_asks_for_and_what_it_may_call():
     root = planned(JobSpec("x", RunSpec(("true",), user=None)))
     assert parts(PLAIN, "needed") == (set(), False)
     assert parts(bundles, "needed") == ({"proxy", "bundle"}, False)
-    assert {"commands", "push_server", "push_client"} <= parts(PLAIN, "called")[0]
-    assert {"commands", "push_command"} <= parts(root, "called")[0]
-    assert "push_server" not in parts(root, "called")[0]
+    assert {"cli", "door", "knock"} <= parts(PLAIN, "called")[0]
+    assert {"cli", "direct"} <= parts(root, "called")[0]
+    assert "door" not in parts(root, "called")[0]
 
 
 def test_the_ledger_names_every_section():
@@ -214,11 +215,11 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
     plan = planned(JobSpec("x", RunSpec(("true",), files=files)))
     steps = []
     while True:
-        grant = grants.sign_grant(plan, plan.tasks[0], credentials=CREDENTIALS, now=NOW)
+        grant = grants.GrantSigner(plan, CREDENTIALS, NOW).grant(plan.tasks[0])
         found = render.moves(plan, render.render(plan, plan.tasks[0], grant, b"{}" * plan.apart), staged=True)
         if not found:
             break
-        steps.append([(each.agent, each.apart, [item.path for item in each.spilled]) for each in found])
+        steps.append([(each.agent, each.apart, [item.path for item in each.offloaded]) for each in found])
         plan = found[-1]
     assert steps == [
         [("bucket", False, [])],

@@ -1,0 +1,48 @@
+"""The headers that a link carries: those that it makes the store answer with, and those that an upload has to send."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from provisioner.errors import BadInput
+from provisioner.s3url import CONTROL
+
+# What a GET may ask the store to answer with (AWS, "GetObject": response-* parameters).
+OVERRIDABLE = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
+)
+
+
+def disposition(filename: str) -> str:
+    """A Content-Disposition that saves under `filename`, in any script (RFC 6266, RFC 8187)."""
+    if not filename or CONTROL.search(filename) or "/" in filename or "\\" in filename:
+        raise BadInput(f"{filename!r} can't be a file's name", hint="a name without slashes and control characters")
+    plain = re.sub(r'[^ -~]|["%]', "_", filename)
+    extended = f"; filename*=UTF-8''{quote(filename, safe='')}" if plain != filename else ""
+    return f'attachment; filename="{plain}"{extended}'
+
+
+def parse_overrides(headers: Sequence[str]) -> dict[str, str]:
+    """Read ``Name: value`` lines into response headers to override. Raise BadInput for one the store won't override."""
+    found = {}
+    for line in headers:
+        name, colon, value = line.partition(":")
+        name, value = name.strip().lower(), value.strip()
+        if not colon or name not in OVERRIDABLE:
+            raise BadInput(f"--header {line!r} can't be overridden", hint=f"NAME: VALUE, of {', '.join(OVERRIDABLE)}")
+        found[name] = header_value(name, value)
+    return found
+
+
+def header_value(name: str, value: str) -> str:
+    """Return a header's value. Raise BadInput for an empty one and for what HTTP doesn't carry."""
+    if not value or not value.isascii() or CONTROL.search(value):
+        raise BadInput(f"{name} can't be {value!r}", hint="printable ASCII, at least one character")
+    return value
