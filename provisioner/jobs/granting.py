@@ -13,7 +13,7 @@ from provisioner.errors import BadInput
 from provisioner.jobs.role_session import Signer
 from provisioner.plan.grants import large_keys, sign_grant, stub
 from provisioner.plan.plan import Plan, TaskPlan, iso, new_job_id
-from provisioner.providers.base import Provider, guest_url
+from provisioner.providers.base import Provider
 from provisioner.s3 import put_slots
 from provisioner.s3.bucket import Store
 from provisioner.s3.probe import Poster
@@ -123,7 +123,7 @@ class Granter:
         self, plan: Plan, task: TaskPlan, now: datetime, credentials: Credentials, uploads: Mapping[str, str]
     ) -> tuple[Grant, bytes]:
         """Sign for the bucket's address as the VM will see it."""
-        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
+        seen = dataclasses.replace(plan.bucket, url=self.provider.guest_url(plan.bucket.url))
         grant = sign_grant(plan, task, credentials=credentials, now=now, bucket=seen, uploads=uploads)
         apart = stub(plan, task, grant, credentials=credentials, now=now, bucket=seen) if plan.apart else b""
         return grant, apart

@@ -35,7 +35,7 @@ class MachineProvider(GuestProvider):
         if not image.root:
             raise BadInput(f"The image {image.name} is a disk without a root.", hint="The qemu provider boots it.")
 
-    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:  # noqa: ARG002 - the overlay is made later
+    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:
         with home.disk.open("wb") as file:
             file.truncate(size)
         # No journal: the host's kernel outlives the guest, so nothing is lost when the guest is killed.

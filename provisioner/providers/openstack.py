@@ -1,9 +1,9 @@
 """The ``openstack`` provider: Nova servers through openstacksdk, the extra ``freepost[openstack]``.
 
 Nova has no client tokens. A server is named after its order's token, so that the same order finds it; two launchers at
-once may each make one, and `find` gives the older. A server that ends itself is powered off, and still there (and, on
-some clouds, paid for) until `terminate` or `provision gc` deletes it. Nova tells of a lack of room after it has taken
-the request: such a server is in ERROR, which counts as gone, and the job's retries go on from there.
+once may each make one, and `find_instances` returns the older. A server that ends itself is powered off, and still
+there (and, on some clouds, paid for) until `terminate` or `provision gc` deletes it. Nova tells of a lack of room after
+it has taken the request: such a server is in ERROR, which counts as gone, and the job's retries go on from there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,17 @@ from provisioner.errors import (
 )
 from provisioner.job.fields import items, text
 from provisioner.plan.plan import from_seconds, iso
-from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
-from provisioner.providers.registry import Context
+from provisioner.providers.base import (
+    Check,
+    Choice,
+    Context,
+    Instance,
+    Order,
+    Phase,
+    Provider,
+    ProviderResource,
+    State,
+)
 
 JOB, TASK, ATTEMPT, TOKEN, EXPIRES = (f"freepost_{word}" for word in ("job", "task", "attempt", "order", "expires"))
 PHASES = {"BUILD": Phase.PENDING, "ACTIVE": Phase.RUNNING, "REBOOT": Phase.RUNNING, "HARD_REBOOT": Phase.RUNNING}
@@ -46,7 +55,7 @@ def _list(doc: str, words: str) -> dict[str, Any]:
     }
 
 
-class OpenstackProvider:
+class OpenstackProvider(Provider):
     """Launches Nova servers. The connection is that of clouds.yaml or of the OS_… variables, as the SDK finds it."""
 
     name: ClassVar[str] = "openstack"
@@ -74,14 +83,6 @@ class OpenstackProvider:
     def create(cls, context: Context) -> OpenstackProvider:
         """Connect when the first call is made."""
         return cls(context.options)
-
-    @property
-    def pinned(self) -> Mapping[str, Any]:
-        """Nothing: which cloud the OS_… variables mean can't be written down without their secrets."""
-        return {}
-
-    def abandon(self) -> None:
-        """Nobody waits for a turn here."""
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
         """Flavors × zones, the best first, everything by id."""
@@ -114,14 +115,14 @@ class OpenstackProvider:
         """Start the order's server, or find the one that it started before."""
         if len(order.tasks) != 1:
             raise BadInput("the openstack provider starts one task per launch")
-        known = self.find(order)
+        known = self.find_instances(order)
         if known:
             return known
         with self._errors("create a server"):
             made = self._cloud.compute.create_server(**request(order))
         return [Instance(made.id, order.tasks[0], order.attempt)]
 
-    def find(self, order: Order) -> Sequence[Instance]:
+    def find_instances(self, order: Order) -> Sequence[Instance]:
         """The server with the order's name, whatever its state; the oldest where there are several."""
         with self._errors("list servers"):
             found = [
@@ -153,7 +154,7 @@ class OpenstackProvider:
             with self._errors("delete a server"):
                 self._cloud.compute.delete_server(item.id, ignore_missing=True)
 
-    def of_job(self, job: str) -> Sequence[Instance]:
+    def list_instances(self, job: str) -> Sequence[Instance]:
         """Every server of a job that exists, powered off or not."""
         return [
             Instance(each.id, each.metadata.get(TASK, "?"), int(each.metadata.get(ATTEMPT, "0")))
@@ -161,7 +162,7 @@ class OpenstackProvider:
             if each.metadata[JOB] == job
         ]
 
-    def leftovers(self) -> Sequence[Leftover]:
+    def list_resources(self) -> Sequence[ProviderResource]:
         """Every server that carries our metadata."""
         found = []
         for each in self._ours():
@@ -170,12 +171,9 @@ class OpenstackProvider:
             except ValueError:
                 expires = None  # written by somebody else
             job = each.metadata[JOB]
-            found.append(Leftover("vm", each.id, job, expires, f"task {each.metadata.get(TASK, '?')} of {job}"))
+            text = f"task {each.metadata.get(TASK, '?')} of {job}"
+            found.append(ProviderResource("vm", each.id, job, expires, text))
         return found
-
-    def remove(self, leftovers: Sequence[Leftover]) -> None:
-        """Delete these servers."""
-        self.terminate([Instance(each.id, "", 0) for each in leftovers])
 
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
         """Whether we are let in, and whether image, network and flavors are there. Quota is not looked at."""

@@ -39,7 +39,7 @@ class QemuProvider(GuestProvider):
             return f"there is no kernel to try KVM with, {slow}; provision image build makes one"
         return ""
 
-    def _check(self, image: images.Image) -> None:  # noqa: ARG002 - it boots every image
+    def _check(self, image: images.Image) -> None:
         images.need("qemu-system-x86_64", "qemu-img", "slirp4netns", "ip", "unshare", purpose="The qemu provider")
         if not os.path.exists("/dev/net/tun"):  # noqa: PTH110 - a device, not a path of ours
             raise MissingDependency("This kernel has no /dev/net/tun.", hint="Load its module: modprobe tun")

@@ -10,7 +10,7 @@ from provisioner.errors import Stopped, Throttled
 from provisioner.providers.base import Order
 from provisioner.providers.ec2 import Ec2Provider, rate
 from provisioner.providers.ec2.rate import Bucket, Limits
-from provisioner.retry import retried
+from provisioner.retry import Retry
 from tests.ec2.conftest import Time
 from tests.ec2.gateway import Fault
 
@@ -74,7 +74,7 @@ def test_whoever_waits_gives_up_when_told():
     for _ in range(5):
         full.take()
     with pytest.raises(Stopped, match="before the request was sent"):
-        retried(full, sleep=pytest.fail).take()
+        Retry(sleep=pytest.fail)(full.take)
 
 
 def test_calls_share_the_buckets_that_ec2_has():

@@ -11,13 +11,22 @@ from typing import Any, ClassVar
 from agent.grant import instant
 from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Stopped, Unreachable
 from provisioner.plan.plan import from_seconds
-from provisioner.providers.base import Check, Choice, Instance, Leftover, Order, Phase, State
+from provisioner.providers.base import (
+    Check,
+    Choice,
+    Context,
+    Instance,
+    Order,
+    Phase,
+    Provider,
+    ProviderResource,
+    State,
+)
 from provisioner.providers.ec2 import preflight, requests, resolve
 from provisioner.providers.ec2.api import PAGE, Api, named_ids
 from provisioner.providers.ec2.errors import classify
 from provisioner.providers.ec2.options import SCHEMA
 from provisioner.providers.ec2.rate import Limits
-from provisioner.providers.registry import Context
 
 LIVE = ("pending", "running", "stopping", "stopped")
 PHASES = {"pending": Phase.PENDING, "running": Phase.RUNNING}  # every other state will do no more work
@@ -27,7 +36,7 @@ SPOT_REASON = "Server.SpotInstanceTermination"
 _log = logging.getLogger(__name__)
 
 
-class Ec2Provider:
+class Ec2Provider(Provider):
     """Launches EC2 instances that hold no credentials and end themselves."""
 
     name: ClassVar[str] = "ec2"
@@ -62,11 +71,11 @@ class Ec2Provider:
         )
 
     @property
-    def pinned(self) -> Mapping[str, Any]:
+    def pinned_options(self) -> Mapping[str, Any]:
         """The region, which this machine's own configuration may have decided."""
         return {"region": self._api.region}
 
-    def abandon(self) -> None:
+    def stop_waiting(self) -> None:
         """Let whoever waits for a turn under EC2's limits give up."""
         self._api.limits.stop()
 
@@ -93,14 +102,14 @@ class Ec2Provider:
     def _sought(self, order: Order) -> Sequence[Instance]:
         """The VMs of an order that was sent. While they can't be looked for, nobody knows what became of it."""
         try:
-            return self.find(order)
+            return self.find_instances(order)
         except Stopped:
             raise
         except FreepostError as error:
             message = f"an order was sent and its VMs can't be looked for: {error.message}"
             raise Unreachable(message, hint=error.hint) from error
 
-    def find(self, order: Order) -> Sequence[Instance]:
+    def find_instances(self, order: Order) -> Sequence[Instance]:
         """The VMs of an order by its tag, dead ones too; what launching them left undone is done."""
         # The tag is set by the call that makes the instance: no instance has the token and not the tag.
         found = list(self._described(_filters({f"tag:{requests.ORDER}": [order.token]})))
@@ -137,24 +146,24 @@ class Ec2Provider:
         for batch in _batches([item.id for item in instances]):
             self._known(batch, lambda ids: [self._api.call("terminate_instances", {"InstanceIds": ids})])
 
-    def of_job(self, job: str) -> Sequence[Instance]:
+    def list_instances(self, job: str) -> Sequence[Instance]:
         """Every VM of a job that is not gone."""
         wanted = {f"tag:{requests.JOB}": [job], "instance-state-name": list(LIVE)}
         return [requests.instance_of(found) for found in self._described(_filters(wanted))]
 
-    def leftovers(self) -> Sequence[Leftover]:
+    def list_resources(self) -> Sequence[ProviderResource]:
         """Every VM, and every launch template, that carries our tag."""
         alive = _filters({"tag-key": [requests.JOB], "instance-state-name": list(LIVE)})
-        found = [_leftover("vm", each["InstanceId"], each) for each in self._described(alive)]
+        found = [_resource("vm", each["InstanceId"], each) for each in self._described(alive)]
         templates = self._api.pages(
             "describe_launch_templates", "LaunchTemplates", _filters({"tag-key": [requests.JOB]})
         )
-        return [*found, *(_leftover("template", each["LaunchTemplateId"], each) for each in templates)]
+        return [*found, *(_resource("template", each["LaunchTemplateId"], each) for each in templates)]
 
-    def remove(self, leftovers: Sequence[Leftover]) -> None:
+    def remove_resources(self, resources: Sequence[ProviderResource]) -> None:
         """End these VMs and delete these templates."""
-        self.terminate([Instance(each.id, "", 0) for each in leftovers if each.kind == "vm"])
-        for each in leftovers:
+        self.terminate([Instance(each.id, "", 0) for each in resources if each.kind == "vm"])
+        for each in resources:
             if each.kind == "template":
                 with contextlib.suppress(NotFound):
                     self._api.call("delete_launch_template", {"LaunchTemplateId": each.id})
@@ -274,11 +283,13 @@ def _batches(ids: list[str]) -> Iterator[list[str]]:
         yield ids[start : start + PAGE]
 
 
-def _leftover(kind: str, name: str, found: Mapping[str, Any]) -> Leftover:
+def _resource(kind: str, name: str, found: Mapping[str, Any]) -> ProviderResource:
     marked = requests.tags_of(found)
     try:
         expires = from_seconds(instant(marked.get(requests.EXPIRES, "")))
     except ValueError:
         expires = None  # tagged by somebody else
     task = marked.get(requests.TASK) or marked.get(requests.TASKS) or "?"
-    return Leftover(kind, name, marked.get(requests.JOB, "?"), expires, f"task {task} of {marked.get(requests.JOB)}")
+    return ProviderResource(
+        kind, name, marked.get(requests.JOB, "?"), expires, f"task {task} of {marked.get(requests.JOB)}"
+    )

@@ -7,7 +7,7 @@ import hashlib
 import os
 import signal
 import subprocess
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,11 +20,10 @@ from provisioner import units
 from provisioner.errors import BadInput, FreepostError, NotFound, Refused
 from provisioner.job.fields import flag, size, text
 from provisioner.paths import state_dir
-from provisioner.providers.base import Check, Instance, Leftover, Order, Phase, State
+from provisioner.providers.base import Check, Context, Instance, Order, Phase, Provider, ProviderResource, State
 from provisioner.providers.guest import cgroup, images, supervisor_client
 from provisioner.providers.guest.commands import said
 from provisioner.providers.guest.state_dir import GONE, PENDING, Home, homes, sweep
-from provisioner.providers.registry import Context
 from provisioner.userdata import nocloud
 
 HOST = "10.0.2.2"  # what the guest calls the host's loopback
@@ -32,7 +31,7 @@ REMEMBERED = 7 * 86_400  # seconds that a machine which is gone can still be ask
 
 
 @dataclass(frozen=True)
-class GuestProvider(ABC):
+class GuestProvider(Provider):
     """Runs machines here. `endpoint_url` is the store's; its port is the only one of the host that guests reach."""
 
     endpoint_url: str = ""
@@ -152,15 +151,15 @@ class GuestProvider(ABC):
             if failure:
                 raise Refused(f"{instance.id} could not be started: {failure}")
 
-    def of_job(self, job: str) -> Sequence[Instance]:
+    def list_instances(self, job: str) -> Sequence[Instance]:
         """Every machine of a job that is not gone."""
         records = [record for record in self._living() if record["job"] == job]
         return [Instance(record["id"], record["task"], record["attempt"]) for record in records]
 
-    def leftovers(self) -> Sequence[Leftover]:
+    def list_resources(self) -> Sequence[ProviderResource]:
         """Every machine of ours on this host."""
         return [
-            Leftover(
+            ProviderResource(
                 "vm",
                 record["id"],
                 record["job"],
@@ -169,10 +168,6 @@ class GuestProvider(ABC):
             )
             for record in self._living()
         ]
-
-    def remove(self, leftovers: Sequence[Leftover]) -> None:
-        """End these machines. Safe to repeat."""
-        self.terminate([Instance(each.id, "", 0) for each in leftovers])
 
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
         """Tell whether this host could boot the image, and has the memory for all the machines."""
@@ -209,7 +204,7 @@ class GuestProvider(ABC):
     def _make_disk(self, home: Home, image: images.Image, size: int) -> None:
         """Make the machine's empty disk of `size` bytes."""
 
-    def _accel(self, image: images.Image) -> str:  # noqa: ARG002 - those below need it
+    def _accel(self, image: images.Image) -> str:
         """How the guest's processor is made, in QEMU's words."""
         return ""
 

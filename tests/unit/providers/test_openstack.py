@@ -199,12 +199,12 @@ def test_its_life_can_be_followed_and_ended(nova):
     (made,) = provider.launch(order())
     assert provider.state([made])[made.id].phase is Phase.RUNNING
     assert provider.console(made) == b"hello from the console"
-    assert [each.id for each in provider.of_job("job-1")] == [made.id]
+    assert [each.id for each in provider.list_instances("job-1")] == [made.id]
     nova.servers[made.id].update(status="ERROR", fault={"code": 500, "message": "No valid host was found."})
     state = provider.state([made])[made.id]
     assert state.phase is Phase.GONE
     assert "No valid host" in state.reason
-    provider.remove(provider.leftovers())
+    provider.remove_resources(provider.list_resources())
     provider.terminate([made])
     assert nova.servers == {}
     assert provider.state([made])[made.id].phase is Phase.GONE

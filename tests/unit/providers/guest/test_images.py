@@ -159,7 +159,7 @@ def test_no_room_for_an_image(cache, tmp_path):
     program = """
         import os, subprocess, sys
         from pathlib import Path
-        from provisioner.providers.guest import images
+        from provisioner import images
         from provisioner.errors import Refused
         cache = Path(os.environ["FREEPOST_CACHE_DIR"])
         cache.mkdir()

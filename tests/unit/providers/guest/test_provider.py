@@ -80,7 +80,7 @@ def test_what_a_killed_launch_left_goes_with_the_next(kind, tmp_path, monkeypatc
             home.prepare({"provider": "machine"}, {"user-data": SECRET})
     half = folder / ".removed-xyz/machine-half-0/seed"
     half.mkdir(parents=True)
-    assert provider.leftovers() == []
+    assert provider.list_resources() == []
     with held.launching():
         provider._forget()
         assert [path.name for path in folder.iterdir()] == ["machine-held-0"]
