@@ -110,7 +110,7 @@ class GuestProvider(Provider):
         return {instance.id: self._state(instance.id) for instance in instances}
 
     def console(self, instance: Instance) -> bytes:
-        """Return the last 4 to 8 MiB that the guest printed; kept for a week after its end or until it is terminated."""
+        """Return the last 4 to 8 MiB that the guest printed; for a week after its end or until it is terminated."""
         return self._machine(instance.id).console()
 
     def terminate(self, instances: Sequence[Instance]) -> None:

@@ -203,7 +203,7 @@ class StartError(Exception):
 
 
 def host_addresses() -> list[str]:
-    """Return what the guest must not reach: the host's IPv4 addresses, and link-local ones, where clouds keep theirs."""
+    """Return what the guest must not reach: the host's IPv4 addresses and link-local ones, where clouds have theirs."""
     done = subprocess.run(["ip", "-json", "-4", "address"], check=True, capture_output=True)
     found = [each["local"] for card in json.loads(done.stdout) for each in card["addr_info"] if "local" in each]
     return [*(f"{address}/32" for address in found if not address.startswith("127.")), "169.254.0.0/16"]

@@ -17,14 +17,13 @@ import pytest
 
 from provisioner import errors
 from provisioner.providers.base import Order, Phase
+from provisioner.providers.openstack import OpenstackProvider, server_name
 
 pytest.importorskip("openstack")
 # The SDK warns of what it will drop from itself; a test of ours can't mend that.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::PendingDeprecationWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"
 )
-
-from provisioner.providers.openstack import OpenstackProvider, server_name  # noqa: E402 - after the question for the SDK
 
 IMAGE, FLAVOR = str(uuid.uuid4()), str(uuid.uuid4())
 
