@@ -91,17 +91,17 @@ def named_place(url: str | None, endpoint_url: str | None) -> StoreLocation | No
 def open_place(place: StoreLocation) -> OpenStore:
     """Open a store; the embedded one is started if it doesn't run."""
     from provisioner.jobs.index import StoreLocation
-    from provisioner.retry import retried
     from provisioner.s3.bucket import open_store
+    from provisioner.s3.retrying import RetryingStore
 
     if not place.embedded:
-        return OpenStore(retried(open_store(place.store)), place)
+        return OpenStore(RetryingStore(open_store(place.store)), place)
     running = embedded_store().start([place.store.bucket])
     here = replace(
         place.store, endpoint_url=running.endpoint_url, region=running.region, addressing="path", profile=None
     )
     store = open_store(here, access_key=running.access_key, secret_key=running.secret_key)
-    return OpenStore(retried(store), StoreLocation(here, embedded=True))
+    return OpenStore(RetryingStore(store), StoreLocation(here, embedded=True))
 
 
 def index() -> JobIndex:
@@ -143,10 +143,10 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
 def make_provider(name: str, opened: OpenStore, options: Mapping[str, Any]) -> Provider:
     """Make a provider that retries what may work later. `options` are the job's own, those under ``vm``."""
     from provisioner.providers import registry
-    from provisioner.retry import retried
+    from provisioner.providers.retrying import RetryingProvider
 
     context = registry.Context(state_dir(), opened.place.store.endpoint_url or "", options)
-    return retried(registry.create(name, context))
+    return RetryingProvider(registry.create(name, context))
 
 
 def launcher(opened: OpenStore, provider: Provider, report: Report) -> Launcher:
@@ -236,6 +236,6 @@ def renewer(opened: OpenStore, provider: Provider, report: Report) -> Renewer:
 
 def notice(provider: Provider, report: Report) -> None:
     """Say what people should know before they rely on a provider."""
-    text = getattr(provider, "notice", "")
+    text = provider.notice
     if text:
         report(Event("notice", f"note: {text}", {"text": text}))

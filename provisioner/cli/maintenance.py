@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from provisioner.cli.context import OpenStore
     from provisioner.job.spec import JobSpec
     from provisioner.jobs.record import JobRecord
-    from provisioner.providers.base import Check, Cloud
+    from provisioner.providers.base import Check, Provider
 
 # What tells two accounts, regions or clouds of one provider apart; the rest of a job's options doesn't.
 CONNECTION = ("region", "profile", "endpoint_url", "cloud")
@@ -128,7 +128,7 @@ def gc(
 
 def _clouds(
     opened: "OpenStore", records: "dict[str, JobRecord]", more: Sequence[str], failed: dict[str, FreepostError]
-) -> "dict[str, Cloud]":
+) -> "dict[str, Provider]":
     """Every cloud that a job of the store was launched on, and those that the operator names.
 
     What keeps one from being used (a provider that isn't installed here, say) is put into `failed`.
@@ -145,13 +145,13 @@ def _clouds(
             raise BadInput(f"--provider {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
         keys = dict(pair.split("=", 1) for pair in pairs)
         wanted[_label(name, keys)] = name, keys
-    made = {}
+    made: dict[str, Provider] = {}
     for label, (name, keys) in wanted.items():
         try:
             made[label] = session.make_provider(name, opened, keys)
         except FreepostError as error:
             failed[label] = error
-    return {label: cast("Cloud", cloud) for label, cloud in made.items() if hasattr(cloud, "leftovers")}
+    return made
 
 
 def _label(name: str, keys: dict[str, str]) -> str:

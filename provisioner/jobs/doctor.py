@@ -79,11 +79,7 @@ def _read_back(store: Store, key: str) -> Check:
 
 def of_provider(provider: Provider, spec: JobSpec) -> Sequence[Check]:
     """What the provider says of itself."""
-    checks = getattr(provider, "checks", None)
-    if checks is None:
-        return [Check(provider.name, good=None, text="this provider has nothing to check")]
-    found: Sequence[Check] = checks(spec.vm.options, len(spec.tasks))
-    return found
+    return provider.checks(spec.vm.options, len(spec.tasks))
 
 
 def stopped(error: FreepostError) -> Check:

@@ -17,7 +17,7 @@ from provisioner.errors import BadInput, FreepostError, NotFound
 from provisioner.jobs import index, watch
 from provisioner.jobs.record import JobRecord
 from provisioner.plan.layout import JobKeys, agent_root
-from provisioner.providers.base import Cloud, Leftover
+from provisioner.providers.base import Provider, ProviderResource
 from provisioner.s3.bucket import Store
 
 MARKS = ".launching"
@@ -34,7 +34,7 @@ class Garbage:
     id: str
     job: str
     why: str
-    leftover: Leftover | None = None
+    leftover: ProviderResource | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Finder:
     """Looks through one store and any number of clouds, each under a name that people know it by."""
 
     store: Store
-    clouds: Mapping[str, Cloud]
+    clouds: Mapping[str, Provider]
     now: datetime
     failed: dict[str, FreepostError] = field(default_factory=dict)  # by cloud, what kept it from being looked through
 
@@ -54,7 +54,7 @@ class Finder:
             with self._going_on(place):
                 found += [
                     Garbage(place, item.kind, item.id, item.job, why, item)
-                    for item in cloud.leftovers()
+                    for item in cloud.list_resources()
                     if (why := self._why(item, over.get(item.job, "")))
                 ]
         agents = self._agents(records) if every else []
@@ -78,7 +78,7 @@ class Finder:
         except FreepostError as error:
             self.failed[place] = error
 
-    def _why(self, item: Leftover, over: str) -> str:
+    def _why(self, item: ProviderResource, over: str) -> str:
         """Why something can go. Of a launch that still goes on, the record learns the end last: a VM's tag knows it."""
         own = self._expired(item.expires)
         return own if item.expires is not None and over.startswith("expired") else over or own
@@ -136,7 +136,7 @@ class Finder:
             mine = [each.leftover for each in found if each.place == place and each.leftover]
             if mine:
                 with self._going_on(place):
-                    cloud.remove(mine)
+                    cloud.remove_resources(mine)
         self.store.delete([each.id for each in found if each.place == "store" and not self._renewed(each)])
 
     def _renewed(self, each: Garbage) -> bool:

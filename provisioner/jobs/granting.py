@@ -14,7 +14,7 @@ from provisioner.errors import BadInput
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.plan.grants import GrantSigner, large_keys
 from provisioner.plan.plan import Plan, TaskPlan, new_job_id
-from provisioner.providers.base import Provider, guest_url
+from provisioner.providers.base import Provider
 from provisioner.s3 import put_slots
 from provisioner.s3.bucket import Store
 from provisioner.s3.probe import Poster
@@ -124,7 +124,7 @@ class Granter:
         self, plan: Plan, task: TaskPlan, now: datetime, credentials: Credentials, uploads: Mapping[str, str]
     ) -> tuple[Grant, bytes]:
         """Sign for the bucket's address as the VM will see it."""
-        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
+        seen = dataclasses.replace(plan.bucket, url=self.provider.guest_url(plan.bucket.url))
         signer = GrantSigner(plan, credentials, now, seen)
         grant = signer.grant(task, uploads=uploads)
         return grant, signer.stub(task, grant) if plan.apart else b""

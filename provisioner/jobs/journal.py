@@ -46,7 +46,7 @@ def look_up(
     found: list[Instance] = []
     busy: set[Attempt] = set()
     for entry in Journal(store, JobKeys(store.prefix, record.job)).entries() if ahead else ():
-        started = entry.instances or getattr(provider, "find", lambda _: ())(entry.order)
+        started = entry.instances or provider.find_instances(entry.order) or ()
         found += started
         if not started and now - entry.created < RESEND_WITHIN:
             busy |= {(task, entry.order.attempt) for task in entry.order.tasks}

@@ -37,10 +37,10 @@ from provisioner.packing import agent_archive
 from provisioner.plan.layout import JobKeys, parse_status
 from provisioner.plan.plan import Plan, StagedInput, TaskPlan, launch_token, new_job_id, task_plans
 from provisioner.plan.request import LaunchRequest, make_plan
-from provisioner.providers.base import Choice, Instance, Phase, Provider, raw_limit
-from provisioner.retry import retried
+from provisioner.providers.base import Choice, Instance, Phase, Provider
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
+from provisioner.s3.retrying import RetryingPoster
 from provisioner.userdata import validate
 from provisioner.userdata.render import UserData
 
@@ -57,7 +57,7 @@ class Launcher:
     report: Report
     signer: RoleSessions
     # Each task is announced by a form: one of thousands may meet a store that has no time.
-    forms: probe.Poster = field(default_factory=lambda: retried(probe.Poster()))
+    forms: probe.Poster = field(default_factory=lambda: RetryingPoster(probe.Poster()))
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
@@ -136,13 +136,13 @@ class Launcher:
                 bucket=self.store.bucket,
                 prefix=self.store.prefix,
                 provider=self.provider.name,
-                user_data_limit=raw_limit(self.provider) if raw else self.provider.user_data_limit,
+                user_data_limit=self.provider.raw_limit if raw else self.provider.user_data_limit,
                 raw=raw,
                 now=now,
                 credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.signed)),
                 attempts=attempts,
                 inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
-                groups=getattr(self.provider, "groups", False),
+                groups=self.provider.groups,
             )
         )
         return self._granter.made_to_fit(plan, staged=staged)
@@ -181,8 +181,7 @@ class Launcher:
 
     def _choices(self, spec: JobSpec) -> Sequence[Choice]:
         """What the provider offers for this job; for one that has no choice to make, the job's own options."""
-        choices = getattr(self.provider, "choices", None)
-        return choices(spec.vm.options) if choices else [Choice("", spec.vm.options)]
+        return self.provider.choices(spec.vm.options)
 
     @property
     def _granter(self) -> Granter:
@@ -235,7 +234,7 @@ class Launcher:
             return records.parse(self.store.get(plan.keys.record), plan.keys.record)
         except NotFound:
             # What this machine's own configuration decided (a region, say) is written down for the next machine.
-            options = {**plan.spec.vm.options, **getattr(self.provider, "pinned", {})}
+            options = {**plan.spec.vm.options, **self.provider.pinned_options}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
             record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.ends, plan.inputs)
             record = _naming(record, plan)
@@ -303,13 +302,13 @@ class Launcher:
 
     def _order_all(self, plan: Plan, tasks: Sequence[TaskPlan], placer: OrderPlacer, started: Started) -> None:
         """Order these, as many at a time as suits the provider. An error ends it, once those under way are done."""
-        with ThreadPoolExecutor(getattr(self.provider, "concurrency", 1)) as pool:
+        with ThreadPoolExecutor(self.provider.concurrency) as pool:
             orders = [pool.submit(self._order, plan, task, placer, started) for task in tasks]
             try:
                 for order in as_completed(orders):
                     order.result()
             except KeyboardInterrupt:
-                getattr(self.provider, "abandon", lambda: None)()
+                self.provider.stop_waiting()
                 raise
             finally:
                 pool.shutdown(cancel_futures=True)

@@ -179,12 +179,9 @@ class OrderPlacer:
         order, now = entry.order, self.clock()
         if entry.instances:
             return Served(entry.instances, order.token, order.expires)
-        find = getattr(self.provider, "find", None)
-        if find is None:
-            return Served(
-                (), order.token, order.expires
-            )  # such a provider finds the VMs of a token whatever the order says
-        found: Sequence[Instance] = find(order)
+        found = self.provider.find_instances(order)
+        if found is None:  # it finds the VMs of a token when the order is launched again, whatever that says
+            return Served((), order.token, order.expires)
         try:
             if not found and now - entry.created < RESEND_WITHIN and now < order.expires:
                 found = self.provider.launch(order)

@@ -26,7 +26,7 @@ from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan
 from provisioner.plan.request import LaunchRequest, make_plan
-from provisioner.providers.base import Provider, guest_url
+from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import MAX_LIFETIME
 
@@ -125,7 +125,7 @@ class Renewer:
         if ends <= self._ends.get(each, now):  # a session that is about to end: the same grant again is no help
             self._due[each] = now + min(AGAIN, life / 10)
             return
-        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
+        seen = dataclasses.replace(plan.bucket, url=self.provider.guest_url(plan.bucket.url))
         plan = dataclasses.replace(plan, expires=ends)
         grant = GrantSigner(plan, credentials, now, seen).grant(task, next_renewal=number + 1)
         self.store.put(plan.keys.mailbox_key(*each, number), dump(grant).encode())

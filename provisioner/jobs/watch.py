@@ -311,10 +311,9 @@ def to_retry(watcher: Watcher, record: JobRecord, task: str | None, *, required:
 
 def terminate(provider: Provider, record: JobRecord) -> int:
     """End every VM of a job, those that a cut-off launch didn't live to record too. Return how many are known."""
-    of_job = getattr(provider, "of_job", None)
     try:
         known = dict.fromkeys(item.id for item in record.instances)
-        more = [item for item in (of_job(record.job) if of_job else ()) if item.id not in known]
+        more = [item for item in provider.list_instances(record.job) if item.id not in known]
         provider.terminate([*record.instances, *more])
     except FreepostError as error:
         error.hint = error.hint or "run the same command again: it goes on with those that are left"

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from provisioner.errors import BadInput, NotFound
-from provisioner.providers.base import Choice, Instance, Order, State
-from provisioner.providers.registry import Context
+from provisioner.providers.base import Choice, Context, Instance, Order, Provider, State
 
 
-class ElsewhereProvider:
+class ElsewhereProvider(Provider):
     """Stands in the record of a job whose VM is not ours to start or to end."""
 
     name: ClassVar[str] = "elsewhere"
@@ -22,11 +21,11 @@ class ElsewhereProvider:
     option_schema: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
-    def create(cls, context: Context) -> ElsewhereProvider:  # noqa: ARG003 - every provider's signature
+    def create(cls, context: Context) -> ElsewhereProvider:
         """Make it; there is nothing to configure."""
         return cls()
 
-    def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:  # noqa: ARG002 - it has none
+    def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
         """Raise BadInput, before a launch or a retry announces anything."""
         message = "VMs of this job are started elsewhere, by whoever has its user-data"
         raise BadInput(message, hint="provision render JOB.yaml --stage makes a new job with user-data of its own")
@@ -36,7 +35,7 @@ class ElsewhereProvider:
         self.choices(order.options)
         return []
 
-    def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:  # noqa: ARG002 - there are none
+    def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
         """Tell nothing."""
         return {}
 

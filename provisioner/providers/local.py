@@ -29,15 +29,14 @@ from typing import Any, ClassVar
 
 from provisioner.errors import BadInput, FreepostError
 from provisioner.process import Process, described, identify
-from provisioner.providers.base import Instance, Order, Phase, State
-from provisioner.providers.registry import Context
+from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before all of it is killed
 KILL_SECONDS = 10  # what the kernel gets to end what was killed
 _POLL_SECONDS = 0.05
 
 
-class LocalProvider:
+class LocalProvider(Provider):
     """Runs the agent here. `folder` keeps what each launch needs and leaves behind."""
 
     name: ClassVar[str] = "local"

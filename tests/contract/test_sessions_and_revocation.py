@@ -108,7 +108,7 @@ def by_role(rgw, here):
     store, place = here
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
     plan = planned(store, spec)
-    who = role_session.open_signer(store, place, now)
+    who = role_session.open_role_sessions(store, place, now)
     credentials = who.credentials(plan, plan.tasks[0])
     assert who.credentials(plan, plan.tasks[0]) is credentials
     return plan, credentials
@@ -235,7 +235,7 @@ def test_a_session_shorter_than_the_job_is_refused_before_anything_is_asked(here
     """signer.duration is checked against the deadline, and both times are named."""
     store, place = here
     spec = JobSpec("hello", RunSpec(("true",), timeout=7200), signer=SignerSpec(rgw.role, duration=900))
-    who = role_session.open_signer(store, place, now)
+    who = role_session.open_role_sessions(store, place, now)
     with pytest.raises(Expiry, match=r"expire at .* needs them until"):
         who.check(spec, now(), now() + timedelta(seconds=spec.deadline))
 
@@ -246,7 +246,7 @@ def test_a_role_that_may_not_be_assumed_is_named(here, rgw):
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), signer=SignerSpec(rgw.role + "x"))
     plan = planned(store, spec)
     with pytest.raises(Exception, match="assume the role") as told:
-        role_session.open_signer(store, place, now).credentials(plan, plan.tasks[0])
+        role_session.open_role_sessions(store, place, now).credentials(plan, plan.tasks[0])
     assert rgw.secret_key not in repr(told.value)
 
 
@@ -256,7 +256,7 @@ def test_the_role_is_assumed_with_the_credentials_of_the_day(here, rgw):
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
     plan = planned(store, spec)
     ended = open_store(place, access_key="ended", secret_key="ended")
-    who = role_session.open_signer(ended, place, now)
+    who = role_session.open_role_sessions(ended, place, now)
     with pytest.raises(FreepostError):
         who.credentials(plan, plan.tasks[0])
     assert replace(who, own=store.credentials).credentials(plan, plan.tasks[0]).token

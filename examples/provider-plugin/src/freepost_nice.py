@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from provisioner.errors import BadInput
-from provisioner.providers.base import Instance, Order, Phase, State
-from provisioner.providers.registry import Context
+from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
 from provisioner.userdata.parse import unpack
 from provisioner.userdata.render import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
 STOP_SECONDS = 15  # for the agent to bring home what there is
 
 
-class NiceProvider:
+class NiceProvider(Provider):
     """What `vm.provider: nice` names. `niceness` under `vm` says how much others go first, 0 to 19."""
 
     name = "nice"
@@ -41,7 +40,7 @@ class NiceProvider:
 
     @classmethod
     def create(cls, context: Context) -> NiceProvider:
-        """Freepost calls this with a `registry.Context`."""
+        """Make it; Freepost calls this."""
         return cls(context.state_dir / "nice")
 
     def launch(self, order: Order) -> Sequence[Instance]:

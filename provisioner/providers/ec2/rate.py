@@ -51,7 +51,7 @@ class Bucket:
         More than the capacity may be taken: it is owed, and whoever comes next waits for it too.
         """
         with self._lock:
-            self._fill()
+            self._refill()
             if not self.bounded:
                 return
             self._level -= tokens
@@ -59,21 +59,21 @@ class Bucket:
         if due > 0 and self._wait(due):
             raise Stopped("stopped before the request was sent", hint="the same command goes on from here")
 
-    def slower(self) -> None:
+    def slow_down(self) -> None:
         """The service throttled: halve the rate, and begin with what comes in from now on."""
         with self._lock:
-            self._fill()
+            self._refill()
             self.bounded = True
             self.refill = max(self.refill / 2, self.nominal * _SLOWEST)
             self._level = min(self._level, 0.0)
 
-    def faster(self) -> None:
+    def speed_up(self) -> None:
         """The service did not throttle: creep back to the nominal rate."""
         with self._lock:
-            self._fill()
+            self._refill()
             self.refill = min(self.nominal, self.refill + self.nominal * _GROWTH)
 
-    def _fill(self) -> None:
+    def _refill(self) -> None:
         now = self._clock()
         self._level = min(self.capacity, self._level + (now - self._last) * self.refill)
         self._last = now
@@ -100,9 +100,9 @@ class Limits:
         """Let everyone who waits give up."""
         self._stop.set()
 
-    def of(self, action: str) -> Bucket:
-        """The bucket of an API call, by its name in boto3, or ``instances``, the VMs that calls start."""
-        kind = action if action in REQUESTS or action == "instances" else self._kind(action)
+    def bucket(self, action: str) -> Bucket:
+        """Return the bucket of an API call, by its name in botocore, or ``instances``, the VMs that calls start."""
+        kind = action if action in REQUESTS or action == "instances" else self._kind_of(action)
         figures = {**REQUESTS, "instances": RUN_INSTANCES, "mutating": MUTATING, "reading": READING}[kind]
         with self._lock:
             if kind not in self._buckets:
@@ -110,5 +110,5 @@ class Limits:
             return self._buckets[kind]
 
     @staticmethod
-    def _kind(action: str) -> str:
+    def _kind_of(action: str) -> str:
         return "reading" if action.startswith(("describe_", "get_", "list_")) else "mutating"

@@ -10,7 +10,7 @@ from provisioner.errors import JobFailed, Unreachable
 from provisioner.jobs.watch import TaskStatus, Watcher, require_success, standing
 from provisioner.plan.layout import JobKeys, parse_status
 from provisioner.providers.base import Instance, Phase, State
-from provisioner.retry import retried
+from provisioner.retry import Retry
 from provisioner.s3.bucket import Entry
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
@@ -69,16 +69,16 @@ def test_only_what_may_pass_is_tried_again():
 
     pauses = []
     flaky = Flaky()
-    assert retried(flaky, sleep=pauses.append).call() == "done"
+    assert Retry(sleep=pauses.append)(flaky.call) == "done"
     assert len(pauses) == 2
     other = Flaky()
     with pytest.raises(JobFailed):
-        retried(other, sleep=pauses.append).refuse()
+        Retry(sleep=pauses.append)(other.refuse)
     assert other.calls == 1
     never = Flaky()
     never.calls = -100
     with pytest.raises(Unreachable):
-        retried(never, attempts=4, sleep=pauses.append).call()
+        Retry(attempts=4, sleep=pauses.append)(never.call)
     assert never.calls == -96
 
 
