@@ -26,8 +26,8 @@ def extend(
     _json: JsonEvents = False,
 ) -> None:
     """Renew what a job's running VMs may do: each finds the new grant in its mailbox. `watch` does so by itself."""
-    from provisioner.cli import context as session
     from provisioner.jobs import renew
+    from provisioner.jobs import toolbox as session
 
     output = streams(context)
     seconds = None if life is None else _seconds(life)

@@ -208,9 +208,9 @@ def form(
 
 def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, LinkSigner]]":
     """Return a function that opens a bucket once, and what signs for it."""
-    from provisioner.cli.context import clock, embedded_place, open_place
     from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation
+    from provisioner.jobs.toolbox import clock, embedded_place, open_place
     from provisioner.links.signer import make_signer
 
     if local and endpoint_url:

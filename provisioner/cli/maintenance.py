@@ -12,9 +12,9 @@ from provisioner.errors import BadInput, FreepostError, Incomplete
 from provisioner.output import Event
 
 if TYPE_CHECKING:
-    from provisioner.cli.context import OpenStore
     from provisioner.job.spec import JobSpec
     from provisioner.jobs.record import JobRecord
+    from provisioner.jobs.toolbox import OpenStore
     from provisioner.providers.base import Check, Provider
 
 # What tells two accounts, regions or clouds of one provider apart; the rest of a job's options doesn't.
@@ -38,8 +38,8 @@ def doctor(
     _json: JsonDocument = False,
 ) -> None:
     """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
-    from provisioner.cli import context as session
     from provisioner.jobs import doctor as examining
+    from provisioner.jobs import toolbox as session
 
     output = streams(context)
     spec = _spec(job, provider, overrides or (), store, endpoint_url)
@@ -65,10 +65,10 @@ def _spec(
     job: Path | None, provider: str | None, overrides: Sequence[str], store: str | None, endpoint_url: str | None
 ) -> "JobSpec":
     """The job to check for; without one, a job that does nothing."""
-    from provisioner.cli import context as session
     from provisioner.job import load
     from provisioner.job.overrides import apply
     from provisioner.job.problems import Faults
+    from provisioner.jobs import toolbox as session
     from provisioner.providers import registry
 
     if job is not None:
@@ -99,8 +99,8 @@ def gc(
     _json: JsonDocument = False,
 ) -> None:
     """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
-    from provisioner.cli import context as session
     from provisioner.jobs import gc as finding
+    from provisioner.jobs import toolbox as session
 
     output = streams(context)
     place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
@@ -133,7 +133,7 @@ def _clouds(
 
     What keeps one from being used (a provider that isn't installed here, say) is put into `failed`.
     """
-    from provisioner.cli import context as session
+    from provisioner.jobs import toolbox as session
 
     wanted: dict[str, tuple[str, dict[str, str]]] = {}
     for record in records.values():

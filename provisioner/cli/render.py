@@ -102,7 +102,7 @@ def _rendered(
 
     Whoever is only `looking` is shown what a launch gives its VMs.
     """
-    from provisioner.cli import context as session
+    from provisioner.jobs import toolbox as session
     from provisioner.userdata import validate
 
     spec = session.load_spec(job, overrides, provider)

@@ -56,8 +56,8 @@ def serve(
     _json: JsonEvents = False,
 ) -> None:
     """Sign for whoever shows a token, holding the credentials. Every grant is logged, without its signature."""
-    from provisioner.cli.context import clock, embedded_place, named_place, open_place
     from provisioner.jobs.role_session import RefreshingCredentials
+    from provisioner.jobs.toolbox import clock, embedded_place, named_place, open_place
 
     output = streams(context)
     try:
@@ -154,8 +154,8 @@ def revoke_(
     _json: JsonEvents = False,
 ) -> None:
     """Make the store refuse what a job's VMs were granted, before it expires."""
-    from provisioner.cli.context import clock, find_job, named_place
     from provisioner.jobs import revoke
+    from provisioner.jobs.toolbox import clock, find_job, named_place
 
     opened, record = find_job(job, named_place(store, endpoint_url))
     change = revoke.undo if undo else revoke.revoke
@@ -186,7 +186,7 @@ def _covered(
     where: str, task: str | None, attempt: int | None, store: str | None, endpoint_url: str | None
 ) -> tuple[str, list[str]]:
     """The bucket and prefixes that a new token is for."""
-    from provisioner.cli.context import find_job, named_place
+    from provisioner.jobs.toolbox import find_job, named_place
     from provisioner.plan.layout import JobKeys
     from provisioner.s3url import is_s3_url, split_url
 

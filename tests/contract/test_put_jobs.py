@@ -159,7 +159,7 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
     from agent.main import Bad
     from agent.remote_grant import own
-    from provisioner.cli import context
+    from provisioner.jobs import toolbox as context
 
     outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
     spec = context.load_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None

@@ -13,11 +13,11 @@ import pytest
 
 from agent import grant as grants
 from agent.renew import Renewal, places
-from provisioner.cli import context
 from provisioner.errors import BadInput, Expiry
 from provisioner.job.load import parse
 from provisioner.job.spec import JobSpec, RunSpec, SignerSpec
 from provisioner.jobs import gc, renew, role_session
+from provisioner.jobs import toolbox as context
 from provisioner.jobs.index import StoreLocation
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.watch import TaskStatus
