@@ -208,9 +208,8 @@ def form(
 
 def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, LinkSigner]]":
     """Return a function that opens a bucket once, and what signs for it."""
-    from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import StoreLocation
-    from provisioner.jobs.toolbox import clock, embedded_place, open_place
+    from provisioner.clock import utc_now
+    from provisioner.jobs.stores import bucket_location, open_location
     from provisioner.links.signer import make_signer
 
     if local and endpoint_url:
@@ -222,9 +221,8 @@ def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable
 
     def open_bucket(bucket: str) -> "tuple[Store, LinkSigner]":
         if bucket not in opened:
-            elsewhere = StoreLocation(StoreSpec(bucket, "", endpoint_url), embedded=False)
-            store = open_place(embedded_place(bucket, "") if local else elsewhere).store
-            signer = make_signer(store.bucket, store.credentials, now=clock(), seconds=seconds)
+            store = open_location(bucket_location(bucket, endpoint_url, local=local)).store
+            signer = make_signer(store.bucket, store.credentials, now=utc_now(), seconds=seconds)
             opened[bucket] = store, signer
         return opened[bucket]
 

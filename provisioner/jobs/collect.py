@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from agent.grant import decode_name
-from provisioner.errors import FreepostError, Integrity, NotFound
+from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
+from provisioner.jobs import status
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import TaskStatus, status
+from provisioner.jobs.status import NAMED, TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
 from provisioner.retry import Download
@@ -47,7 +48,7 @@ def collect(store: Store, record: JobRecord, folder: Path, report: Report) -> Co
     """Fetch what every task's latest manifest lists to `folder` (``TASK/`` below it for an array)."""
     done = Collected()
     keys = JobKeys(store.prefix, record.job)
-    for item in status(store, record):
+    for item in status.read(store, record):
         if not item.succeeded:
             done.missing.append(item)
         if not item.manifest:
@@ -67,6 +68,29 @@ def summary(done: Collected, folder: Path) -> str:
     few = done.files if len(done.files) <= SHOWN_FILES else []
     text = f"{len(done.files)} files in {folder} ({done.bytes} bytes fetched, {done.already} files were there already)"
     return text + "".join(f"\n{folder / path}" for path in few)
+
+
+def report_summary(done: Collected, folder: Path, report: Report) -> None:
+    """Tell what there is now, as the event ``collect``."""
+    data = {"folder": str(folder), "files": done.files, "bytes": done.bytes, "already": done.already}
+    report(Event("collect", summary(done, folder), {**data, "failed": done.failed}))
+
+
+def require_files(record: JobRecord, done: Collected) -> None:
+    """Raise Integrity when a file is damaged, Incomplete when one could not be fetched."""
+    if done.failed:
+        message = f"{len(done.failed)} files of {record.job} could not be collected"
+        raise (Integrity if done.damaged else Incomplete)(
+            message, hint="the lines above say which and why; collect again"
+        )
+
+
+def require_tasks(record: JobRecord, done: Collected) -> None:
+    """Raise Incomplete, naming them, when tasks have not succeeded."""
+    if done.missing:
+        names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:NAMED])
+        message = f"{len(done.missing)} of {len(record.spec.tasks)} tasks have not succeeded: {names}"
+        raise Incomplete(message, hint="collect again when they have")
 
 
 def _note(done: Collected, report: Report, path: str, size: int | None, error: FreepostError | None) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from provisioner.clock import iso
 from provisioner.errors import BadInput, FreepostError, NotFound
-from provisioner.jobs import index, watch
+from provisioner.jobs import index, status
 from provisioner.jobs.record import JobRecord
 from provisioner.plan.layout import JobKeys, agent_root
 from provisioner.providers.base import Provider, ProviderResource
@@ -66,9 +66,8 @@ class Finder:
             return self._expired(record.expires)
         if not record.launched:
             return ""
-        return (
-            "every task of its job is over" if all(item.is_final for item in watch.status(self.store, record)) else ""
-        )
+        finished = all(item.is_final for item in status.read(self.store, record))
+        return "every task of its job is over" if finished else ""
 
     @contextlib.contextmanager
     def _going_on(self, place: str) -> Iterator[None]:

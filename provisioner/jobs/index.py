@@ -56,19 +56,19 @@ class JobIndex:
             return None
 
 
-def locate(job: str, *, place: StoreLocation | None, index: JobIndex) -> tuple[StoreLocation, str]:
+def locate(job: str, *, location: StoreLocation | None, index: JobIndex) -> tuple[StoreLocation, str]:
     """Return the store and the id of what the operator calls `job`: an id, or s3://BUCKET/PREFIX/ID.
 
-    `place` is the store the operator named, if any.
+    `location` is the store the operator named, if any.
     """
     if job.startswith("s3://"):
         from provisioner.s3url import split_url
 
         bucket, path = split_url(job)
         prefix, _, name = path.strip("/").rpartition("/")
-        base = place or StoreLocation(StoreSpec(bucket), embedded=False)
+        base = location or StoreLocation(StoreSpec(bucket), embedded=False)
         return StoreLocation(dataclasses.replace(base.store, bucket=bucket, prefix=prefix), base.embedded), name
-    found = place or index.find(job)
+    found = location or index.find(job)
     if found is None:
         message = f"this machine knows no job {job!r}"
         raise NotFound(

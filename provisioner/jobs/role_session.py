@@ -60,7 +60,7 @@ class RoleSessions:
 
     def check(self, spec: JobSpec, now: datetime, deadline: datetime) -> datetime | None:
         """Return when what is signed now will die at the latest; None for never. Raise Expiry if before `deadline`."""
-        ends = self.own.expires if spec.signer is None else now + length(spec)
+        ends = self.own.expires if spec.signer is None else now + session_length(spec)
         probe = Credentials("", "", expires=ends)
         check_lifetime(probe, now=now, needed_until=deadline, what=f"job {spec.name}")
         return ends
@@ -69,7 +69,9 @@ class RoleSessions:
         """What signs this task's grant. Raise Refused for a role that can't be assumed, Expiry for a short session."""
         if plan.spec.signer is None:
             return self.own
-        policy = session_policy(plan.bucket, prefixes(plan, task), reads(plan, task), parts=bool(large(plan.spec)))
+        policy = session_policy(
+            plan.bucket, write_prefixes(plan, task), read_resources(plan, task), parts=bool(large(plan.spec))
+        )
         name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are offloaded
         found = self._sessions.get(name)
         if found is None or (found.expires is not None and found.expires < plan.needed):
@@ -85,14 +87,14 @@ class RoleSessions:
             "RoleArn": spec.role_arn,
             "RoleSessionName": label,
             "Policy": policy,
-            "DurationSeconds": int(length(plan.spec).total_seconds()),
+            "DurationSeconds": int(session_length(plan.spec).total_seconds()),
         }
         if spec.external_id is not None:
             asked["ExternalId"] = spec.external_id
         return assume(self.connect(spec, self.own), asked)
 
 
-def length(spec: JobSpec) -> timedelta:
+def session_length(spec: JobSpec) -> timedelta:
     """How long a session of the job's role is to last: what the job says, else as long as its grants may live."""
     if spec.signer is not None and spec.signer.duration is not None:
         return timedelta(seconds=spec.signer.duration)
@@ -100,13 +102,13 @@ def length(spec: JobSpec) -> timedelta:
     return min(max(wanted, LEAST), MOST)
 
 
-def prefixes(plan: Plan, task: TaskPlan) -> list[str]:
+def write_prefixes(plan: Plan, task: TaskPlan) -> list[str]:
     """The prefixes that the task's policies admit."""
     conditions = [item for document in plan.policies(task).values() for item in document["conditions"]]
     return [item[2] for item in conditions if isinstance(item, list) and item[:2] == ["starts-with", "$key"]]
 
 
-def reads(plan: Plan, task: TaskPlan) -> list[str]:
+def read_resources(plan: Plan, task: TaskPlan) -> list[str]:
     """What the VM reads, as resources below the bucket: the job's own inputs in one, others key by key.
 
     Of what it uploads in parts it may ask whether it is there: HEAD is s3:GetObject.

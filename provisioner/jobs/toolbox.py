@@ -1,143 +1,61 @@
-"""Puts the parts together for one command: which store, which provider, the clock, and where events go.
+"""Puts the parts together: reads a job, makes its provider, and builds what launches, follows, renews and revokes.
 
-Each function imports the parts that it puts together, so a command loads what it uses: `store status` no boto3, and
-`status` nothing that launches.
+Each function imports the parts that it puts together, so a command loads what it uses: `status` nothing that launches.
 """
 
 from __future__ import annotations
 
+import copy
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provisioner.errors import BadInput, Unreachable
+from provisioner.clock import utc_now
+from provisioner.jobs.stores import OpenStore, choose, open_location
 from provisioner.output import Event, Report
 from provisioner.paths import state_dir
 
 if TYPE_CHECKING:
-    from provisioner.embedded.server import EmbeddedStore, Running
     from provisioner.job.spec import JobSpec
-    from provisioner.jobs.index import JobIndex, StoreLocation
     from provisioner.jobs.launch import Launcher
     from provisioner.jobs.record import JobRecord
     from provisioner.jobs.renew import Renewer
     from provisioner.jobs.revoke import Revoker
     from provisioner.jobs.role_session import RoleSessions
-    from provisioner.jobs.watch import TaskStatus, Watcher
+    from provisioner.jobs.status import TaskStatus
+    from provisioner.jobs.watch import Watcher
     from provisioner.providers.base import Provider
-    from provisioner.s3.bucket import Store
-
-NEAR = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
 
 
-def clock() -> datetime:
-    """The wall clock, in UTC."""
-    return datetime.now(timezone.utc)
+def read_spec(
+    job: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    provider: str | None = None,
+    *,
+    where: str = "the job",
+) -> JobSpec:
+    """Read a job.yaml, or a mapping like one, knowing every provider's own keys. `provider` replaces vm.provider.
 
-
-@dataclass(frozen=True)
-class OpenStore:
-    """A store that is open, and what is needed to open it again."""
-
-    store: Store
-    place: StoreLocation
-
-
-def embedded_place(bucket: str | None, prefix: str) -> StoreLocation:
-    """The embedded store; where it listens is found when it is opened."""
-    from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import StoreLocation
-
-    return StoreLocation(StoreSpec(bucket or "freepost", prefix), embedded=True)
-
-
-def embedded_store() -> EmbeddedStore:
-    """The user's own embedded store."""
-    from provisioner.embedded.server import EmbeddedStore
-
-    return EmbeddedStore(state_dir())
-
-
-def running_store() -> Running:
-    """The embedded store if it runs. Raise Unreachable if it doesn't."""
-    running = embedded_store().status()
-    if running is None:
-        message = "the embedded store is not running"
-        raise Unreachable(message, hint="start it: provision store start")
-    return running
-
-
-def named_place(url: str | None, endpoint_url: str | None) -> StoreLocation | None:
-    """The store that ``--store`` and ``--endpoint-url`` name, or None. Raise BadInput for what is no s3:// URL."""
-    from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import StoreLocation
-    from provisioner.s3url import split_url
-
-    if not url:
-        if endpoint_url:
-            message = "--endpoint-url needs --store s3://BUCKET/PREFIX"
-            raise BadInput(message)
-        return None
-    if not url.startswith("s3://") or not split_url(url)[0]:
-        message = f"--store {url!r} is not s3://BUCKET or s3://BUCKET/PREFIX"
-        raise BadInput(message)
-    bucket, prefix = split_url(url)
-    return StoreLocation(StoreSpec(bucket, prefix.strip("/"), endpoint_url), embedded=False)
-
-
-def open_place(place: StoreLocation) -> OpenStore:
-    """Open a store; the embedded one is started if it doesn't run."""
-    from provisioner.jobs.index import StoreLocation
-    from provisioner.s3.bucket import open_store
-    from provisioner.s3.retrying import RetryingStore
-
-    if not place.embedded:
-        return OpenStore(RetryingStore(open_store(place.store)), place)
-    running = embedded_store().start([place.store.bucket])
-    here = replace(
-        place.store, endpoint_url=running.endpoint_url, region=running.region, addressing="path", profile=None
-    )
-    store = open_store(here, access_key=running.access_key, secret_key=running.secret_key)
-    return OpenStore(RetryingStore(store), StoreLocation(here, embedded=True))
-
-
-def index() -> JobIndex:
-    """The jobs that this machine launched."""
-    from provisioner.jobs.index import JobIndex
-
-    return JobIndex(state_dir() / "jobs")
-
-
-def load_spec(path: Path, overrides: Sequence[str], provider: str | None) -> JobSpec:
-    """Read job.yaml, knowing every provider's own keys. `provider` stands in for vm.provider."""
-    from provisioner.job.load import load
+    `overrides` are like those of ``--set``. Files that a mapping names are relative to the current folder; `where`
+    names it in faults. Raise BadInput, with every fault in its `faults`.
+    """
+    from provisioner.job import load
     from provisioner.providers import registry
 
-    chosen = [f"vm.provider={provider}"] if provider else []
-    return load(path, [*overrides, *chosen], registry.OptionSchemas())
+    changes = [*overrides, *([f"vm.provider={provider}"] if provider else [])]
+    if not isinstance(job, Mapping):
+        return load.load(Path(job), changes, registry.OptionSchemas())
+    from provisioner.job.overrides import apply
+    from provisioner.job.problems import Faults
 
-
-def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLocation, str]:
-    """Decide where results go and where VMs run, from the flags and the spec."""
-    from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import StoreLocation
-    from provisioner.providers import registry
-
-    name = "local" if local else provider or spec.vm.provider
-    if name is None:
-        message = "the job names no provider"
-        raise BadInput(message, hint=f"set vm.provider, or use --provider ({', '.join(registry.names())}) or --local")
-    registry.provider_class(name)
-    if spec.store is not None and not local:
-        return StoreLocation(spec.store, embedded=False), name
-    if name not in NEAR:
-        message = f"the job names no store, and VMs of {name} can't reach the embedded one"
-        raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
-    wanted = spec.store or StoreSpec("freepost")
-    return embedded_place(wanted.bucket, wanted.prefix), name
+    faults = Faults(where, Path())
+    document = apply(copy.deepcopy(dict(job)), changes, faults)
+    if faults.found:
+        faults.stop()
+    return load.parse(document, base=Path(), where=where, providers=registry.OptionSchemas())
 
 
 def make_provider(name: str, opened: OpenStore, options: Mapping[str, Any]) -> Provider:
@@ -145,97 +63,112 @@ def make_provider(name: str, opened: OpenStore, options: Mapping[str, Any]) -> P
     from provisioner.providers import registry
     from provisioner.providers.retrying import RetryingProvider
 
-    context = registry.Context(state_dir(), opened.place.store.endpoint_url or "", options)
+    context = registry.Context(state_dir(), opened.location.store.endpoint_url or "", options)
     return RetryingProvider(registry.create(name, context))
 
 
-def launcher(opened: OpenStore, provider: Provider, report: Report) -> Launcher:
-    """Everything a launch works with."""
-    from provisioner.jobs.launch import Launcher
-    from provisioner.jobs.role_session import open_role_sessions
-
-    return Launcher(opened.store, provider, clock, report, open_role_sessions(opened.store, opened.place.store, clock))
+def provider_of(opened: OpenStore, record: JobRecord) -> Provider:
+    """Make the provider that a recorded job was launched with."""
+    return make_provider(record.provider, opened, record.spec.vm.options)
 
 
-def find_job(job: str, place: StoreLocation | None) -> tuple[OpenStore, JobRecord]:
-    """Open the store of a job and read its record."""
-    from provisioner.jobs import index as jobs
-
-    found, name = jobs.locate(job, place=place, index=index())
-    opened = open_place(found)
-    return opened, jobs.read(opened.store, name)
-
-
-def observer(opened: OpenStore, provider: Provider, report: Report) -> Watcher:
-    """Everything that looking at a job works with; it changes nothing."""
-    from provisioner.jobs.watch import Watcher
-
-    return Watcher(opened.store, provider, clock, time.sleep, report)
-
-
-def watcher(opened: OpenStore, provider: Provider, report: Report) -> Watcher:
-    """Everything that following a job works with: it revokes what is over, renews what runs, retries what failed."""
-    from provisioner.jobs.renew import Renewer
-
-    sign = signers(opened)
-
-    def again(record: JobRecord, tasks: Sequence[str]) -> JobRecord:
-        return replace(launcher(opened, provider, report), signer=sign()).retry(record, tasks)
-
-    renewing = Renewer(opened.store, provider, clock, report, sign)
-    revoking = revoker(opened, report, sign)
-
-    def tick(record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
-        if revoking is not None:
-            revoking.tick(record, found)
-        return renewing.tick(record, found)
-
-    finished = None if revoking is None else revoking.finished
-    return replace(observer(opened, provider, report), retry=again, finished=finished, renew=tick)
-
-
-def revoker(opened: OpenStore, report: Report, sign: Callable[[], RoleSessions] | None = None) -> Revoker | None:
-    """Revokes grants of what is over; None for the embedded store, which applies a Deny to no form (measured)."""
-    if opened.place.embedded:
-        return None
-    from provisioner.jobs.revoke import Revoker
-
-    who = sign or signers(opened)
-    return Revoker(opened.store, report, clock, lambda: who().own)
-
-
-def revoke_over(opened: OpenStore, record: JobRecord, report: Report, *, ended: bool = False) -> None:
-    """Revoke the grants of tasks that are over, or of all when their VMs are `ended`, where the job says so."""
-    revoking = revoker(opened, report)
-    if revoking is None or record.spec.revoke != "on-finish" or record.expires <= clock():
-        return
-    from provisioner.jobs import watch
-
-    found = watch.status(opened.store, record)
-    for item in found:
-        for attempt in range(1, item.attempt + 1) if ended or item.is_final else ():
-            revoking.finished(record, item.task, attempt)
-    revoking.settle(record, last=ended or all(item.is_final for item in found))
-
-
-def signers(opened: OpenStore) -> Callable[[], RoleSessions]:
-    """Return what tells who signs now. Credentials that are about to end are looked up anew."""
-    from provisioner.jobs.role_session import RefreshingCredentials, open_role_sessions
-
-    found = RefreshingCredentials(lambda: open_place(opened.place).store.credentials, clock, opened.store.credentials)
-    first = open_role_sessions(opened.store, opened.place.store, clock)
-    return lambda: replace(first, own=found())
-
-
-def renewer(opened: OpenStore, provider: Provider, report: Report) -> Renewer:
-    """Everything that renewing grants works with."""
-    from provisioner.jobs.renew import Renewer
-
-    return Renewer(opened.store, provider, clock, report, signers(opened))
-
-
-def notice(provider: Provider, report: Report) -> None:
+def tell_notice(provider: Provider, report: Report) -> None:
     """Say what people should know before they rely on a provider."""
     text = provider.notice
     if text:
         report(Event("notice", f"note: {text}", {"text": text}))
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """Builds what works on the jobs of one open store; what happens is told to `report`."""
+
+    opened: OpenStore
+    report: Report
+    clock: Callable[[], Any] = utc_now
+
+    def launcher(self, provider: Provider) -> Launcher:
+        """Everything a launch works with."""
+        from provisioner.jobs.launch import Launcher
+        from provisioner.jobs.role_session import open_role_sessions
+
+        store = self.opened.store
+        sessions = open_role_sessions(store, self.opened.location.store, self.clock)
+        return Launcher(store, provider, self.clock, self.report, sessions)
+
+    def observer(self, provider: Provider) -> Watcher:
+        """Everything that looking at a job works with; it changes nothing."""
+        from provisioner.jobs.watch import Watcher
+
+        return Watcher(self.opened.store, provider, self.clock, time.sleep, self.report)
+
+    def watcher(self, provider: Provider) -> Watcher:
+        """Everything that following a job works with: it revokes what is over, renews what runs, retries failures."""
+        fresh = self.fresh_sessions()
+        renewer, revoker = self.renewer(provider, fresh), self.revoker(fresh)
+
+        def again(record: JobRecord, tasks: Sequence[str]) -> JobRecord:
+            return replace(self.launcher(provider), sessions=fresh()).retry(record, tasks)
+
+        def tick(record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
+            if revoker is not None:
+                revoker.tick(record, found)
+            return renewer.tick(record, found)
+
+        finished = None if revoker is None else revoker.finished
+        return replace(self.observer(provider), retry=again, finished=finished, renew=tick)
+
+    def renewer(self, provider: Provider, sessions: Callable[[], RoleSessions] | None = None) -> Renewer:
+        """Everything that renewing grants works with."""
+        from provisioner.jobs.renew import Renewer
+
+        return Renewer(self.opened.store, provider, self.clock, self.report, sessions or self.fresh_sessions())
+
+    def revoker(self, sessions: Callable[[], RoleSessions] | None = None) -> Revoker | None:
+        """Revokes grants of what is over; None for the embedded store, which applies a Deny to no form (measured)."""
+        if self.opened.location.embedded:
+            return None
+        from provisioner.jobs.revoke import Revoker
+
+        fresh = sessions or self.fresh_sessions()
+        return Revoker(self.opened.store, self.report, self.clock, lambda: fresh().own)
+
+    def revoke_finished(self, record: JobRecord, *, ended: bool = False) -> None:
+        """Revoke the grants of tasks that are over, or of all when their VMs are `ended`, where the job says so."""
+        revoker = self.revoker()
+        if revoker is None or record.spec.revoke != "on-finish" or record.expires <= self.clock():
+            return
+        from provisioner.jobs import status
+
+        found = status.read(self.opened.store, record)
+        for item in found:
+            for attempt in range(1, item.attempt + 1) if ended or item.is_final else ():
+                revoker.finished(record, item.task, attempt)
+        revoker.settle(record, last=ended or all(item.is_final for item in found))
+
+    def fresh_sessions(self) -> Callable[[], RoleSessions]:
+        """Return what tells who signs now. Credentials that are about to end are looked up anew."""
+        from provisioner.jobs.role_session import RefreshingCredentials, open_role_sessions
+
+        store, location = self.opened.store, self.opened.location
+        found = RefreshingCredentials(lambda: open_location(location).store.credentials, self.clock, store.credentials)
+        first = open_role_sessions(store, location.store, self.clock)
+        return lambda: replace(first, own=found())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that is about to be launched, planned or rendered."""
+
+    spec: JobSpec
+    opened: OpenStore
+    provider: Provider
+    launcher: Launcher
+
+
+def prepare(spec: JobSpec, report: Report, *, local: bool, provider: str | None) -> Prepared:
+    """Open a job's store and make its provider and its launcher, as `choose` decides."""
+    location, name = choose(spec, local=local, provider=provider)
+    opened = open_location(location)
+    made = make_provider(name, opened, spec.vm.options)
+    return Prepared(spec, opened, made, Toolbox(opened, report).launcher(made))

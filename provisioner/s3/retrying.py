@@ -1,4 +1,4 @@
-"""A store and a form client that try again what may work later (`provisioner.retry`), method by method."""
+"""A store that tries again what may work later (`provisioner.retry`), method by method."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.grant import Target
 from provisioner.retry import DEFAULT_RETRY, Download, Retry
 from provisioner.s3.bucket import Entry, Store
-from provisioner.s3.probe import Poster
 
 
 class RetryingStore(Store):
@@ -85,15 +83,3 @@ class RetryingStore(Store):
     def set_policy(self, text: str | None) -> None:
         """As `Store.set_policy`."""
         self._retry(self._store.set_policy, text)
-
-
-class RetryingPoster(Poster):
-    """Posts as `poster` does, and again while that raises Unreachable."""
-
-    def __init__(self, poster: Poster, retry: Retry = DEFAULT_RETRY) -> None:
-        self._poster = poster
-        self._retry = retry
-
-    def post(self, target: Target, name: str, data: bytes) -> None:
-        """As `Poster.post`."""
-        self._retry(self._poster.post, target, name, data)

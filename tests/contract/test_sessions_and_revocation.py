@@ -18,7 +18,7 @@ from provisioner.errors import Expiry, FreepostError, Refused
 from provisioner.job.spec import JobSpec, RunSpec, SignerSpec, StoreSpec
 from provisioner.jobs import renew, revoke, role_session
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import TaskStatus
+from provisioner.jobs.status import TaskStatus
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import StagedInput

@@ -249,7 +249,7 @@ def test_credentials_that_expire_first_are_refused_before_any_call(bench, docume
     one = bench(document)
     soon = datetime.now(timezone.utc) + timedelta(minutes=2)
     short = Credentials("AKID", "secret", "token", soon)
-    launcher = dataclasses.replace(one.launcher, signer=dataclasses.replace(one.launcher.signer, own=short))
+    launcher = dataclasses.replace(one.launcher, sessions=dataclasses.replace(one.launcher.sessions, own=short))
     with pytest.raises(errors.Expiry):
         launcher.launch(parse(document))
     assert not cloud.calls

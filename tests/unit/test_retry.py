@@ -18,7 +18,8 @@ from provisioner.providers.retrying import RetryingProvider
 from provisioner.retry import Download, Retry
 from provisioner.s3.bucket import Store, open_store
 from provisioner.s3.probe import Poster
-from provisioner.s3.retrying import RetryingPoster, RetryingStore
+from provisioner.s3.retrying import RetryingStore
+from provisioner.s3.retrying_forms import RetryingPoster
 from provisioner.s3.signing import RequestSigner
 from tests.support.resets import resetting
 

@@ -17,10 +17,11 @@ from provisioner.errors import BadInput, Expiry
 from provisioner.job.load import parse
 from provisioner.job.spec import JobSpec, RunSpec, SignerSpec
 from provisioner.jobs import gc, renew, role_session
-from provisioner.jobs import toolbox as context
 from provisioner.jobs.index import StoreLocation
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import TaskStatus
+from provisioner.jobs.status import TaskStatus
+from provisioner.jobs.stores import OpenStore, embedded_location, find_job
+from provisioner.jobs.toolbox import Toolbox, make_provider
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import UPLOAD_MARGIN
@@ -109,7 +110,7 @@ def test_a_job_that_nobody_renews_tells_what_it_could_not_store(provision, state
     name = next(line.split()[1] for line in done.err.splitlines() if line.startswith("job "))
     token = json.loads(opened.get(f"p/{name}/job.json"))["instances"][0]["id"]
     home = state_folder / "local" / token
-    using = context.make_provider("local", context.OpenStore(opened, context.embedded_place(None, "p")), {})
+    using = make_provider("local", OpenStore(opened, embedded_location(None, "p")), {})
     until = time.monotonic() + 40
     while using.state([Instance(token, "0", 1)])[token].phase is Phase.RUNNING:
         assert time.monotonic() < until
@@ -274,8 +275,8 @@ def running(opened):
     deadline = now() + timedelta(days=21)
     record = JobRecord("long-1", spec, "local", now(), deadline, deadline + UPLOAD_MARGIN, instances=instances)
     found = [TaskStatus(task, 1, "started", now()) for task in ("0", "1")]
-    place = context.OpenStore(opened, StoreLocation(None, embedded=True))
-    using = context.make_provider("local", context.OpenStore(opened, context.embedded_place(None, "p")), {})
+    place = OpenStore(opened, StoreLocation(None, embedded=True))
+    using = make_provider("local", OpenStore(opened, embedded_location(None, "p")), {})
     who = role_session.open_role_sessions(place.store, None, now)
     events = []
     return record, found, renew.Renewer(opened, using, now, events.append, lambda: who), events
@@ -328,7 +329,7 @@ def test_a_session_bounds_its_grants_and_a_new_one_goes_on(running, opened):
 
     def by(ends):
         who = role_session.RoleSessions(Credentials(own.access_key, own.secret_key, None, ends), lambda *_: None, now)
-        return replace(renewer, signer=lambda: who)
+        return replace(renewer, sessions=lambda: who)
 
     ends = now().replace(microsecond=0) + timedelta(seconds=300)
     first = by(ends)
@@ -410,9 +411,9 @@ def test_a_retry_while_watching_is_signed_by_fresh_credentials(provision, opened
     job.write_text("name: again\nretries: 1\nrun:\n  command: 'false'\n")
     assert provision.launch(job, "--wait", "--set", "retries=0").code == 1
     (name,) = (folder for folder in opened.folders("p/") if not folder.startswith("."))
-    found, record = context.find_job(name, context.embedded_place(bucket, "p"))
+    found, record = find_job(name, embedded_location(bucket, "p"))
     found.store.credentials = replace(opened.credentials, expires=now() + timedelta(minutes=1))
-    watcher = context.watcher(found, context.make_provider("local", found, {}), lambda _: None)
+    watcher = Toolbox(found, lambda _: None).watcher(make_provider("local", found, {}))
     record = watcher.retry(record, ["0"])
     assert record.attempts == {"0": 2}
     assert provision("terminate", name).code == 0
@@ -474,7 +475,7 @@ def test_the_roles_policy_lets_the_mailbox_be_read(opened):
     plan = make_plan(
         LaunchRequest(spec, job="j-1", bucket=opened.bucket, prefix="p", provider="x", user_data_limit=9, now=now())
     )
-    assert role_session.reads(plan, plan.tasks[0]) == [JobKeys("p", "j-1").mail("0", 1) + "*"]
+    assert role_session.read_resources(plan, plan.tasks[0]) == [JobKeys("p", "j-1").mail("0", 1) + "*"]
 
 
 def test_audit_names_the_mailbox(provision, tmp_path):
