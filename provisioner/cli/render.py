@@ -3,7 +3,8 @@
 import base64
 import json
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -59,82 +60,99 @@ def render(
     if terraform:
         task, more = _query(task)
         changes += more
-    plan, chosen, grant, made, platform = _rendered(
-        output, job, changes, task, local=local, provider=provider, stage=stage, raw=raw, looking=explain or audit
-    )
+    request = _Request(job, changes, task, local, provider, stage, raw, explain or audit)
+    made = _render(output, request)
     if explain:
-        from provisioner.plan import text as plan_text
-        from provisioner.userdata import render as userdata
+        from provisioner.plan.text import agent
+        from provisioner.userdata.render import explain as explained
 
-        agent = f"The agent: {plan_text.agent(plan)}, as launched or staged"
-        text = f"{userdata.explain(made, plan.user_data_limit)}\n\n{agent}"
-        output.result(text, [asdict(line) for line in made.ledger()])
+        source = f"The agent: {agent(made.plan)}, as launched or staged"
+        text = f"{explained(made.user_data, made.plan.user_data_limit)}\n\n{source}"
+        output.result(text, [asdict(line) for line in made.user_data.ledger()])
     elif audit:
-        from provisioner.userdata import audit as auditing
+        from provisioner.userdata.audit import as_data, find_secrets, show_secrets
 
-        secrets = auditing.audit(plan, grant, made, platform)
-        output.result(auditing.show(secrets), auditing.data(secrets))
+        secrets = find_secrets(made.plan, made.grant, made.user_data, made.platform)
+        output.result(show_secrets(secrets), as_data(secrets))
     elif seed is not None:
-        from provisioner.userdata import seed as seeds
+        from provisioner.userdata.seed import task_files, write
 
-        seeds.write(seeds.files(plan, chosen, made.data), seed)
+        write(task_files(made.plan, made.task, made.user_data.data), seed)
         text = f"wrote {seed}; it holds the task's policies"
-        output.outcome(Event("seed", text, {"path": str(seed), "job": plan.job}))
+        output.outcome(Event("seed", text, {"path": str(seed), "job": made.plan.job}))
     elif terraform:
-        output.raw(json.dumps(_answer(plan, chosen, made)).encode() + b"\n")
+        output.raw(json.dumps(_answer(made)).encode() + b"\n")
     else:
-        output.raw(made.data)
+        output.raw(made.user_data.data)
 
 
-def _rendered(
-    output: Output,
-    job: Path,
-    overrides: list[str],
-    task: str | None,
-    *,
-    local: bool,
-    provider: str | None,
-    stage: bool,
-    raw: bool,
-    looking: bool,
-) -> "tuple[Plan, TaskPlan, Grant, UserData, str]":
-    """Render, validate, and stage the job or say what the VM would miss. The last is the platform's name.
+@dataclass(frozen=True)
+class _Request:
+    """What the command line says. Whoever is only `looking` is shown what a launch gives its VMs."""
 
-    Whoever is only `looking` is shown what a launch gives its VMs.
-    """
-    from provisioner.cli import context as session
+    job: Path
+    overrides: Sequence[str]
+    task: str | None
+    local: bool
+    provider: str | None
+    stage: bool
+    raw: bool
+    looking: bool
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A task's user-data and what it was made from. `platform` is a provider's name, empty for one that isn't ours."""
+
+    plan: "Plan"
+    task: "TaskPlan"
+    grant: "Grant"
+    user_data: "UserData"
+    platform: str
+
+
+def _render(output: Output, request: _Request) -> _Rendered:
+    """Render, validate, and stage the job or say what the VM would miss."""
+    from provisioner.cli.context import choose, index, launcher, load_spec, make_provider, open_place
     from provisioner.userdata import validate
 
-    spec = session.load_spec(job, overrides, provider)
+    spec = load_spec(request.job, request.overrides, request.provider)
     # With no provider named, the platform is one that we don't drive. Its limit isn't known, so the tightest holds.
-    platform = "local" if local else provider or spec.vm.provider or ""
-    place, name = session.choose(spec, local=local, provider=platform or "local")
-    opened = session.open_place(place)
-    using = session.make_provider(name if platform else "elsewhere", opened, spec.vm.options)
-    launcher = session.launcher(opened, using, output.event)
-    plan = launcher.plan(spec, raw=raw, staged=stage or looking)
-    chosen = plan.task(task)
-    if stage:  # a job of this task alone, tried once: nobody here can start another VM
-        array = (int(task or chosen.members[0]),) if spec.array else ()
-        plan = launcher.plan(replace(spec, array=array, retries=0), raw=raw)
-        chosen = plan.task(None)
-    grant, made = launcher.render(plan, chosen, use=stage)
-    validate.require(made.plain, output.event, quiet=platform == "local")
-    if plan.spec.renew and not stage:
+    platform = "local" if request.local else request.provider or spec.vm.provider or ""
+    place, name = choose(spec, local=request.local, provider=platform or "local")
+    opened = open_place(place)
+    launching = launcher(
+        opened, make_provider(name if platform else "elsewhere", opened, spec.vm.options), output.event
+    )
+    plan = launching.plan(spec, raw=request.raw, staged=request.stage or request.looking)
+    task = plan.task(request.task)
+    if request.stage:  # a job of this task alone, tried once: nobody here can start another VM
+        array = (int(request.task or task.members[0]),) if spec.array else ()
+        plan = launching.plan(replace(spec, array=array, retries=0), raw=request.raw)
+        task = plan.task(None)
+    grant, user_data = launching.render(plan, task, use=request.stage)
+    validate.require(user_data.plain, output.event, quiet=platform == "local")
+    if request.stage:
+        launching.stage(plan)
+        index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)
+        output.event(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
+    _note_missing(output, plan, request)
+    return _Rendered(plan, task, grant, user_data, platform)
+
+
+def _note_missing(output: Output, plan: "Plan", request: _Request) -> None:
+    """Say what a VM with this user-data would have to do without."""
+    if plan.spec.renew and not request.stage:
         text = "note: nobody can renew what this VM may do, since nothing is recorded of it; --stage does that"
         output.event(Event("not recorded", text, {"job": plan.job}))
-    if stage:
-        launcher.stage(plan)
-        session.index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)
-        output.event(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
-    elif fetched := [*plan.downloads, *([plan.archive] if plan.archive and not looking else [])]:
-        names = ", ".join([*(item.path for item in fetched), *["its grant"] * (plan.apart and not looking)])
+    fetched = [*plan.downloads, *([plan.archive] if plan.archive and not request.looking else [])]
+    if fetched and not request.stage:
+        names = ", ".join([*(item.path for item in fetched), *["its grant"] * (plan.apart and not request.looking)])
         text = f"note: the VM will fetch {names} from the bucket, and that render uploads with --stage only"
         output.event(Event("not staged", text, {"keys": [item.key for item in fetched]}))
     if plan.agent == "needed":
         text = "note: `agent push` and the like had no room in this user-data; with --stage they come from the bucket"
         output.event(Event("left out", text, {"job": plan.job, "agent": plan.agent}))
-    return plan, chosen, grant, made, platform
 
 
 def _query(task: str | None) -> tuple[str | None, list[str]]:
@@ -152,16 +170,17 @@ def _query(task: str | None) -> tuple[str | None, list[str]]:
     return query.pop("task", task), [f"{key}={value}" for key, value in query.items()]
 
 
-def _answer(plan: "Plan", task: "TaskPlan", made: "UserData") -> dict[str, Any]:
+def _answer(made: _Rendered) -> dict[str, Any]:
     """The flat map of strings that Terraform takes (its "External Data Source" protocol)."""
     from provisioner.clock import iso
 
+    plan, user_data = made.plan, made.user_data
     return {
-        **({"user_data": made.plain.decode()} if plan.raw else {}),  # what isn't sent isn't held to the limit
-        "user_data_base64": base64.b64encode(made.data).decode(),
+        **({"user_data": user_data.plain.decode()} if plan.raw else {}),  # what isn't sent isn't held to the limit
+        "user_data_base64": base64.b64encode(user_data.data).decode(),
         "job": plan.job,
-        "task": task.task,
-        "attempt": str(task.attempt),
+        "task": made.task.task,
+        "attempt": str(made.task.attempt),
         "deadline": iso(plan.deadline),
         "expires": iso(plan.expires),
     }

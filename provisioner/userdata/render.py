@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import jinja2
 
-from agent import grant as grants
+from agent.grant import Grant, dump
 from provisioner.clock import to_seconds
 from provisioner.packing import agent_archive
 from provisioner.plan.plan import Plan, TaskPlan
@@ -89,10 +89,10 @@ def explain(user_data: UserData, limit: int) -> str:
     return "\n".join([*lines, "", "It writes:", *modes])
 
 
-def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> UserData:
+def render(plan: Plan, task: TaskPlan, grant: Grant, stub: bytes = b"") -> UserData:
     """Render the user-data of one task. `stub` is what it holds of a grant that lies apart."""
-    files = boot_files(plan, task, grants.dump(grant).encode(), stub)
-    extra_objects = {plan.keys.grant(task.task, task.attempt): grants.dump(grant).encode()} if stub else {}
+    files = boot_files(plan, task, dump(grant).encode(), stub)
+    extra_objects = {plan.keys.grant(task.task, task.attempt): dump(grant).encode()} if stub else {}
     plain = (
         _environment()
         .get_template("user-data.yaml.j2")

@@ -25,7 +25,7 @@ from provisioner.providers.guest import cgroup, images, supervisor_client
 from provisioner.providers.guest.commands import said
 from provisioner.providers.guest.state_dir import GONE, PENDING, Home, homes, sweep
 from provisioner.providers.registry import Context
-from provisioner.userdata import nocloud
+from provisioner.userdata import seed
 
 HOST = "10.0.2.2"  # what the guest calls the host's loopback
 REMEMBERED = 7 * 86_400  # seconds that a machine which is gone can still be asked about
@@ -78,9 +78,10 @@ class GuestProvider(ABC):
                 status = home.status()
                 if not status or (status["phase"] == PENDING and not home.alive()):
                     record = self._record(order, instance, options, image)
-                    seed = nocloud.seed(instance.id, order.user_data, mac=record["mac"] if not image.kernel else "")
+                    mac = record["mac"] if not image.kernel else ""
+                    files = seed.seed_files(instance.id, order.user_data, mac=mac)
                     try:
-                        started.append((home, self._start(home, record, seed, image, options["disk"])))
+                        started.append((home, self._start(home, record, files, image, options["disk"])))
                     except (OSError, subprocess.CalledProcessError) as error:
                         failures.append(said(error))
                         break
@@ -90,12 +91,12 @@ class GuestProvider(ABC):
         return instances
 
     def _start(
-        self, home: Home, record: dict[str, Any], seed: dict[str, bytes], image: images.Image, size: int
+        self, home: Home, record: dict[str, Any], files: dict[str, bytes], image: images.Image, size: int
     ) -> subprocess.Popen[bytes]:
         """Make a machine's folder and start its supervisor. On any failure nothing is left, least of all the grant."""
         try:
             self._make_disk(home, image, size)
-            home.prepare(record, seed)
+            home.prepare(record, files)
             return supervisor_client.start(home)
         except BaseException:
             home.remove()
