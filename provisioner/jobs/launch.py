@@ -57,7 +57,7 @@ class Launcher:
     report: Report
     signer: Signer
     # Each task is announced by a form: one of thousands may meet a store that has no time.
-    forms: probe.Poster = field(default_factory=lambda: retried(probe.Poster()))
+    forms: probe.FormClient = field(default_factory=lambda: retried(probe.FormClient()))
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
@@ -205,7 +205,7 @@ class Launcher:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
         first = member(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
-        probe.kept(self.store, first.status.prefix + "launched")
+        probe.verify_stored(self.store, first.status.prefix + "launched")
 
     def _stage(self, plan: Plan) -> None:
         """Upload what the VMs will pull."""
@@ -237,7 +237,7 @@ class Launcher:
             # What this machine's own configuration decided (a region, say) is written down for the next machine.
             options = {**plan.spec.vm.options, **getattr(self.provider, "pinned", {})}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
-            record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.ends, plan.inputs)
+            record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.grants_end, plan.inputs)
             record = _naming(record, plan)
             self.store.put(plan.keys.record, records.dump(record))
             return record
@@ -324,7 +324,7 @@ class Launcher:
                 if (name, attempt) != (plan.tasks[0].members[0], plan.tasks[0].attempt):  # that one proved the policy
                     self._granter.announce(timed, member(grant, index))
             try:
-                return started.add(desk.serve(plan.job, now, timed.ends, user_data.data))
+                return started.add(desk.serve(plan.job, now, timed.grants_end, user_data.data))
             except Conflict as error:
                 conflict = error
         raise conflict
@@ -336,7 +336,7 @@ class Launcher:
         """
         now = self.clock()
         signing_ends = self.signer.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
-        return plan.later(now - plan.created, signing_ends)
+        return plan.postponed(now - plan.created, signing_ends)
 
 
 def _naming(record: JobRecord, plan: Plan) -> JobRecord:

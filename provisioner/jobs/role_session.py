@@ -19,7 +19,7 @@ from provisioner.errors import BadInput, FreepostError, Refused
 from provisioner.job.spec import JobSpec, SignerSpec, StoreSpec
 from provisioner.plan.grants import large_keys
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan, TaskPlan
-from provisioner.plan.put_outputs import large
+from provisioner.plan.put_outputs import multipart_outputs
 from provisioner.s3.signing import Bucket, Credentials, arn, check_lifetime, literal
 
 if TYPE_CHECKING:
@@ -69,12 +69,14 @@ class Signer:
         """What signs this task's grant. Raise Refused for a role that can't be assumed, Expiry for a short session."""
         if plan.spec.signer is None:
             return self.own
-        policy = session_policy(plan.bucket, prefixes(plan, task), reads(plan, task), parts=bool(large(plan.spec)))
+        policy = session_policy(
+            plan.bucket, prefixes(plan, task), reads(plan, task), parts=bool(multipart_outputs(plan.spec))
+        )
         name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are offloaded
         found = self._sessions.get(name)
-        if found is None or (found.expires is not None and found.expires < plan.needed):
+        if found is None or (found.expires is not None and found.expires < plan.needed_until):
             found = self._sessions[name] = self._assume(plan, task, policy)
-        check_lifetime(found, now=self.clock(), needed_until=plan.needed, what=f"job {plan.spec.name}")
+        check_lifetime(found, now=self.clock(), needed_until=plan.needed_until, what=f"job {plan.spec.name}")
         return found
 
     def _assume(self, plan: Plan, task: TaskPlan, policy: str) -> Credentials:

@@ -16,7 +16,7 @@ from provisioner.jobs.record import JobRecord
 from provisioner.output import Event, Report
 from provisioner.plan.layout import EVENTS, FINAL_EVENTS, JobKeys, parse_status
 from provisioner.providers.base import Phase, Provider
-from provisioner.s3.bucket import Entry, Store
+from provisioner.s3.bucket import ObjectInfo, Store
 
 LOST_AFTER = timedelta(seconds=20)  # a VM that is gone may have posted its last event just before
 LISTED_AFTER = timedelta(minutes=5)  # a provider knows every VM that it has started
@@ -64,7 +64,7 @@ def status(store: Store, record: JobRecord) -> list[TaskStatus]:
     return standing(record.spec.tasks, keys.status_root, store.list(keys.status_root))
 
 
-def standing(tasks: Iterable[str], root: str, entries: Sequence[Entry]) -> list[TaskStatus]:
+def standing(tasks: Iterable[str], root: str, entries: Sequence[ObjectInfo]) -> list[TaskStatus]:
     """Read a listing of the status prefix. Only each task's latest attempt counts."""
     found: dict[str, dict[int, dict[str, datetime]]] = {}
     for entry in entries:

@@ -49,7 +49,7 @@ _CHANGED = frozenset({"PreconditionFailed", "412"})
 
 
 @dataclass(frozen=True)
-class Entry:
+class ObjectInfo:
     """One object of a listing."""
 
     key: str
@@ -69,14 +69,14 @@ class Store:
     def __repr__(self) -> str:
         return f"Store(s3://{self.bucket.name}/{self.prefix})"
 
-    def list(self, prefix: str, *, after: str = "") -> list[Entry]:
+    def list(self, prefix: str, *, after: str = "") -> list[ObjectInfo]:
         """Every object below `prefix` whose key sorts after `after`, in key order, 1,000 a request."""
         with self._errors(f"list s3://{self.bucket.name}/{prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket.name, Prefix=prefix, **({"StartAfter": after} if after else {})
             )
             return [
-                Entry(item["Key"], item["Size"], item["LastModified"])
+                ObjectInfo(item["Key"], item["Size"], item["LastModified"])
                 for page in pages
                 for item in page.get("Contents", ())
             ]

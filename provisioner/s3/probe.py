@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
 _NO_FORMS = frozenset({"NotImplemented", "MethodNotAllowed", "UnsupportedAlgorithm"})
 
 
-class Poster:
+class FormClient:
     """Posts for any number of threads, each over a connection that it keeps. It does each thing once, like a store."""
 
     def __init__(self) -> None:
@@ -40,14 +40,14 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
 
     NoForms when it takes no forms: by what such stores were seen to answer, or document.
     """
-    forms, http = not put_slots.by_put(target), session or requests
+    forms, http = not put_slots.takes_puts(target), session or requests
     more: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "allow_redirects": False}
     try:
         if forms:
             fields = target.form(key=target.prefix + name, **{"x-amz-checksum-sha256": checksum_sha256(data)})
             answer = http.post(target.url, data=fields, files={"file": (name, data)}, **more)
         else:
-            answer = http.put(put_slots.url(target, name), data=data, **more)
+            answer = http.put(put_slots.slot_url(target, name), data=data, **more)
     except requests.RequestException as error:  # its text can hold the URL
         message = f"the store at {_host(target.url)} can't be reached: {type(error).__name__}"
         raise Unreachable(message, hint="check the endpoint URL and the network") from None
@@ -75,7 +75,7 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
     raise Refused(f"the store refused the upload ({said})", hint="check what the credentials may do on this prefix")
 
 
-def kept(store: Store, key: str) -> None:
+def verify_stored(store: Store, key: str) -> None:
     """Raise NoForms when an object that was just posted isn't there.
 
     Ceph RGW 16.2 answers 204 to a form that a role's session with an inline policy signed, and keeps nothing.

@@ -251,7 +251,7 @@ def fits(plan: Plan, user_data: UserData) -> bool:
     return len(user_data.data) <= plan.user_data_limit - LIMIT_MARGIN
 
 
-def moves(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
+def smaller_plans(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
     """The plans with less in their user-data that come next; none when nothing is left to leave out.
 
     First it is what the agent can do without that goes to the bucket or, unless something is `staged` there, stays at

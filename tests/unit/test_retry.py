@@ -16,7 +16,7 @@ from provisioner.jobs.record import JobRecord
 from provisioner.providers import base, registry
 from provisioner.retry import Download, retried
 from provisioner.s3.bucket import Store, open_store
-from provisioner.s3.probe import Poster
+from provisioner.s3.probe import FormClient
 from provisioner.s3.signing import RequestSigner
 from tests.support.resets import resetting
 
@@ -76,7 +76,7 @@ def test_a_form_whose_connection_is_reset_is_posted_again(store, opened):
         target = RequestSigner(bucket, opened.credentials, now).sign_prefix(
             "p/", expires=now + timedelta(hours=1), max_bytes=MIB
         )
-        retried(Poster(), sleep=lambda _: None).post(target, "launched", data)
+        retried(FormClient(), sleep=lambda _: None).post(target, "launched", data)
         assert proxy.resets == 1
     assert opened.get("p/launched") == data
 
@@ -106,7 +106,7 @@ def _said(hint):
         yield from _said(inner)
 
 
-WRAPPED = [Store, Poster, base.Cloud, *(registry.provider_class(name) for name in registry.BUILT_IN)]
+WRAPPED = [Store, FormClient, base.Cloud, *(registry.provider_class(name) for name in registry.BUILT_IN)]
 ONCE = (collections.abc.Iterator, collections.abc.Callable, typing.IO)  # what can be read, or filled, only once
 
 

@@ -11,7 +11,7 @@ from provisioner.jobs.watch import TaskStatus, Watcher, require_success, standin
 from provisioner.plan.layout import JobKeys, parse_status
 from provisioner.providers.base import Instance, Phase, State
 from provisioner.retry import retried
-from provisioner.s3.bucket import Entry
+from provisioner.s3.bucket import ObjectInfo
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
 ROOT = JobKeys("p", "j").status_root
@@ -19,7 +19,7 @@ ROOT = JobKeys("p", "j").status_root
 
 def listing(*keys):
     """A listing whose entries came a second after another."""
-    return [Entry(ROOT + key, 1, NOW + timedelta(seconds=number)) for number, key in enumerate(keys)]
+    return [ObjectInfo(ROOT + key, 1, NOW + timedelta(seconds=number)) for number, key in enumerate(keys)]
 
 
 def test_the_last_event_of_the_latest_attempt_counts():

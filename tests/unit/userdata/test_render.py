@@ -216,7 +216,7 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
     steps = []
     while True:
         grant = grants.GrantSigner(plan, CREDENTIALS, NOW).grant(plan.tasks[0])
-        found = render.moves(plan, render.render(plan, plan.tasks[0], grant, b"{}" * plan.apart), staged=True)
+        found = render.smaller_plans(plan, render.render(plan, plan.tasks[0], grant, b"{}" * plan.apart), staged=True)
         if not found:
             break
         steps.append([(each.agent, each.apart, [item.path for item in each.offloaded]) for each in found])
@@ -237,14 +237,14 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
 def test_what_the_agent_does_without(agent, staged, expected):
     """By itself the rest goes to the bucket, or stays at home where nothing will be put there."""
     plan = planned(JobSpec("x", RunSpec(("true",), agent=agent)))
-    assert [each.agent for each in render.moves(plan, rendered(plan.spec), staged=staged)] == [expected]
+    assert [each.agent for each in render.smaller_plans(plan, rendered(plan.spec), staged=staged)] == [expected]
 
 
 def test_a_choice_by_hand_is_kept():
     """run.agent: inline or bucket holds, whatever room there is."""
     inline, bucket = (planned(JobSpec("x", RunSpec(("true",), agent=agent))) for agent in ("inline", "bucket"))
     assert bucket.agent == "bucket"
-    assert all(each.agent == "inline" for each in render.moves(inline, rendered(inline.spec), staged=True))
+    assert all(each.agent == "inline" for each in render.smaller_plans(inline, rendered(inline.spec), staged=True))
 
 
 @pytest.mark.parametrize(
