@@ -153,12 +153,12 @@ def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 -
     """Assume a role once. Raise Refused, NoCredentials or Unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from provisioner.s3.bucket import translate
+    from provisioner.s3.answers import error_from_boto
 
     try:
         found = client.assume_role(**asked)["Credentials"]
     except (BotoCoreError, ClientError) as error:
-        failed: FreepostError = translate(error, f"assume the role {asked['RoleArn']}", bucket="")
+        failed: FreepostError = error_from_boto(error, f"assume the role {asked['RoleArn']}", bucket="")
         if isinstance(failed, Refused):
             failed.hint = (
                 "check the role's ARN, that its trust policy names you (and external_id), and that its longest "

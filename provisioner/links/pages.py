@@ -25,6 +25,7 @@ from provisioner.links.forms import post_fields
 from provisioner.links.link import Link
 from provisioner.links.signer import LinkSigner
 from provisioner.resources import make_environment, templates
+from provisioner.s3.answers import ANSWERS, EXPIRED
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _QR_BYTES = 1800  # a denser code (QR version 32 and up) is beyond what telephones read from a screen
@@ -77,6 +78,8 @@ def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
             "maxBytes": options.max_bytes,
             "expires": iso(signer.expires),
             "successUrl": options.success_url,
+            "expired": EXPIRED,
+            "answers": ANSWERS,
         },
     )
 

@@ -12,14 +12,13 @@ from typing import Any
 import requests
 
 from agent.grant import Target
-from provisioner.errors import Expiry, NoCredentials, NoForms, NotFound, Refused, Unreachable
+from provisioner.errors import NoForms, NotFound, Unreachable
 from provisioner.s3 import put_slots
+from provisioner.s3.answers import Answer
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import checksum_sha256
 
 TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
-# R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only, and answers 400 UnsupportedAlgorithm.
-_NO_FORMS = frozenset({"NotImplemented", "MethodNotAllowed", "UnsupportedAlgorithm"})
 
 
 class FormClient:
@@ -53,26 +52,14 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
         raise Unreachable(message, hint="check the endpoint URL and the network") from None
     if answer.ok and not answer.is_redirect:
         return
-    code = _element(answer.text, "Code") or str(answer.status_code)
-    said = f"{code}: {_element(answer.text, 'Message')}" if _element(answer.text, "Message") else code
-    if forms and (answer.status_code in (405, 501) or code in _NO_FORMS):
+    told = Answer(answer.status_code, _element(answer.text, "Code"), _element(answer.text, "Message"))
+    # R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only: 400 UnsupportedAlgorithm.
+    if forms and told.meaning == "unsupported":
         raise NoForms(
             "the store takes no uploads by form",
             hint="set store.method: put, or use a store that does (AWS S3, SeaweedFS, Ceph, MinIO, Garage, GCS)",
         )
-    if "expired" in said.lower():
-        raise Expiry(
-            f"the store refused the policy as expired ({said})", hint="check this machine's clock and the session's end"
-        )
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
-        raise NoCredentials(f"the store doesn't accept the signature ({code})", hint="check the keys and the region")
-    if code == "NoSuchBucket":
-        raise NotFound("the store has no such bucket", hint="create it, or correct the store's url")
-    if answer.is_redirect:
-        raise Refused("the store redirects the upload to another region", hint="set store.region to the bucket's own")
-    if answer.status_code >= 500:  # noqa: PLR2004 - HTTP's own classes
-        raise Unreachable(f"the store answered {code}", hint="try again later")
-    raise Refused(f"the store refused the upload ({said})", hint="check what the credentials may do on this prefix")
+    raise told.error("store it")
 
 
 def verify_stored(store: Store, key: str) -> None:
