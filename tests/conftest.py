@@ -22,7 +22,7 @@ from provisioner.cli import app
 from provisioner.embedded import seaweedfs
 from provisioner.embedded import server as embedded
 from provisioner.job.spec import StoreSpec
-from provisioner.process import described
+from provisioner.process import read_proc_file
 from provisioner.s3.bucket import open_store
 
 WORKERS = 3  # most tests wait for other processes rather than compute: three fill two cores
@@ -93,7 +93,7 @@ def _processes(signs):
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            seen = b"\0".join([*(described(int(process.name), name) for name in ("environ", "cmdline")), b""])
+            seen = b"\0".join([*(read_proc_file(int(process.name), name) for name in ("environ", "cmdline")), b""])
             seen += os.fsencode((process / "cwd").readlink())
         except OSError:  # it has ended, or is someone else's
             continue
@@ -141,7 +141,7 @@ def store(state_folder):
         assert last.process.pid == running.pid, "a test replaced the session's store"
         assert server.stop()
         assert not last.process.alive()
-        assert seaweedfs.free(last.ports)
+        assert seaweedfs.are_free(last.ports)
         assert not [path for path in seaweedfs.sockets(last.ports) if path.exists()]
     finally:
         server.stop()

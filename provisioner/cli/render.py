@@ -131,7 +131,7 @@ def _render(output: Output, request: _Request) -> _Rendered:
         plan = launching.plan(replace(spec, array=array, retries=0), raw=request.raw)
         task = plan.task(None)
     grant, user_data = launching.render(plan, task, use=request.stage)
-    validate.require(user_data.plain, output.event, quiet=platform == "local")
+    validate.check(user_data.plain, output.event, quiet=platform == "local")
     if request.stage:
         launching.stage(plan)
         index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)

@@ -58,7 +58,7 @@ def connect(running: Running) -> Iterator[BotoClient]:
         client.close()
 
 
-def unready(client: BotoClient) -> str | None:
+def why_unready(client: BotoClient) -> str | None:
     """Read a marker back, writing it first on a new store. Return why that can't be done yet, or None.
 
     That the port answers is not enough: for some 50 ms after a restart the server says InternalError to a GET of what

@@ -151,7 +151,7 @@ class Launcher:
         """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
         grant, user_data = self.render(plan, plan.tasks[0])
         # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
-        validate.require(user_data.plain, self.report, quiet=self.provider.name == "local")
+        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
         return grant, user_data
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:

@@ -84,7 +84,7 @@ def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
     )
 
 
-def index(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
+def index_page(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
     """Return a page of download links, with a QR code for each if asked for. Whoever has it may download."""
     style = _asset("page.css")
     return _page(

@@ -70,9 +70,9 @@ class UserData:
         whole, pack = len(self.data), bytes if self.data == self.plain else gzipped
         lines = []
         for file in self.files:
-            without = self.plain.replace(written(file.content).encode(), b"")
+            without = self.plain.replace(yaml_content(file.content).encode(), b"")
             lines.append(LedgerLine(file.section, len(file.content), whole - len(pack(without))))
-        rest = sum(len(written(file.content)) for file in self.files)
+        rest = sum(len(yaml_content(file.content)) for file in self.files)
         return [*lines, LedgerLine("cloud-config", len(self.plain) - rest, whole - sum(line.cost for line in lines))]
 
 
@@ -222,7 +222,7 @@ def gzipped(data: bytes) -> bytes:
     return b"\x1f\x8b\x08\0\0\0\0\0\x02\xff" + body + trailer
 
 
-def written(content: bytes) -> str:
+def yaml_content(content: bytes) -> str:
     """How a file's content stands in the document: text as it is, to be read by eye and compressed with the rest.
 
     One line is quoted; more are a literal block, as deep as the template has it. Anything else, control characters
@@ -243,7 +243,7 @@ def written(content: bytes) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    return make_environment({"yaml": json.dumps, "written": written})
+    return make_environment({"yaml": json.dumps, "yaml_content": yaml_content})
 
 
 def fits(plan: Plan, user_data: UserData) -> bool:
@@ -261,7 +261,7 @@ def smaller_plans(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan
     smaller = {"inline": "bucket"} if staged else {"inline": "called", "called": "needed"}
     if plan.spec.run.agent == "auto" and plan.agent in smaller:
         return [dataclasses.replace(plan, agent=smaller[plan.agent])]
-    pack = (lambda content: written(content).encode()) if user_data.data == user_data.plain else gzipped
+    pack = (lambda content: yaml_content(content).encode()) if user_data.data == user_data.plain else gzipped
     found = [] if plan.apart else [dataclasses.replace(plan, apart=True)]
     if plan.apart and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
         found.append(dataclasses.replace(plan, agent="least"))

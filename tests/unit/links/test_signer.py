@@ -231,7 +231,7 @@ def test_the_next_page_is_on_the_web(url):
 def test_the_index_holds_each_link_once():
     """Names are text, addresses are whole, and a QR code is drawn in place."""
     found = [signer().get("in/<b>.txt", size=1), signer().get("in/c.txt", size=1_234_567)]
-    page = pages.index(found, title="Files & more", qr=True)
+    page = pages.index_page(found, title="Files & more", qr=True)
     assert "&lt;b&gt;.txt" in page
     assert "<h1>Files &amp; more</h1>" in page
     assert page.count(found[1].url.replace("&", "&amp;")) == 1

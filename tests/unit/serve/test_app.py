@@ -246,7 +246,7 @@ def test_the_key_file_is_the_owners_alone(tmp_path):
 
 def test_the_revoked_list_is_read_again_when_it_changes(tmp_path):
     """A line added by hand or by the command counts at once; nonsense is refused."""
-    listed = key_store.Revoked(tmp_path / "revoked")
+    listed = key_store.RevokedTokens(tmp_path / "revoked")
     assert listed.ids() == frozenset()
     assert listed.add("0123456789abcdef")
     assert not listed.add("0123456789abcdef")
@@ -259,7 +259,7 @@ def test_the_revoked_list_is_read_again_when_it_changes(tmp_path):
 
 def test_a_revoked_list_that_ends_in_the_middle_of_a_line_goes_on(tmp_path):
     """A last line without its newline is ended before the next id, so that both count."""
-    listed = key_store.Revoked(tmp_path / "revoked")
+    listed = key_store.RevokedTokens(tmp_path / "revoked")
     listed.path.write_text("fedcba9876543210  # lost laptop")
     assert listed.add("0123456789abcdef")
     assert listed.path.read_text() == "fedcba9876543210  # lost laptop\n0123456789abcdef\n"

@@ -104,7 +104,7 @@ TEXT = st.text(" \t\n\r'\"\\#:-|a~\x7fé", max_size=12)
 @given(TEXT)
 def test_any_text_comes_back_as_it_was(text):
     """Quoted, as a block or encoded: YAML reads each file whole, and nothing of it as a key of its own."""
-    document = f"#cloud-config\nwrite_files:\n  - path: x\n    {render.written(text.encode())}\n    after: y\n"
+    document = f"#cloud-config\nwrite_files:\n  - path: x\n    {render.yaml_content(text.encode())}\n    after: y\n"
     config = parse.unpack(document.encode())
     assert config.file("x") == text.encode()
     assert set(config.document["write_files"][0]) <= {"path", "content", "encoding", "after"}
@@ -194,7 +194,7 @@ def test_a_rendering_has_what_the_job_asks_for_and_what_it_may_call():
     root = planned(JobSpec("x", RunSpec(("true",), user=None)))
     assert parts(PLAIN, "needed") == (set(), False)
     assert parts(bundles, "needed") == ({"proxy", "bundle"}, False)
-    assert {"cli", "door", "knock"} <= parts(PLAIN, "called")[0]
+    assert {"commands", "push_server", "push_client"} <= parts(PLAIN, "called")[0]
     assert {"cli", "direct"} <= parts(root, "called")[0]
     assert "door" not in parts(root, "called")[0]
 
