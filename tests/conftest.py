@@ -20,7 +20,7 @@ import requests
 
 from provisioner.cli import app
 from provisioner.embedded import seaweedfs
-from provisioner.embedded import server as embedded
+from provisioner.embedded.server import EmbeddedStore, connect
 from provisioner.job.spec import StoreSpec
 from provisioner.process import read_proc_file
 from provisioner.s3.bucket import open_store
@@ -128,11 +128,11 @@ def state_folder():
 
 @pytest.fixture(scope="session")
 def store(state_folder):
-    """A real store in a folder of its own: an `embedded.Running` (endpoint_url, region, access_key, secret_key, pid).
+    """A real store in a folder of its own: a `Running` (endpoint_url, region, access_key, secret_key, pid).
 
     Under pytest-xdist each worker has its own. It is killed at the end and leaves neither process, port nor folder.
     """
-    server = embedded.EmbeddedStore(state_folder)
+    server = EmbeddedStore(state_folder)
     try:
         running = server.start()
         yield running
@@ -150,7 +150,7 @@ def store(state_folder):
 @pytest.fixture(scope="session")
 def s3(store):
     """A boto3 S3 client of the store, with the operator's keys."""
-    with embedded.connect(store) as client:
+    with connect(store) as client:
         yield client
 
 

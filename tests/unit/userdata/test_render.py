@@ -195,8 +195,8 @@ def test_a_rendering_has_what_the_job_asks_for_and_what_it_may_call():
     assert parts(PLAIN, "needed") == (set(), False)
     assert parts(bundles, "needed") == ({"proxy", "bundle"}, False)
     assert {"commands", "push_server", "push_client"} <= parts(PLAIN, "called")[0]
-    assert {"cli", "direct"} <= parts(root, "called")[0]
-    assert "door" not in parts(root, "called")[0]
+    assert {"commands", "push_command"} <= parts(root, "called")[0]
+    assert "push_server" not in parts(root, "called")[0]
 
 
 def test_the_ledger_names_every_section():
