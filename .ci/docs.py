@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from provisioner import errors, units
 from provisioner.cli import app, options
-from provisioner.job import keys as jobschema
+from provisioner.job import keys
 from provisioner.providers import registry
 
 BIN = Path(sys.executable).parent
@@ -81,7 +81,7 @@ def exit_codes() -> str:
 def job_keys() -> str:
     """Return the keys of job.yaml as a table, from the schema that the parser applies."""
     rows = ["| key | what it is | what it may hold |", "| --- | --- | --- |"]
-    for name, schema in _with_options(_keys(jobschema.JOB)):
+    for name, schema in _with_options(_keys(keys.JOB)):
         doc = _plain(" ".join(str(schema.get("description", "")).split()))
         default = schema.get("default")
         if default not in (None, [], {}) and not isinstance(default, bool):
@@ -90,10 +90,10 @@ def job_keys() -> str:
     return "\n".join(rows)
 
 
-def _with_options(keys: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _with_options(found: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Put the options that the built-in providers have under `vm` after the keys that every provider has there."""
     below = False
-    for name, schema in keys:
+    for name, schema in found:
         if below and not name.startswith("vm."):
             for provider in registry.BUILT_IN:
                 for option, its in _keys(registry.provider_class(provider).option_schema, "vm."):

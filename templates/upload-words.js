@@ -1,5 +1,5 @@
 "use strict";
-// What the upload form says, and how it reads what it is given. form.py puts this and upload.js into one script.
+// What the upload form says, and how it reads what it is given. links/pages.py puts this and upload.js into one script.
 const $ = (id) => document.getElementById(id);
 const page = JSON.parse($("page").textContent);
 
@@ -19,30 +19,36 @@ function span(seconds) {
 }
 
 const ASK = "Ask whoever gave you this page for a new one.";
-const WORDS = { // what S3's error codes mean to the person in front of the page
+const MEANINGS = { // what the store's answers mean to the person in front of the page
+  expired: { why: `This page has expired. ${ASK}`, ended: true },
+  credentials: { why: `The store no longer accepts this page. ${ASK}`, ended: true },
+  "no bucket": { why: `The place that this page uploads to is gone. ${ASK}`, ended: true },
+  unsupported: { why: "This store does not take uploads from forms." },
+  damaged: { why: "The file was damaged on its way to the store.", again: true },
+};
+const WORDS = { // codes that mean no more than that the store refuses
   EntityTooLarge: `The store refused it: it is larger than ${bytes(page.maxBytes)}.`,
   EntityTooSmall: "The store refused it: it is smaller than this page allows.",
   KeyTooLongError: "Its name is too long for the store.",
-  NoSuchBucket: `The place that this page uploads to is gone. ${ASK}`,
   QuotaExceeded: "The store is full.",
   XMinioStorageFull: "The store is full.",
-  MethodNotAllowed: "This store does not take uploads from forms.",
-  NotImplemented: "This store does not take uploads from forms.",
 };
-const ENDED = ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"];
-const PASSING = ["RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "OperationAborted"];
+
+// What an answer means, by the rows of provisioner/s3/answers.py.
+function meaning(status, code, message) {
+  if ((code + message).includes(page.expired)) return "expired";
+  const row = page.answers.find(([, codes, statuses]) => RegExp(codes).test(code) || RegExp(`^(${statuses})$`).test(status));
+  return row ? row[0] : "refused";
+}
 
 // Read the store's answer: {why, again: worth another try, ended: so would be every other file}.
 function judge(status, body) {
   const xml = new DOMParser().parseFromString(body, "application/xml");
   const text = (name) => (xml.querySelector(name) || {}).textContent || "";
-  const code = text("Code"), message = text("Message");
-  if (/expired/i.test(code + message)) return { why: `This page has expired. ${ASK}`, ended: true };
-  if (status >= 500 && status !== 501 || [408, 429].includes(status) || PASSING.includes(code)) {
-    return { why: `The store is busy (${code || status}).`, again: true };
-  }
-  if (code in WORDS) return { why: WORDS[code], ended: ENDED.includes(code) };
-  if (ENDED.includes(code)) return { why: `The store no longer accepts this page. ${ASK}`, ended: true };
+  const code = text("Code"), message = text("Message"), found = meaning(status, code, message);
+  if (found === "busy") return { why: `The store is busy (${code || status}).`, again: true };
+  if (found in MEANINGS) return MEANINGS[found];
+  if (code in WORDS) return { why: WORDS[code] };
   if (/policy/i.test(message)) return { why: "The store refused it: this page does not allow this file (its size or its name)." };
   if (code === "AccessDenied" || status === 403) return { why: `The store refused it${message ? `: ${message}` : "."}` };
   return { why: code ? `The store refused it: ${message || code} (${code})` : `The store answered with status ${status}.` };

@@ -20,9 +20,9 @@ import requests
 
 from provisioner.cli import app
 from provisioner.embedded import seaweedfs
-from provisioner.embedded import server as embedded
+from provisioner.embedded.server import EmbeddedStore, connect
 from provisioner.job.spec import StoreSpec
-from provisioner.process import described
+from provisioner.process import read_proc_file
 from provisioner.s3.bucket import open_store
 
 WORKERS = 3  # most tests wait for other processes rather than compute: three fill two cores
@@ -93,7 +93,7 @@ def _processes(signs):
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            seen = b"\0".join([*(described(int(process.name), name) for name in ("environ", "cmdline")), b""])
+            seen = b"\0".join([*(read_proc_file(int(process.name), name) for name in ("environ", "cmdline")), b""])
             seen += os.fsencode((process / "cwd").readlink())
         except OSError:  # it has ended, or is someone else's
             continue
@@ -128,11 +128,11 @@ def state_folder():
 
 @pytest.fixture(scope="session")
 def store(state_folder):
-    """A real store in a folder of its own: an `embedded.Running` (endpoint_url, region, access_key, secret_key, pid).
+    """A real store in a folder of its own: a `Running` (endpoint_url, region, access_key, secret_key, pid).
 
     Under pytest-xdist each worker has its own. It is killed at the end and leaves neither process, port nor folder.
     """
-    server = embedded.EmbeddedStore(state_folder)
+    server = EmbeddedStore(state_folder)
     try:
         running = server.start()
         yield running
@@ -141,7 +141,7 @@ def store(state_folder):
         assert last.process.pid == running.pid, "a test replaced the session's store"
         assert server.stop()
         assert not last.process.alive()
-        assert seaweedfs.free(last.ports)
+        assert seaweedfs.are_free(last.ports)
         assert not [path for path in seaweedfs.sockets(last.ports) if path.exists()]
     finally:
         server.stop()
@@ -150,7 +150,7 @@ def store(state_folder):
 @pytest.fixture(scope="session")
 def s3(store):
     """A boto3 S3 client of the store, with the operator's keys."""
-    with embedded.connect(store) as client:
+    with connect(store) as client:
         yield client
 
 

@@ -82,7 +82,7 @@ def get(
     if html is not None:
         from provisioner.links import pages
 
-        _write(html, pages.index(found, title=title, qr=qr), output)
+        _write(html, pages.index_page(found, title=title, qr=qr), output)
         if not output.as_json:
             return
     _print(output, found, {"links": [link.describe() for link in found]}, curl=curl, qr=qr)

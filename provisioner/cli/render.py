@@ -71,21 +71,21 @@ def render(
         report=output.event,
     )
     if explain:
-        from provisioner.plan import text as plan_text
-        from provisioner.userdata import render as userdata
+        from provisioner.plan.text import agent
+        from provisioner.userdata.render import explain as explained
 
-        agent = f"The agent: {plan_text.agent(made.plan)}, as launched or staged"
-        text = f"{userdata.explain(made.user_data, made.plan.user_data_limit)}\n\n{agent}"
+        source = f"The agent: {agent(made.plan)}, as launched or staged"
+        text = f"{explained(made.user_data, made.plan.user_data_limit)}\n\n{source}"
         output.result(text, [asdict(line) for line in made.user_data.ledger()])
     elif audit:
-        from provisioner.userdata import audit as auditing
+        from provisioner.userdata.audit import as_data, find_secrets, show_secrets
 
-        secrets = auditing.audit(made.plan, made.grant, made.user_data, made.platform)
-        output.result(auditing.show(secrets), auditing.data(secrets))
+        secrets = find_secrets(made.plan, made.grant, made.user_data, made.platform)
+        output.result(show_secrets(secrets), as_data(secrets))
     elif seed is not None:
-        from provisioner.userdata import seed as seeds
+        from provisioner.userdata.seed import task_files, write
 
-        seeds.write(seeds.files(made.plan, made.task, made.data), seed)
+        write(task_files(made.plan, made.task, made.data), seed)
         text = f"wrote {seed}; it holds the task's policies"
         output.outcome(Event("seed", text, {"path": str(seed), "job": made.plan.job}))
     elif terraform:
@@ -113,13 +113,13 @@ def _answer(made: "Rendering") -> dict[str, Any]:
     """The flat map of strings that Terraform takes (its "External Data Source" protocol)."""
     from provisioner.clock import iso
 
-    plan, task = made.plan, made.task
+    plan = made.plan
     return {
         **({"user_data": made.user_data.plain.decode()} if plan.raw else {}),  # what isn't sent isn't held to the limit
         "user_data_base64": base64.b64encode(made.data).decode(),
         "job": plan.job,
-        "task": task.task,
-        "attempt": str(task.attempt),
+        "task": made.task.task,
+        "attempt": str(made.task.attempt),
         "deadline": iso(plan.deadline),
         "expires": iso(plan.expires),
     }

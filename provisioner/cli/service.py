@@ -82,7 +82,7 @@ def serve(
         timedelta(seconds=option_seconds("--longest", longest, least=1, most=_LONGEST)),
     )
     limiter = Limiter(rate, burst, time.monotonic)
-    service = app.Service(signing, key, key_store.Revoked(revoked or _own("revoked")), limiter, output.event)
+    service = app.Service(signing, key, key_store.RevokedTokens(revoked or _own("revoked")), limiter, output.event)
     server.serve(app.make_app(service), address, output.event)
 
 
@@ -129,7 +129,7 @@ def token_(
     from provisioner.serve import key_store, token
 
     if show is not None:
-        allowed = token.read(_text(show))
+        allowed = token.read_unverified(_text(show))
         output.result(_words(allowed), allowed.describe())
         return
     limits = _limits(methods, max_bytes, expires, prefixes or ())
@@ -140,7 +140,7 @@ def token_(
         path = key_file or _own("token.key")
         key = key_store.read_key(path, make=not path.exists())
         made = token.mint(key, key_store.new_id(), bucket, token.complete(limits, covered, utc_now()))
-    output.result(made, {"token": made, **token.read(made).describe()})
+    output.result(made, {"token": made, **token.read_unverified(made).describe()})
 
 
 @job_command(json=Kind.EVENTS)
@@ -153,9 +153,9 @@ def revoke_(
 
 
 def _revoke_token(output: Output, token_id: str, path: Path) -> None:
-    from provisioner.serve.key_store import Revoked
+    from provisioner.serve.key_store import RevokedTokens
 
-    new = Revoked(path).add(token_id)
+    new = RevokedTokens(path).add(token_id)
     text = f"token {token_id} {'is' if new else 'was'} revoked{'' if new else ' already'}"
     note = "; what was signed for it lives until its own expiry (`provision revoke JOB` ends that)"
     output.outcome(Event("revoked", text + note, {"token": token_id, "new": new}))

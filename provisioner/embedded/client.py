@@ -58,7 +58,7 @@ def connect(running: Running) -> Iterator[BotoClient]:
         client.close()
 
 
-def unready(client: BotoClient) -> str | None:
+def why_unready(client: BotoClient) -> str | None:
     """Read a marker back, writing it first on a new store. Return why that can't be done yet, or None.
 
     That the port answers is not enough: for some 50 ms after a restart the server says InternalError to a GET of what
@@ -85,10 +85,10 @@ def unready(client: BotoClient) -> str | None:
 
 
 def make_bucket(client: BotoClient, name: str) -> None:
-    """Make a bucket unless it is there. Raise BadInput for a bad name, else as `provisioner.s3.bucket.translate`."""
+    """Make a bucket unless it is there. Raise BadInput for a bad name, else as `s3.answers.error_from_boto`."""
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-    from provisioner.s3.bucket import translate
+    from provisioner.s3.answers import error_from_boto
 
     try:
         client.create_bucket(Bucket=name)
@@ -101,4 +101,4 @@ def make_bucket(client: BotoClient, name: str) -> None:
                 f"{name!r} can't be the name of a bucket",
                 hint="3 to 63 lower-case letters, digits, dots and hyphens, starting and ending with a letter or digit",
             ) from None
-        raise translate(error, f"make the bucket {name}", bucket=name) from None
+        raise error_from_boto(error, f"make the bucket {name}", bucket=name) from None

@@ -78,7 +78,7 @@ def free_ports() -> Ports:
     )
 
 
-def free(ports: Ports) -> bool:
+def are_free(ports: Ports) -> bool:
     """Tell whether a server could listen on all of these."""
     return all(map(_both_free, ports))
 
@@ -103,7 +103,7 @@ def sockets(ports: Ports) -> list[Path]:
     return [_socket(role, port) for role, port in ports._asdict().items()]
 
 
-def sweep(ports: Ports) -> None:
+def remove_stale_sockets(ports: Ports) -> None:
     """Delete the sockets that a dead server left, but none of a port that someone has now: it may be theirs."""
     for role, port in ports._asdict().items():
         if _both_free(port):

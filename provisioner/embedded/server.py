@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from provisioner import atomic
 from provisioner.embedded import seaweedfs
-from provisioner.embedded.client import REGION, Running, connect, make_bucket, unready
+from provisioner.embedded.client import REGION, Running, connect, make_bucket, why_unready
 from provisioner.errors import BadInput, FreepostError, NotFound, Unreachable
 from provisioner.process import Process, identify
 
@@ -97,7 +97,7 @@ class EmbeddedStore:
             server = self._recorded()
             if server is None or not server.process.alive():
                 if server is not None:
-                    seaweedfs.sweep(server.ports)
+                    seaweedfs.remove_stale_sockets(server.ports)
                 return False
             self._end(server)
             return True
@@ -106,7 +106,7 @@ class EmbeddedStore:
         server.process.kill()
         if not server.process.ended(within=STOP_SECONDS):
             raise FreepostError(f"the embedded store (pid {server.process.pid}) didn't end within {STOP_SECONDS:.0f} s")
-        seaweedfs.sweep(server.ports)
+        seaweedfs.remove_stale_sockets(server.ports)
 
     def _start(self, buckets: Sequence[str]) -> Running:
         last = self._recorded()
@@ -133,9 +133,9 @@ class EmbeddedStore:
         program = seaweedfs.find_program()
         self._configure()
         if last is not None:
-            seaweedfs.sweep(last.ports)
+            seaweedfs.remove_stale_sockets(last.ports)
         bucket = last.bucket if last else DEFAULT_BUCKET  # what was asked for may be no bucket's name
-        ports = last.ports if last is not None and seaweedfs.free(last.ports) else seaweedfs.free_ports()
+        ports = last.ports if last is not None and seaweedfs.are_free(last.ports) else seaweedfs.free_ports()
         tries = 3
         while True:
             tries -= 1
@@ -145,8 +145,8 @@ class EmbeddedStore:
             except Unreachable:
                 if server.process.alive():
                     raise
-                seaweedfs.sweep(ports)
-                if tries == 0 or seaweedfs.free(ports):
+                seaweedfs.remove_stale_sockets(ports)
+                if tries == 0 or seaweedfs.are_free(ports):
                     raise
                 ports = seaweedfs.free_ports()
             else:
@@ -187,7 +187,7 @@ class EmbeddedStore:
 
     def _await_ready(self, server: _Server, client: BotoClient) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while (fault := unready(client)) is not None:
+        while (fault := why_unready(client)) is not None:
             if server.process.ended(within=_POLL_SECONDS):
                 raise Unreachable(
                     f"the embedded store ended while starting; {self.log} ends with:\n{self._log_tail()}",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from provisioner import units
-from provisioner.job.problems import At, show
+from provisioner.job.problems import Location, show
 from provisioner.job.validate import Schema, read
 
 
@@ -60,7 +60,7 @@ def size(doc: str, least: int, most: int, **more: object) -> dict[str, Any]:
 def _measured(unit: _Unit, least: int, most: int) -> dict[str, Any]:
     words = f"{unit.words}; {unit.show(least)} to {unit.show(most)}"
 
-    def within(value: float | str, at: At) -> None:
+    def within(value: float | str, at: Location) -> None:
         if not least <= unit.read(value) <= most:
             at.fault(show(value, at.raw), words)
 

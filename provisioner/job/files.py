@@ -9,12 +9,10 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from provisioner import units
-from provisioner.job.problems import At, show
+from provisioner.job.problems import Location, show
 from provisioner.s3url import is_s3_url
 
-SMALL = (
-    64 * 1024**2
-)  # bytes that `run.files` may have together; what doesn't fit the user-data is spilled to the bucket
+INLINE_LIMIT = 64 * 1024**2  # bytes of `run.files` together; what has no room in the user-data goes to the bucket
 # No empty segment, none that is `..`, not absolute, not a folder, no control characters.
 RELATIVE = r"^(?!/)(?!(?:.*/)?\.\.(?:/|$))(?!.*//)(?!\.?$)(?!.*/\.?$)[^\x00-\x1f\x7f]+$"
 _OBJECT = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?!/)[^\x00-\x1f\x7f?]*[^\x00-\x1f\x7f?/]$")
@@ -23,7 +21,7 @@ _NAME_LIMIT = 255  # bytes in one segment of a path (Linux, limits.h: NAME_MAX)
 _MOVED = "; for a file from elsewhere write source: (where it is) and path: (where it lands)"
 
 
-def landing(source: str) -> str:
+def destination(source: str) -> str:
     """Say where a file lands that has no `path` of its own: where it is beside job.yaml, else under its own name."""
     if is_s3_url(source) or not re.search(RELATIVE, source):
         return PurePosixPath(source).name
@@ -35,29 +33,30 @@ def mode(path: Path) -> str:
     return "0755" if path.stat().st_mode & stat.S_IXUSR else "0644"
 
 
-def check_path(value: str, at: At) -> None:
+def check_path(value: str, at: Location) -> None:
     """Fault a destination that no Linux file system takes."""
     if any(len(os.fsencode(each)) > _NAME_LIMIT for each in value.split("/")):
         at.fault(show(value), f"names of at most {_NAME_LIMIT} bytes between slashes")
 
 
-def check_small(value: str, at: At) -> None:
+def check_inline(value: str, at: Location) -> None:
     """Fault a local file that can't travel in the user-data."""
-    if check_local(value, at) and (size := (at.faults.base / value).stat().st_size) > SMALL:
+    if check_local(value, at) and (size := (at.faults.base / value).stat().st_size) > INLINE_LIMIT:
         at.fault(
-            f"a file of {size} bytes", f"files of at most {units.show_size(SMALL)} here; list larger ones under inputs"
+            f"a file of {size} bytes",
+            f"files of at most {units.show_size(INLINE_LIMIT)} here; list larger ones under inputs",
         )
 
 
-def check_input(value: str, at: At) -> None:
+def check_input(value: str, at: Location) -> None:
     """Fault an input that is neither an object with a key nor a readable file. Its bucket is compared elsewhere."""
     if not is_s3_url(value):
         check_local(value, at)
-    elif not (_OBJECT.search(value) and re.search(RELATIVE, landing(value))):
+    elif not (_OBJECT.search(value) and re.search(RELATIVE, destination(value))):
         at.fault(show(value), "s3://BUCKET/KEY, or a local file relative to job.yaml")
 
 
-def check_local(value: str, at: At) -> bool:
+def check_local(value: str, at: Location) -> bool:
     """Fault a local file that can't be read, and return whether it can."""
     if "://" in value:
         at.fault(show(value), "a local file, relative to job.yaml")
@@ -80,7 +79,7 @@ def check_local(value: str, at: At) -> bool:
     return not wrong
 
 
-def check_beside(value: str, at: At) -> bool:
+def check_in_folder(value: str, at: Location) -> bool:
     """Fault a source that can't be its own destination, and return whether it can."""
     fits = bool(re.search(RELATIVE, value))
     if not fits:
@@ -88,11 +87,11 @@ def check_beside(value: str, at: At) -> bool:
     return fits
 
 
-def check_script(value: str, at: At) -> None:
+def check_script(value: str, at: Location) -> None:
     """Fault a script that Linux would refuse to run."""
-    if not (check_beside(value, at) and check_local(value, at)):
+    if not (check_in_folder(value, at) and check_local(value, at)):
         return
-    check_small(value, at)
+    check_inline(value, at)
     with (at.faults.base / value).open("rb") as file:
         first = file.readline(256)
     if first.startswith(b"\x7fELF"):

@@ -14,7 +14,7 @@ from typing import Any
 from provisioner import units
 from provisioner.job import files
 from provisioner.job.fields import choice, duration, either, flag, items, mapping, size, text
-from provisioner.job.problems import At, one_of
+from provisioner.job.problems import Location, one_of
 from provisioner.job.spec import OBJECT_LIMIT
 from provisioner.job.validate import Schema, publish
 from provisioner.s3url import is_s3_url
@@ -52,7 +52,7 @@ GLOB = text(
 )
 
 
-def _source(allowed: str, check: Callable[[str, At], Any]) -> dict[str, Any]:
+def _source(allowed: str, check: Callable[[str, Location], Any]) -> dict[str, Any]:
     """Where a file comes from; where it lands is `path`."""
     return text("Where it comes from.", allowed, _NO_NUL, maxLength=4000, **{"x-check": check})
 
@@ -62,8 +62,8 @@ def _file_list(
 ) -> Schema:
     """A list of files, each the name of one beside job.yaml, or a mapping."""
 
-    def beside(value: str, at: At) -> None:
-        if is_s3_url(value) or files.check_beside(value, at):
+    def beside(value: str, at: Location) -> None:
+        if is_s3_url(value) or files.check_in_folder(value, at):
             source["x-check"](value, at)
 
     full = mapping(item_doc, {"source": source, "path": PATH, "mode": MODE, **keys}, **more)
@@ -141,8 +141,8 @@ RUN: dict[str, Schema] = {
     "files": _file_list(
         "Small files that travel in the user-data.",
         "A local file, or its content.",
-        _source(_LOCAL, files.check_small),
-        {"content": {"type": "string", "description": "The file's text.", "maxLength": files.SMALL}},
+        _source(_LOCAL, files.check_inline),
+        {"content": {"type": "string", "description": "The file's text.", "maxLength": files.INLINE_LIMIT}},
         **{"x-one-of": ["source", "content"], "dependentRequired": {"content": ["path"]}},
     ),
     "user": {
@@ -170,7 +170,7 @@ OUTPUT: dict[str, Schema] = {
 }
 
 
-def _check_array(value: float | str | Sequence[float], at: At) -> None:
+def _check_array(value: float | str | Sequence[float], at: Location) -> None:
     try:
         units.indexes(value, TASK_LIMIT)
     except ValueError as error:

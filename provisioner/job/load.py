@@ -14,7 +14,7 @@ from provisioner import errors, units
 from provisioner.job import files, keys, rules, validate, yaml_positions
 from provisioner.job.keys import Options
 from provisioner.job.overrides import apply
-from provisioner.job.problems import At, Faults
+from provisioner.job.problems import Faults, Location
 from provisioner.job.spec import FileSpec, InputSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec, VmSpec
 from provisioner.s3url import is_s3_url, split_url
 
@@ -63,7 +63,7 @@ def _parse(document: object, faults: Faults, providers: Options | None) -> JobSp
     machine = document.get("vm") if isinstance(document, Mapping) else None
     provider = machine.get("provider") if isinstance(machine, Mapping) else None
     whole = keys.job(providers, provider)
-    validate.check(document, whole, At(faults))
+    validate.check(document, whole, Location(faults))
     written = document if isinstance(document, Mapping) else {}
     try:
         rules.check(written, whole, faults)
@@ -100,7 +100,7 @@ def _run(made: Mapping[str, Any], written: Mapping[str, Any], base: Path) -> Run
     rest = {key: each for key, each in made.items() if key not in ("script", "files", "env")}
     found = [_file(each, base) for each in made["files"]]
     if "script" in made:
-        name = files.landing(made["script"])
+        name = files.destination(made["script"])
         found.append(FileSpec(name, (base / made["script"]).read_bytes(), "0755"))
         rest["command"] = (f"./{name}",)
     return RunSpec(**rest, env=_env(written.get("env", {})), files=tuple(found))
@@ -131,4 +131,4 @@ def _input(made: Mapping[str, Any], base: Path) -> InputSpec:
 
 
 def _path(made: Mapping[str, Any]) -> str:
-    return files.landing(made.get("path") or made["source"])
+    return files.destination(made.get("path") or made["source"])

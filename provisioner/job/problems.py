@@ -40,7 +40,7 @@ class Faults:
 
 
 @dataclass(frozen=True)
-class At:
+class Location:
     """A place in the document: the path to it, its origin (``job.yaml:12``) and a scalar's text as written."""
 
     faults: Faults
@@ -48,12 +48,12 @@ class At:
     origin: str = ""
     raw: str = ""
 
-    def child(self, container: object, key: str | int) -> At:
+    def child(self, container: object, key: str | int) -> Location:
         """Return the place of one key of a mapping, or one item of a list."""
         mark = getattr(container, "marks", {}).get(key)
         shown = f"[{key}]" if isinstance(key, int) else shorten(key)
         dot = "." if self.path and isinstance(key, str) else ""
-        return At(
+        return Location(
             self.faults, f"{self.path}{dot}{shown}", mark.origin if mark else self.origin, mark.raw if mark else ""
         )
 

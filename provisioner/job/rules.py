@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from provisioner import units
 from provisioner.job import files, keys, validate
-from provisioner.job.problems import At, Faults, show
+from provisioner.job.problems import Faults, Location, show
 from provisioner.s3url import is_s3_url, split_url
 
 
@@ -30,7 +30,7 @@ def _check_renewal(document: Mapping[str, Any], faults: Faults) -> None:
     """Fault what doesn't go with renewed policies."""
     if "renew" not in document:
         return
-    whole = At(faults)
+    whole = Location(faults)
     if "expires" in document:
         whole.child(document, "expires").fault("expires beside renew", "one of them: renew lasts until the deadline")
     if document.get("isolation") == "group":
@@ -48,7 +48,7 @@ def _check_checkpoint(document: Mapping[str, Any], faults: Faults) -> None:
     if "checkpoint" not in document or faults.below("checkpoint") or faults.below("outputs"):
         return
     if not any(isinstance(each, Mapping) and each.get("checkpoint") for each in document.get("outputs", ())):
-        at = At(faults).child(document, "checkpoint")
+        at = Location(faults).child(document, "checkpoint")
         at.fault("no output to take checkpoints of", "outputs with checkpoint: true, or no checkpoint key")
 
 
@@ -65,26 +65,26 @@ def _check_times(document: Mapping[str, Any], whole: validate.Schema, faults: Fa
     needed = f"{units.show_seconds(sum(values))} (vm.boot_budget + run.timeout + run.grace: {terms})"
     renewed = "renew" in document
     if sum(values) > (keys.LONGEST if renewed else keys.WEEK):
-        at = At(faults).child(document, "run").child(document["run"], "timeout")
+        at = Location(faults).child(document, "run").child(document["run"], "timeout")
         most = "at most 90d" if renewed else "at most 7d, the longest life of a policy, unless renew is set"
         at.fault(f"a job of {needed}", most)
     elif "expires" in document and not faults.below("expires"):
         expires = units.seconds(document["expires"])
         if expires < sum(values):
-            at = At(faults).child(document, "expires")
+            at = Location(faults).child(document, "expires")
             at.fault(f"{units.show_seconds(expires)}, which ends before the job may", f"at least {needed}")
 
 
-class _Place(NamedTuple):
+class _NamedFile(NamedTuple):
     """One file of the job's directory: the key that names it, and the key's value as a mapping."""
 
-    at: At
+    at: Location
     file: Mapping[str, Any]
     small: bool  # travels in the user-data
 
     @property
     def path(self) -> str:
-        return files.landing(self.file.get("path") or self.file["source"])
+        return files.destination(self.file.get("path") or self.file["source"])
 
     def size(self) -> int:
         content = self.file.get("content")
@@ -93,26 +93,26 @@ class _Place(NamedTuple):
         )
 
 
-def _places(document: Mapping[str, Any], faults: Faults) -> Iterator[_Place]:
+def _places(document: Mapping[str, Any], faults: Faults) -> Iterator[_NamedFile]:
     """Yield every file that will lie in the job's directory, as far as its key is right."""
     run = document.get("run")
     if isinstance(run, Mapping):
-        at = At(faults).child(document, "run")
+        at = Location(faults).child(document, "run")
         if "script" in run and not faults.below("run.script"):
-            yield _Place(at.child(run, "script"), {"source": run["script"]}, small=True)
+            yield _NamedFile(at.child(run, "script"), {"source": run["script"]}, small=True)
         yield from _listed(run, "files", at, small=True)
-    yield from _listed(document, "inputs", At(faults), small=False)
+    yield from _listed(document, "inputs", Location(faults), small=False)
 
 
-def _listed(container: Mapping[str, Any], key: str, parent: At, *, small: bool) -> Iterator[_Place]:
+def _listed(container: Mapping[str, Any], key: str, parent: Location, *, small: bool) -> Iterator[_NamedFile]:
     found = container.get(key)
     for index, each in enumerate(found if isinstance(found, (list, tuple)) else ()):
         at = parent.child(container, key).child(found, index)
         if not at.faults.below(at.path):
-            yield _Place(at, each if isinstance(each, Mapping) else {"source": each}, small)
+            yield _NamedFile(at, each if isinstance(each, Mapping) else {"source": each}, small)
 
 
-def _check_places(places: Sequence[_Place]) -> None:
+def _check_places(places: Sequence[_NamedFile]) -> None:
     """Fault files that collide in the job's directory: the same name, or one where another needs a folder."""
     taken: dict[str, str] = {}
     folders: dict[str, str] = {}
@@ -127,16 +127,16 @@ def _check_places(places: Sequence[_Place]) -> None:
         folders.update(dict.fromkeys(above, place.at.path))
 
 
-def _check_total(places: Sequence[_Place], document: Mapping[str, Any], faults: Faults) -> None:
+def _check_total(places: Sequence[_NamedFile], document: Mapping[str, Any], faults: Faults) -> None:
     """Fault small files that together are no longer small."""
     total = sum(place.size() for place in places if place.small)
-    if total > files.SMALL:
-        limit = units.show_size(files.SMALL)
-        at = At(faults).child(document, "run").child(document["run"], "files")
+    if total > files.INLINE_LIMIT:
+        limit = units.show_size(files.INLINE_LIMIT)
+        at = Location(faults).child(document, "run").child(document["run"], "files")
         at.fault(f"{total} bytes in all", f"at most {limit} together; list larger ones under inputs")
 
 
-def _check_buckets(places: Sequence[_Place], store: object, whole: validate.Schema) -> None:
+def _check_buckets(places: Sequence[_NamedFile], store: object, whole: validate.Schema) -> None:
     """Fault inputs from another bucket: what signs for the job's own may have no right to it."""
     bucket = split_url(validate.read(store, whole["properties"]["store"])["url"]).bucket
     for place in places:

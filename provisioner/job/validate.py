@@ -4,7 +4,8 @@ The subset: type, enum, pattern, minLength, maxLength, minimum, maximum, items, 
 properties, required, dependentRequired, additionalProperties, propertyNames, anyOf. A schema of ours may also hold
 
 - ``x-allowed``: what is allowed, in words, where the keywords alone would not tell a person,
-- ``x-check``: a function ``(value, At) -> None`` for what a schema can't express; it runs when the rest was right,
+- ``x-check``: a function ``(value, Location) -> None`` for what a schema can't express; it runs when the rest is
+  right,
 - ``x-read``: a function from the value in the document to the value in the JobSpec,
 - ``x-quiet``: the value may be a secret, never quote it,
 - ``x-one-of``: keys of which a mapping has exactly one.
@@ -17,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from provisioner.job.problems import At, Faults, nearest, one_of, shorten, show
+from provisioner.job.problems import Faults, Location, nearest, one_of, shorten, show
 
 Schema = Mapping[str, Any]
 Document: TypeAlias = Any  # what YAML or JSON may hold
@@ -80,7 +81,7 @@ def is_a(value: object, kinds: Sequence[str]) -> bool:
     return any(isinstance(value, _TYPES[kind]) for kind in kinds)
 
 
-def check(value: object, schema: Schema, at: At) -> bool:
+def check(value: object, schema: Schema, at: Location) -> bool:
     """Note every fault of `value`, and return whether there was none."""
     before = len(at.faults.found)
     if "anyOf" in schema:
@@ -109,18 +110,18 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool)  # True == 1 in Python, not in JSON
 
 
-def _quoted(value: object, schema: Schema, at: At) -> str:
+def _quoted(value: object, schema: Schema, at: Location) -> str:
     return "a value that doesn't fit" if schema.get("x-quiet") and isinstance(value, str) else show(value, at.raw)
 
 
-def _wrong_type(value: object, schema: Schema, at: At) -> None:
+def _wrong_type(value: object, schema: Schema, at: Location) -> None:
     words = allowed(schema)
     if "string" in types(schema) and isinstance(value, (bool, int, float)):
         words += f' (quote it: "{shorten(at.raw or str(value).lower())}")'
     at.fault(show(value, at.raw), words)
 
 
-def _check_branches(value: object, schema: Schema, at: At) -> None:
+def _check_branches(value: object, schema: Schema, at: Location) -> None:
     """Check against the one branch that admits the type, so that its faults are told, not just that none fitted."""
     branches = [each for each in schema["anyOf"] if not types(each) or is_a(value, types(each))]
     if not branches:
@@ -129,11 +130,11 @@ def _check_branches(value: object, schema: Schema, at: At) -> None:
     elif len(branches) == 1:
         words = {"x-allowed": schema["x-allowed"]} if "x-allowed" in schema else {}
         check(value, {**branches[0], **words}, at)
-    elif not any(check(value, each, At(Faults("", at.faults.base))) for each in branches):
+    elif not any(check(value, each, Location(Faults("", at.faults.base))) for each in branches):
         at.fault(_quoted(value, schema, at), allowed(schema))
 
 
-def _check_text(value: str, schema: Schema, at: At) -> None:
+def _check_text(value: str, schema: Schema, at: Location) -> None:
     pattern = schema.get("pattern", "")
     # In Python, but not in JSON Schema, `$` also matches before a newline at the end.
     fits = re.search(pattern, value) and not (pattern.endswith("$") and value.endswith("\n"))
@@ -147,7 +148,7 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
-def _check_list(value: Sequence[object], schema: Schema, at: At) -> None:
+def _check_list(value: Sequence[object], schema: Schema, at: Location) -> None:
     low, high = schema.get("minItems", 0), schema.get("maxItems", len(value))
     if not low <= len(value) <= high:
         bound = f"at least {low}" if len(value) < low else f"at most {high}"
@@ -159,7 +160,7 @@ def _check_list(value: Sequence[object], schema: Schema, at: At) -> None:
             at.child(value, index).fault(f"{show(item)} a second time", "each item once")
 
 
-def _check_mapping(value: Mapping[Any, Any], schema: Schema, at: At) -> None:
+def _check_mapping(value: Mapping[Any, Any], schema: Schema, at: Location) -> None:
     known = schema.get("properties", {})
     others = schema.get("additionalProperties", True)
     one_of_keys = schema.get("x-one-of", ())

@@ -17,7 +17,7 @@ from provisioner.plan.grants import GrantSigner, large_keys
 from provisioner.plan.plan import Plan, TaskPlan, new_job_id
 from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
-from provisioner.s3.probe import Poster
+from provisioner.s3.probe import FormClient
 from provisioner.userdata import render as userdata
 from provisioner.userdata.render import UserData
 
@@ -33,7 +33,7 @@ class Granter:
     provider: Provider
     clock: Callable[[], datetime]
     sessions: RoleSessions
-    forms: Poster
+    forms: FormClient
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
         """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large.
@@ -57,7 +57,7 @@ class Granter:
         """
         user_data = self._measured(plan)
         while not userdata.fits(plan, user_data):
-            found = [(each, self._measured(each)) for each in userdata.moves(plan, user_data, staged=staged)]
+            found = [(each, self._measured(each)) for each in userdata.smaller_plans(plan, user_data, staged=staged)]
             smallest = min(found, key=lambda each: len(each[1].data), default=None)
             if smallest is None or len(smallest[1].data) >= len(user_data.data):
                 raise too_large(plan, user_data)

@@ -39,7 +39,7 @@ from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Choice, Provider
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
-from provisioner.s3.retrying_forms import RetryingPoster
+from provisioner.s3.retrying_forms import RetryingFormClient
 from provisioner.userdata import validate
 from provisioner.userdata.render import UserData
 
@@ -56,7 +56,7 @@ class Launcher:
     report: Report
     sessions: RoleSessions
     # Each task is announced by a form: one of thousands may meet a store that has no time.
-    forms: probe.Poster = field(default_factory=lambda: RetryingPoster(probe.Poster()))
+    forms: probe.FormClient = field(default_factory=lambda: RetryingFormClient(probe.FormClient()))
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
@@ -150,7 +150,7 @@ class Launcher:
         """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
         grant, user_data = self.render(plan, plan.tasks[0])
         # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
-        validate.require(user_data.plain, self.report, quiet=self.provider.name == "local")
+        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
         return grant, user_data
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
@@ -191,7 +191,7 @@ class Launcher:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
         first = member(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
-        probe.kept(self.store, first.status.prefix + "launched")
+        probe.verify_stored(self.store, first.status.prefix + "launched")
 
     def _recorded(self, plan: Plan) -> JobRecord:
         """The record that a cut-off launch of this job left, or a new one, written before any VM starts."""
@@ -201,7 +201,7 @@ class Launcher:
             # What this machine's own configuration decided (a region, say) is written down for the next machine.
             options = {**plan.spec.vm.options, **self.provider.pinned_options}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
-            record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.ends, plan.inputs)
+            record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.grants_end, plan.inputs)
             record = _naming(record, plan)
             self.store.put(plan.keys.record, records.dump(record))
             return record

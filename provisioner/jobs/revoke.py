@@ -28,7 +28,7 @@ from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
-from provisioner.s3.bucket_policy import Full, fitting, merge, same, stands, statements
+from provisioner.s3.bucket_policy import PolicyFull, check_size, is_denied, merge, same, statements
 from provisioner.s3.signing import Credentials
 
 PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
@@ -84,7 +84,7 @@ def check(store: Store, record: JobRecord) -> None:
     except FreepostError:
         return
     keys = JobKeys(store.prefix, record.job)
-    if stands(json.loads(text) if text else None, store.bucket, _sid(store, record), f"{keys.root}out/"):
+    if is_denied(json.loads(text) if text else None, store.bucket, _sid(store, record), f"{keys.root}out/"):
         message = f"{record.job} is revoked: the store refuses whatever its VMs upload, those of a retry too"
         raise Refused(message, hint=f"`provision revoke {record.job} --undo` allows them again")
 
@@ -121,7 +121,7 @@ class Revoker:
                 return
             try:
                 self._revoke(record)
-            except Full as error:
+            except PolicyFull as error:
                 if last:
                     self.whole(record)
                     return
@@ -196,7 +196,7 @@ class Denial:
                 return count > 0
             if count:  # somebody else's change, or the store shows the older one for a moment: nothing tells until when
                 self.sleep(_SOONEST * 2 ** (count - 1))
-            self.store.set_policy(None if merged is None else fitting(merged))
+            self.store.set_policy(None if merged is None else check_size(merged))
         raise Refused(
             f"the policy of bucket {self.store.bucket.name} is not as it was written",
             hint="somebody else keeps changing it, or the store rewrites it; look at it and run the same command again",

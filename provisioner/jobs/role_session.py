@@ -19,7 +19,7 @@ from provisioner.errors import BadInput, FreepostError, Refused
 from provisioner.job.spec import JobSpec, SignerSpec, StoreSpec
 from provisioner.plan.grants import large_keys
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan, TaskPlan
-from provisioner.plan.put_outputs import large
+from provisioner.plan.put_outputs import multipart_outputs
 from provisioner.s3.signing import Bucket, Credentials, arn, check_lifetime, literal
 
 if TYPE_CHECKING:
@@ -70,13 +70,16 @@ class RoleSessions:
         if plan.spec.signer is None:
             return self.own
         policy = session_policy(
-            plan.bucket, write_prefixes(plan, task), read_resources(plan, task), parts=bool(large(plan.spec))
+            plan.bucket,
+            write_prefixes(plan, task),
+            read_resources(plan, task),
+            parts=bool(multipart_outputs(plan.spec)),
         )
         name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are offloaded
         found = self._sessions.get(name)
-        if found is None or (found.expires is not None and found.expires < plan.needed):
+        if found is None or (found.expires is not None and found.expires < plan.needed_until):
             found = self._sessions[name] = self._assume(plan, task, policy)
-        check_lifetime(found, now=self.clock(), needed_until=plan.needed, what=f"job {plan.spec.name}")
+        check_lifetime(found, now=self.clock(), needed_until=plan.needed_until, what=f"job {plan.spec.name}")
         return found
 
     def _assume(self, plan: Plan, task: TaskPlan, policy: str) -> Credentials:
@@ -153,12 +156,12 @@ def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 -
     """Assume a role once. Raise Refused, NoCredentials or Unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from provisioner.s3.bucket import translate
+    from provisioner.s3.answers import error_from_boto
 
     try:
         found = client.assume_role(**asked)["Credentials"]
     except (BotoCoreError, ClientError) as error:
-        failed: FreepostError = translate(error, f"assume the role {asked['RoleArn']}", bucket="")
+        failed: FreepostError = error_from_boto(error, f"assume the role {asked['RoleArn']}", bucket="")
         if isinstance(failed, Refused):
             failed.hint = (
                 "check the role's ARN, that its trust policy names you (and external_id), and that its longest "

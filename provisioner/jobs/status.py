@@ -16,7 +16,7 @@ from provisioner.clock import iso
 from provisioner.errors import BadInput, JobFailed
 from provisioner.jobs.record import Attempt, JobRecord
 from provisioner.plan.layout import EVENTS, FINAL_EVENTS, JobKeys, parse_status
-from provisioner.s3.bucket import Entry, Store
+from provisioner.s3.bucket import ObjectInfo, Store
 
 LOST = "lost"
 WAITING = "waiting"
@@ -92,7 +92,7 @@ def select(record: JobRecord, found: Sequence[TaskStatus], task: str | None) -> 
     return chosen
 
 
-def latest_status(tasks: Iterable[str], root: str, entries: Sequence[Entry]) -> list[TaskStatus]:
+def latest_status(tasks: Iterable[str], root: str, entries: Sequence[ObjectInfo]) -> list[TaskStatus]:
     """Read a listing of the status prefix. Only each task's latest attempt counts."""
     found: dict[str, dict[int, dict[str, datetime]]] = {}
     for entry in entries:

@@ -76,7 +76,7 @@ class TaskOrders:
                 if (name, attempt) != (first.members[0], first.attempt):  # that one proved the policy
                     self.granter.announce(timed, member(grant, index))
             try:
-                return self.started.add(self.placer.place(self.plan.job, now, timed.ends, user_data.data))
+                return self.started.add(self.placer.place(self.plan.job, now, timed.grants_end, user_data.data))
             except Conflict as error:
                 conflict = error
         raise conflict
@@ -88,4 +88,4 @@ class TaskOrders:
         """
         plan, now = self.plan, self.granter.clock()
         signing_ends = self.granter.sessions.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
-        return plan.later(now - plan.created, signing_ends)
+        return plan.postponed(now - plan.created, signing_ends)

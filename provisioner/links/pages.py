@@ -25,6 +25,7 @@ from provisioner.links.forms import post_fields
 from provisioner.links.link import Link
 from provisioner.links.signer import LinkSigner
 from provisioner.resources import make_environment, templates
+from provisioner.s3.answers import ANSWERS, EXPIRED
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _QR_BYTES = 1800  # a denser code (QR version 32 and up) is beyond what telephones read from a screen
@@ -77,11 +78,13 @@ def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
             "maxBytes": options.max_bytes,
             "expires": iso(signer.expires),
             "successUrl": options.success_url,
+            "expired": EXPIRED,
+            "answers": ANSWERS,
         },
     )
 
 
-def index(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
+def index_page(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
     """Return a page of download links, with a QR code for each if asked for. Whoever has it may download."""
     style = _asset("page.css")
     return _page(

@@ -39,7 +39,7 @@ class GrantSigner:
         for an upload that isn't there. `next_renewal` is the number of the renewed grant that will follow this one, in
         a job that renews them.
         """
-        plan, reach = self.plan, self.plan.reach(self.credentials.expires, self.now)
+        plan, reach = self.plan, self.plan.download_lifetime(self.credentials.expires, self.now)
         keys, place = plan.keys, (task.place, task.attempt)
         scope = GrantScope(plan.job, task.task, task.attempt, keys.outputs(*place), keys.status(*place))
         mailbox = None
@@ -77,12 +77,11 @@ class GrantSigner:
 
     def _slots(self, task: TaskPlan, scope: GrantScope, uploads: Mapping[str, str]) -> tuple[Target, Target]:
         signer = SlotSigner(self.signer.bucket, self.credentials, self.now, self.plan.expires - self.now)
-        spec, begun = (
-            self.plan.spec,
-            {key: uploads.get(key, put_outputs.UNKNOWN) for key in large_keys(self.plan, task)},
-        )
-        large = {name: (size, begun[scope.outputs + name]) for name, size in put_outputs.large(spec).items()}
-        outputs = signer.target(scope.outputs, put_outputs.names(spec), most=spec.max_bytes, large=large)
+        spec = self.plan.spec
+        begun = {key: uploads.get(key, put_outputs.UNKNOWN) for key in large_keys(self.plan, task)}
+        sizes = put_outputs.multipart_outputs(spec)
+        large = {name: (size, begun[scope.outputs + name]) for name, size in sizes.items()}
+        outputs = signer.target(scope.outputs, put_outputs.output_names(spec), most=spec.max_bytes, large=large)
         status = signer.target(scope.status, put_outputs.STATUS_NAMES, most=2 * MAX_STATUS_BYTES)
         return outputs, status._replace(fields={**status.fields, "abort": signer.aborts(begun)})
 
@@ -90,4 +89,4 @@ class GrantSigner:
 def large_keys(plan: Plan, task: TaskPlan) -> list[str]:
     """The keys of the outputs that may take several PUTs, each of which wants an upload begun."""
     prefix = plan.keys.outputs(task.task, task.attempt)
-    return [prefix + name for name in put_outputs.large(plan.spec)] if plan.by_put else []
+    return [prefix + name for name in put_outputs.multipart_outputs(plan.spec)] if plan.by_put else []

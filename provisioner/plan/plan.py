@@ -94,20 +94,20 @@ class Plan:
     raw: bool = False
 
     @property
-    def needed(self) -> datetime:
+    def needed_until(self) -> datetime:
         """Until when what is signed now has to work."""
         return min(self.deadline, self.expires) if self.spec.renew else self.deadline
 
     @property
-    def ends(self) -> datetime:
+    def grants_end(self) -> datetime:
         """When the last grant that the VMs may ever have will have ended."""
         return self.deadline + UPLOAD_MARGIN if self.spec.renew else self.expires
 
-    def reach(self, session_ends: datetime | None, now: datetime) -> timedelta:
+    def download_lifetime(self, session_ends: datetime | None, now: datetime) -> timedelta:
         """How long a presigned GET lives: as long as the policies or, where these are renewed, as long as can be."""
-        return min(self.ends, now + MAX_LIFETIME, session_ends or self.ends) - now
+        return min(self.grants_end, now + MAX_LIFETIME, session_ends or self.grants_end) - now
 
-    def later(self, by: timedelta, signing_ends: datetime | None) -> Plan:
+    def postponed(self, by: timedelta, signing_ends: datetime | None) -> Plan:
         """The plan for what is signed so much later, by what ends at `signing_ends`."""
         expires = self.expires + by if signing_ends is None else min(self.expires + by, signing_ends)
         return dataclasses.replace(self, created=self.created + by, deadline=self.deadline + by, expires=expires)
@@ -166,13 +166,13 @@ class Plan:
             "status": policy_document(bucket, status, expires=expires, max_bytes=MAX_STATUS_BYTES),
         }
 
-    def may(self, task: TaskPlan) -> dict[str, dict[str, Any]]:
+    def permissions(self, task: TaskPlan) -> dict[str, dict[str, Any]]:
         """What the VM of a task may write: ``policies``, or ``slots`` for PUTs (each a list of keys)."""
         if not self.by_put:
             return {"policies": self.policies(task)}
         outputs, status = (each(task.task, task.attempt) for each in (self.keys.outputs, self.keys.status))
         found = {
-            "outputs": [outputs + name for name in put_outputs.names(self.spec)],
+            "outputs": [outputs + name for name in put_outputs.output_names(self.spec)],
             "status": [status + name for name in put_outputs.STATUS_NAMES],
         }
         return {"slots": found}
@@ -199,7 +199,7 @@ class Plan:
                 for item in self.downloads
             ],
             "tasks": [
-                {"task": task.task, "attempt": task.attempt, "token": task.token, **self.may(task)}
+                {"task": task.task, "attempt": task.attempt, "token": task.token, **self.permissions(task)}
                 for task in self.tasks
             ],
         }

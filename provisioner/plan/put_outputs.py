@@ -6,7 +6,7 @@ from agent.grant import encode_name
 from provisioner.errors import BadInput
 from provisioner.job.spec import JobSpec, OutputSpec
 from provisioner.plan.layout import EVENTS
-from provisioner.s3.put_slots import LEAST_PART
+from provisioner.s3.put_slots import MIN_PART_BYTES
 
 LOG_SLOTS = 16  # of 1 MiB each, and the last keeps the log's end: some 40 bytes of user-data a slot
 STATUS_NAMES = (*EVENTS, "manifest.json", *(f"log/{number:06}" for number in range(1, LOG_SLOTS + 1)))
@@ -16,20 +16,20 @@ _PATTERN = frozenset("*?[")
 
 def is_large(item: OutputSpec) -> bool:
     """Whether an output may take several parts."""
-    return item.max_size is not None and item.max_size > LEAST_PART
+    return item.max_size is not None and item.max_size > MIN_PART_BYTES
 
 
-def names(spec: JobSpec) -> list[str]:
+def output_names(spec: JobSpec) -> list[str]:
     """The outputs' names below their prefix."""
     return [encode_name(item.glob) for item in spec.outputs]
 
 
-def large(spec: JobSpec) -> dict[str, int]:
+def multipart_outputs(spec: JobSpec) -> dict[str, int]:
     """The names of the outputs that may take several parts, and how many bytes each may have."""
     return {encode_name(item.glob): item.max_size or 0 for item in spec.outputs if is_large(item)}
 
 
-def require(spec: JobSpec) -> None:
+def check_presignable(spec: JobSpec) -> None:
     """Raise BadInput for what can't be presigned, each with what to do instead."""
     faults = []
     for item in spec.outputs:

@@ -93,7 +93,7 @@ def make_plan(request: LaunchRequest) -> Plan:
 def _check(request: LaunchRequest) -> None:
     spec = request.spec
     if spec.method == "put":
-        put_outputs.require(spec)
+        put_outputs.check_presignable(spec)
     if spec.isolation == "group" and not request.groups:
         message = f"the provider {request.provider} gives each task a VM's own user-data here; "
         message += "it can't do isolation: group"

@@ -39,7 +39,7 @@ def show(plan: Plan) -> str:
     for task in plan.tasks[:SHOWN_TASKS]:
         what = "these objects" if plan.by_put else "what these two policies allow"
         lines.append(f"task {task.task}, attempt {task.attempt}: each VM may write {what}")
-        (found,) = plan.may(task).values()
+        (found,) = plan.permissions(task).values()
         lines += [f"  {name:8}{json.dumps(document)}" for name, document in found.items()]
     if len(plan.tasks) > SHOWN_TASKS:
         lines.append(

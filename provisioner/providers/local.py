@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from provisioner.errors import BadInput, FreepostError
-from provisioner.process import Process, described, identify
+from provisioner.process import Process, identify, read_proc_file
 from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before all of it is killed
@@ -221,7 +221,7 @@ def _processes(homes: Sequence[Path]) -> list[Process]:
         process = identify(int(entry.name))
         try:
             session = os.getsid(int(entry.name))
-            environment = described(int(entry.name), "environ")
+            environment = read_proc_file(int(entry.name), "environ")
         except OSError:  # gone, or someone else's
             continue
         if process is None:

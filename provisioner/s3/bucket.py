@@ -17,18 +17,16 @@ import botocore.exceptions as boto_errors
 from botocore.config import Config
 from botocore.session import Session
 
-from provisioner.boto import make_session
+from provisioner.boto import BotoClient, make_session
 from provisioner.errors import (
     BadInput,
-    FreepostError,
     Integrity,
     NoCredentials,
-    NotFound,
     Refused,
-    Unreachable,
     Unsupported,
 )
 from provisioner.retry import Download
+from provisioner.s3.answers import error_from_boto
 from provisioner.s3.signing import Bucket, Credentials, bucket_url
 
 if TYPE_CHECKING:
@@ -36,20 +34,10 @@ if TYPE_CHECKING:
 
 REGION_HEADER = "x-amz-bucket-region"
 DEFAULT_REGION = "us-east-1"
-_TRANSIENT = frozenset(
-    {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "500", "502", "503", "504"}
-)
-_UNKNOWN_KEY = frozenset(
-    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
-)
-NOT_IMPLEMENTED = 501  # a no for good: this store has no such operation
-_NEVER = frozenset({"NotImplemented", "MethodNotAllowed", "405", "501"})
-_ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404"})
-_CHANGED = frozenset({"PreconditionFailed", "412"})
 
 
 @dataclass(frozen=True)
-class Entry:
+class ObjectInfo:
     """One object of a listing."""
 
     key: str
@@ -60,7 +48,7 @@ class Entry:
 class Store:
     """One bucket and prefix. Make it with `open_store`."""
 
-    def __init__(self, client: Any, bucket: Bucket, prefix: str, credentials: Credentials) -> None:  # noqa: ANN401 - botocore makes its clients' classes as it goes
+    def __init__(self, client: BotoClient, bucket: Bucket, prefix: str, credentials: Credentials) -> None:
         self._client = client
         self.bucket = bucket
         self.prefix = prefix
@@ -69,14 +57,14 @@ class Store:
     def __repr__(self) -> str:
         return f"Store(s3://{self.bucket.name}/{self.prefix})"
 
-    def list(self, prefix: str, *, after: str = "") -> list[Entry]:
+    def list(self, prefix: str, *, after: str = "") -> list[ObjectInfo]:
         """Every object below `prefix` whose key sorts after `after`, in key order, 1,000 a request."""
         with self._errors(f"list s3://{self.bucket.name}/{prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket.name, Prefix=prefix, **({"StartAfter": after} if after else {})
             )
             return [
-                Entry(item["Key"], item["Size"], item["LastModified"])
+                ObjectInfo(item["Key"], item["Size"], item["LastModified"])
                 for page in pages
                 for item in page.get("Contents", ())
             ]
@@ -222,7 +210,7 @@ class Store:
         try:
             yield
         except (boto_errors.BotoCoreError, boto_errors.ClientError) as error:
-            raise translate(error, doing, bucket=self.bucket.name) from None
+            raise error_from_boto(error, doing, bucket=self.bucket.name) from None
 
 
 def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: str | None = None) -> Store:
@@ -248,7 +236,7 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
             region = DEFAULT_REGION if spec.endpoint_url else _bucket_region(session, spec.bucket)
         client = _client(session, spec, region)
     except boto_errors.BotoCoreError as error:
-        raise translate(error, "find credentials", bucket=spec.bucket) from None
+        raise error_from_boto(error, "find credentials", bucket=spec.bucket) from None
     credentials = Credentials(
         str(frozen.access_key), str(frozen.secret_key), frozen.token, getattr(found, "_expiry_time", None)
     )
@@ -258,7 +246,7 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
     return Store(client, Bucket(spec.bucket, region, url), spec.prefix, credentials)
 
 
-def _client(session: Session, spec: StoreSpec, region: str) -> Any:  # noqa: ANN401 - botocore makes its clients' classes as it goes
+def _client(session: Session, spec: StoreSpec, region: str) -> BotoClient:
     config = Config(
         signature_version="s3v4",
         retries={"total_max_attempts": 1},
@@ -274,54 +262,14 @@ def _client(session: Session, spec: StoreSpec, region: str) -> Any:  # noqa: ANN
 
 
 def _bucket_region(session: Session, bucket: str) -> str:
-    client: Any = session.create_client("s3", region_name=session.get_config_variable("region") or DEFAULT_REGION)
+    client: BotoClient = session.create_client(
+        "s3", region_name=session.get_config_variable("region") or DEFAULT_REGION
+    )
     try:
         answer = client.head_bucket(Bucket=bucket)
     except boto_errors.ClientError as error:
         # A bucket elsewhere answers 301 or 403, and says where all the same.
         answer = error.response
         if REGION_HEADER not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
-            raise translate(error, "find the bucket's region", bucket=bucket) from None
+            raise error_from_boto(error, "find the bucket's region", bucket=bucket) from None
     return str(answer["ResponseMetadata"]["HTTPHeaders"].get(REGION_HEADER, DEFAULT_REGION))
-
-
-def translate(error: Exception, doing: str, *, bucket: str) -> FreepostError:
-    """Turn a botocore error into one of ours, with what to do about it and without its request or headers."""
-    if isinstance(
-        error,
-        (
-            boto_errors.NoCredentialsError,
-            boto_errors.PartialCredentialsError,
-            boto_errors.CredentialRetrievalError,
-            boto_errors.SSOError,
-            boto_errors.TokenRetrievalError,
-        ),
-    ):
-        return NoCredentials(
-            "there are no usable credentials to sign with",
-            hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        )
-    if isinstance(error, boto_errors.ProfileNotFound):
-        return BadInput(str(error), hint="name a profile of ~/.aws/config in store.profile or AWS_PROFILE")
-    if not isinstance(error, boto_errors.ClientError):
-        return Unreachable(f"could not {doing}: {type(error).__name__}", hint="check the endpoint URL and the network")
-    code = error.response.get("Error", {}).get("Code", "")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _UNKNOWN_KEY:
-        return NoCredentials(
-            f"the store doesn't accept the credentials ({code})",
-            hint="check the keys, the session and this machine's clock",
-        )
-    if code == "NoSuchBucket":
-        return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
-    if code in _CHANGED:
-        return Integrity(f"could not {doing}: it was replaced meanwhile", hint="run the same command again")
-    if code in _ABSENT:
-        return NotFound(f"could not {doing}: there is nothing there")
-    if code in _TRANSIENT or (status >= 500 and status != NOT_IMPLEMENTED):  # noqa: PLR2004 - HTTP's own classes
-        return Unreachable(f"could not {doing}: the store answered {code or status}", hint="try again later")
-    kind = Unsupported if code in _NEVER or status == NOT_IMPLEMENTED else Refused
-    return kind(
-        f"could not {doing}: the store answered {code or status}",
-        hint="check what the credentials may do on this bucket",
-    )

@@ -20,7 +20,7 @@ _Element: TypeAlias = Any  # of a policy: what JSON may hold
 _SID = re.compile(r"FreepostRevoked(?P<until>[0-9]{14})(?P<job>[0-9a-f]{16})[WR]")
 
 
-class Full(BadInput):
+class PolicyFull(BadInput):
     """The bucket policy has no room for it."""
 
 
@@ -72,7 +72,7 @@ def statements(
     return [*made, deny("R", "s3:GetObject", reads)] if reads else made
 
 
-def stands(policy: dict[str, Any] | None, bucket: Bucket, job: str, prefix: str) -> bool:
+def is_denied(policy: dict[str, Any] | None, bucket: Bucket, job: str, prefix: str) -> bool:
     """Whether the job's Deny is for all that is written below `prefix`."""
     denied = f"{arn(bucket)}/{literal(prefix)}*"
     for item in _rows(policy):
@@ -82,12 +82,12 @@ def stands(policy: dict[str, Any] | None, bucket: Bucket, job: str, prefix: str)
     return False
 
 
-def fitting(policy: dict[str, Any]) -> str:
-    """The policy as text. Raise Full when S3 wouldn't take it."""
+def check_size(policy: dict[str, Any]) -> str:
+    """The policy as text. Raise PolicyFull when S3 wouldn't take it."""
     text = json.dumps(policy, separators=(",", ":"))
     if len(text.encode()) > LIMIT:
         ours = sum(bool(_SID.fullmatch(str(item.get("Sid", "")))) for item in policy["Statement"])
-        raise Full(
+        raise PolicyFull(
             f"the bucket policy would have {len(text.encode())} bytes; S3 allows {LIMIT}",
             hint=f"{ours} of its {len(policy['Statement'])} statements are Freepost's: `provision revoke JOB --undo` "
             "takes out those of jobs that are over, or end the signing key or session",

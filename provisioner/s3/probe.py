@@ -12,17 +12,16 @@ from typing import Any
 import requests
 
 from agent.grant import Target
-from provisioner.errors import Expiry, NoCredentials, NoForms, NotFound, Refused, Unreachable
+from provisioner.errors import NoForms, NotFound, Unreachable
 from provisioner.s3 import put_slots
+from provisioner.s3.answers import Answer
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import checksum_sha256
 
 TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
-# R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only, and answers 400 UnsupportedAlgorithm.
-_NO_FORMS = frozenset({"NotImplemented", "MethodNotAllowed", "UnsupportedAlgorithm"})
 
 
-class Poster:
+class FormClient:
     """Posts for any number of threads, each over a connection that it keeps. It does each thing once, like a store."""
 
     def __init__(self) -> None:
@@ -40,42 +39,30 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
 
     NoForms when it takes no forms: by what such stores were seen to answer, or document.
     """
-    forms, http = not put_slots.by_put(target), session or requests
+    forms, http = not put_slots.takes_puts(target), session or requests
     more: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "allow_redirects": False}
     try:
         if forms:
             fields = target.form(key=target.prefix + name, **{"x-amz-checksum-sha256": checksum_sha256(data)})
             answer = http.post(target.url, data=fields, files={"file": (name, data)}, **more)
         else:
-            answer = http.put(put_slots.url(target, name), data=data, **more)
+            answer = http.put(put_slots.slot_url(target, name), data=data, **more)
     except requests.RequestException as error:  # its text can hold the URL
         message = f"the store at {_host(target.url)} can't be reached: {type(error).__name__}"
         raise Unreachable(message, hint="check the endpoint URL and the network") from None
     if answer.ok and not answer.is_redirect:
         return
-    code = _element(answer.text, "Code") or str(answer.status_code)
-    said = f"{code}: {_element(answer.text, 'Message')}" if _element(answer.text, "Message") else code
-    if forms and (answer.status_code in (405, 501) or code in _NO_FORMS):
+    told = Answer(answer.status_code, _element(answer.text, "Code"), _element(answer.text, "Message"))
+    # R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only: 400 UnsupportedAlgorithm.
+    if forms and told.meaning == "unsupported":
         raise NoForms(
             "the store takes no uploads by form",
             hint="set store.method: put, or use a store that does (AWS S3, SeaweedFS, Ceph, MinIO, Garage, GCS)",
         )
-    if "expired" in said.lower():
-        raise Expiry(
-            f"the store refused the policy as expired ({said})", hint="check this machine's clock and the session's end"
-        )
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
-        raise NoCredentials(f"the store doesn't accept the signature ({code})", hint="check the keys and the region")
-    if code == "NoSuchBucket":
-        raise NotFound("the store has no such bucket", hint="create it, or correct the store's url")
-    if answer.is_redirect:
-        raise Refused("the store redirects the upload to another region", hint="set store.region to the bucket's own")
-    if answer.status_code >= 500:  # noqa: PLR2004 - HTTP's own classes
-        raise Unreachable(f"the store answered {code}", hint="try again later")
-    raise Refused(f"the store refused the upload ({said})", hint="check what the credentials may do on this prefix")
+    raise told.error("store it")
 
 
-def kept(store: Store, key: str) -> None:
+def verify_stored(store: Store, key: str) -> None:
     """Raise NoForms when an object that was just posted isn't there.
 
     Ceph RGW 16.2 answers 204 to a form that a role's session with an inline policy signed, and keeps nothing.

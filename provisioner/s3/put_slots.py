@@ -20,7 +20,7 @@ from agent.grant import Target
 from provisioner.clock import iso
 from provisioner.s3.signing import ALGORITHM, MAX_OBJECT_BYTES, RequestSigner, amz_date
 
-LEAST_PART = 64 << 20  # bytes: a file of one part needs no multipart upload
+MIN_PART_BYTES = 64 << 20  # bytes: a file of one part needs no multipart upload
 PARTS = 256  # of a file, unless 5 GiB each don't do: each takes some 35 bytes of the grant
 
 
@@ -94,7 +94,7 @@ class SlotSigner(RequestSigner):
         return Target(self.bucket.url, prefix, json.dumps(policy, separators=(",", ":")), fields)
 
     def _parts(self, key: str, size: int, upload: str) -> dict[str, object]:
-        step, count = cut(size)
+        step, count = part_layout(size)
         named = {"uploadId": upload}
         return {
             "upload": upload,
@@ -110,18 +110,18 @@ class SlotSigner(RequestSigner):
         return {key: [upload, self.sign("DELETE", key, {"uploadId": upload})] for key, upload in uploads.items()}
 
 
-def cut(size: int) -> tuple[int, int]:
+def part_layout(size: int) -> tuple[int, int]:
     """How a file of at most `size` bytes is cut: the bytes of a part, and the number of parts."""
-    step = min(max(LEAST_PART, -(-size // PARTS >> 20) << 20), MAX_OBJECT_BYTES)
+    step = min(max(MIN_PART_BYTES, -(-size // PARTS >> 20) << 20), MAX_OBJECT_BYTES)
     return step, -(-size // step)
 
 
-def url(target: Target, name: str) -> str:
+def slot_url(target: Target, name: str) -> str:
     """The presigned PUT of one name, whole. Raise KeyError for one without a slot."""
     key = quote(target.prefix + name, safe="/~")
     return f"{target.url}{key}?{target.fields['query']}&X-Amz-Signature={target.fields['slots'][name]}"
 
 
-def by_put(target: Target) -> bool:
+def takes_puts(target: Target) -> bool:
     """Whether a target is one of PUTs."""
     return "slots" in target.fields

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioner.retry import DEFAULT_RETRY, Download, Retry
-from provisioner.s3.bucket import Entry, Store
+from provisioner.s3.bucket import ObjectInfo, Store
 
 
 class RetryingStore(Store):
@@ -20,7 +20,7 @@ class RetryingStore(Store):
         self.prefix = store.prefix
         self.credentials = store.credentials
 
-    def list(self, prefix: str, *, after: str = "") -> list[Entry]:
+    def list(self, prefix: str, *, after: str = "") -> list[ObjectInfo]:
         """As `Store.list`."""
         return self._retry(self._store.list, prefix, after=after)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from agent.grant import Target
 from provisioner.retry import DEFAULT_RETRY, Retry
-from provisioner.s3.probe import Poster
+from provisioner.s3.probe import FormClient
 
 
-class RetryingPoster(Poster):
-    """Posts as `poster` does, and again while that raises Unreachable."""
+class RetryingFormClient(FormClient):
+    """Posts as `client` does, and again while that raises Unreachable."""
 
-    def __init__(self, poster: Poster, retry: Retry = DEFAULT_RETRY) -> None:
-        self._poster = poster
+    def __init__(self, client: FormClient, retry: Retry = DEFAULT_RETRY) -> None:
+        self._client = client
         self._retry = retry
 
     def post(self, target: Target, name: str, data: bytes) -> None:
-        """As `Poster.post`."""
-        self._retry(self._poster.post, target, name, data)
+        """As `FormClient.post`."""
+        self._retry(self._client.post, target, name, data)

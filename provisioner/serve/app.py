@@ -21,7 +21,7 @@ from provisioner.errors import FreepostError
 from provisioner.output import Event, Report
 from provisioner.serve import errors
 from provisioner.serve.errors import HttpProblem, slow_down
-from provisioner.serve.key_store import Revoked
+from provisioner.serve.key_store import RevokedTokens
 from provisioner.serve.models import (
     Form,
     GetRequest,
@@ -48,7 +48,7 @@ class Service:
 
     signing: SigningService
     key: bytes = field(repr=False)
-    revoked: Revoked
+    revoked: RevokedTokens
     limiter: Limiter
     report: Report
 

@@ -57,7 +57,7 @@ def read_key(path: Path, *, make: bool = False) -> bytes:
 
 
 @dataclass
-class Revoked:
+class RevokedTokens:
     """The ids in a file, one a line, ``#`` for comments. Read again whenever the file has changed."""
 
     path: Path

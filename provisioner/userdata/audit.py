@@ -45,9 +45,9 @@ class Secret:
     places: tuple[Place, ...]
 
 
-def audit(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[Secret]:
+def find_secrets(plan: Plan, grant: Grant, user_data: UserData, platform: str) -> list[Secret]:
     """List the secrets of a rendered document. `platform` is a provider's name, or empty for any other platform."""
-    common = (*kept(plan, platform), *_outside(plan, platform))
+    common = (*copies_in_guest(plan, platform), *_outside(plan, platform))
     in_grant = (_file(user_data, "grant", plan), *common)
     ends = f"until {iso(plan.expires)}"
     targets = {"outputs": grant.outputs, "status": grant.status}
@@ -112,7 +112,7 @@ def _job_secrets(plan: Plan, user_data: UserData, platform: str, common: tuple[P
     return found
 
 
-def show(secrets: Sequence[Secret]) -> str:
+def show_secrets(secrets: Sequence[Secret]) -> str:
     """The audit as text: the secrets first, then each place once, with the numbers of the secrets in it."""
     lines = []
     where: dict[Place, list[str]] = {}
@@ -127,7 +127,7 @@ def show(secrets: Sequence[Secret]) -> str:
     return "\n".join(lines)
 
 
-def data(secrets: Sequence[Secret]) -> list[dict[str, Any]]:
+def as_data(secrets: Sequence[Secret]) -> list[dict[str, Any]]:
     """The audit as JSON."""
     return [asdict(secret) for secret in secrets]
 
@@ -147,7 +147,7 @@ def _file(user_data: UserData, section: str, plan: Plan) -> Place:
     raise BadInput(f"the user-data writes no {section}")
 
 
-def kept(plan: Plan, platform: str) -> list[Place]:
+def copies_in_guest(plan: Plan, platform: str) -> list[Place]:
     """Where in the guest cloud-init keeps user-data, whole or taken apart; the local provider has no guest."""
     if platform == "local":
         return []

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import jinja2
 
-from agent import grant as grants
+from agent.grant import Grant, dump
 from provisioner.clock import to_seconds
 from provisioner.packing import agent_archive
 from provisioner.plan.plan import Plan, TaskPlan
@@ -70,9 +70,9 @@ class UserData:
         whole, pack = len(self.data), bytes if self.data == self.plain else gzipped
         lines = []
         for file in self.files:
-            without = self.plain.replace(written(file.content).encode(), b"")
+            without = self.plain.replace(yaml_content(file.content).encode(), b"")
             lines.append(LedgerLine(file.section, len(file.content), whole - len(pack(without))))
-        rest = sum(len(written(file.content)) for file in self.files)
+        rest = sum(len(yaml_content(file.content)) for file in self.files)
         return [*lines, LedgerLine("cloud-config", len(self.plain) - rest, whole - sum(line.cost for line in lines))]
 
 
@@ -89,10 +89,10 @@ def explain(user_data: UserData, limit: int) -> str:
     return "\n".join([*lines, "", "It writes:", *modes])
 
 
-def render(plan: Plan, task: TaskPlan, grant: grants.Grant, stub: bytes = b"") -> UserData:
+def render(plan: Plan, task: TaskPlan, grant: Grant, stub: bytes = b"") -> UserData:
     """Render the user-data of one task. `stub` is what it holds of a grant that lies apart."""
-    files = boot_files(plan, task, grants.dump(grant).encode(), stub)
-    extra_objects = {plan.keys.grant(task.task, task.attempt): grants.dump(grant).encode()} if stub else {}
+    files = boot_files(plan, task, dump(grant).encode(), stub)
+    extra_objects = {plan.keys.grant(task.task, task.attempt): dump(grant).encode()} if stub else {}
     plain = (
         _environment()
         .get_template("user-data.yaml.j2")
@@ -222,7 +222,7 @@ def gzipped(data: bytes) -> bytes:
     return b"\x1f\x8b\x08\0\0\0\0\0\x02\xff" + body + trailer
 
 
-def written(content: bytes) -> str:
+def yaml_content(content: bytes) -> str:
     """How a file's content stands in the document: text as it is, to be read by eye and compressed with the rest.
 
     One line is quoted; more are a literal block, as deep as the template has it. Anything else, control characters
@@ -243,7 +243,7 @@ def written(content: bytes) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    return make_environment({"yaml": json.dumps, "written": written})
+    return make_environment({"yaml": json.dumps, "yaml_content": yaml_content})
 
 
 def fits(plan: Plan, user_data: UserData) -> bool:
@@ -251,7 +251,7 @@ def fits(plan: Plan, user_data: UserData) -> bool:
     return len(user_data.data) <= plan.user_data_limit - LIMIT_MARGIN
 
 
-def moves(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
+def smaller_plans(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
     """The plans with less in their user-data that come next; none when nothing is left to leave out.
 
     First it is what the agent can do without that goes to the bucket or, unless something is `staged` there, stays at
@@ -261,7 +261,7 @@ def moves(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan]:
     smaller = {"inline": "bucket"} if staged else {"inline": "called", "called": "needed"}
     if plan.spec.run.agent == "auto" and plan.agent in smaller:
         return [dataclasses.replace(plan, agent=smaller[plan.agent])]
-    pack = (lambda content: written(content).encode()) if user_data.data == user_data.plain else gzipped
+    pack = (lambda content: yaml_content(content).encode()) if user_data.data == user_data.plain else gzipped
     found = [] if plan.apart else [dataclasses.replace(plan, apart=True)]
     if plan.apart and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
         found.append(dataclasses.replace(plan, agent="least"))

@@ -35,18 +35,18 @@ class Schema:
     rules: dict[str, Any]
 
 
-def find() -> Schema | None:
+def find_schema() -> Schema | None:
     """The schema, or None where there is none. Raise BadInput when the first one found can't be read."""
     path = next((path for path in _places() if path.is_file()), None)
     return _read(path) if path else None
 
 
-def require(plain: bytes, report: Report, *, quiet: bool = False) -> None:
+def check(plain: bytes, report: Report, *, quiet: bool = False) -> None:
     """Raise BadInput, with every fault, when cloud-init would not take the document `plain`.
 
     Report that nothing was validated where there is no schema, unless `quiet`.
     """
-    schema = find()
+    schema = find_schema()
     if schema is None:
         if not quiet:
             text = "note: the user-data was not validated: there is no cloud-init here whose schema could be asked"

@@ -18,7 +18,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from provisioner.embedded import server as embedded
+from provisioner.embedded.server import EmbeddedStore, connect
 from tests.ec2.conftest import REGION
 from tests.ec2.gateway import Gateway
 from tests.support import moto
@@ -34,7 +34,7 @@ def measure(tasks, isolation, store, folder):
     with ExitStack() as stack:
         cloud = stack.enter_context(Gateway(stack.enter_context(moto.running(folder))))
         bucket = f"bench-{tasks}-{isolation}"
-        with embedded.connect(store) as client:
+        with connect(store) as client:
             client.create_bucket(Bucket=bucket)
         job = {
             "name": "bench",
@@ -84,7 +84,7 @@ def main():
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="freepost-bench-") as name:
-        server = embedded.EmbeddedStore(Path(name) / "store")
+        server = EmbeddedStore(Path(name) / "store")
         try:
             store = server.start()
             print("  tasks  isolation  CPU s  ms/task  peak MiB  wall s  RunInstances  EC2 calls", flush=True)

@@ -18,7 +18,7 @@ from provisioner.s3.bucket import open_store
 
 pytestmark = pytest.mark.e2e
 
-LARGE = put_slots.LEAST_PART + (6 << 20)
+LARGE = put_slots.MIN_PART_BYTES + (6 << 20)
 HEAD = len(put_outputs.STATUS_NAMES) - put_outputs.LOG_SLOTS  # the status names that are no log
 
 

@@ -146,7 +146,7 @@ def test_a_form_that_the_store_answers_and_drops_is_found_out(here, by_role):
     assert post(grant.outputs, grant.outputs.prefix + "a").status_code == 204
     assert store.list("") == []
     with pytest.raises(Refused, match="has not kept it"):
-        probe.kept(store, grant.outputs.prefix + "a")
+        probe.verify_stored(store, grant.outputs.prefix + "a")
 
 
 def test_the_signing_credentials_themselves_can_do_no_more(rgw, by_role, bucket, here):
@@ -204,7 +204,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
         used.append(session_of(rgw, 9))
         return role_session.RoleSessions(used[-1], lambda *_: None, now)
 
-    record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.ends)
+    record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.grants_end)
     failures = []
     renewer = renew.Renewer(store, LocalProvider(tmp_path), now, failures.append, sign)
     done = threading.Event()

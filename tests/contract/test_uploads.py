@@ -43,7 +43,7 @@ WAYS = {
     "put on ceph rgw": ("rgw", "put"),
     "broker on seaweedfs": ("seaweed", "broker"),
 }
-LARGE = put_slots.LEAST_PART + (6 << 20)  # two parts of a PUT
+LARGE = put_slots.MIN_PART_BYTES + (6 << 20)  # two parts of a PUT
 
 
 class Way:

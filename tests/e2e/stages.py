@@ -31,7 +31,7 @@ from provisioner.providers.base import Instance, Order, Phase, Provider
 from provisioner.providers.ec2 import Ec2Provider
 from provisioner.providers.guest.record import HOST
 from provisioner.s3.bucket import Store, open_store
-from provisioner.userdata import nocloud
+from provisioner.userdata import seed
 from tests.support import guests
 from tests.support.moto import IMAGE
 
@@ -215,9 +215,9 @@ class Stages:
         data = self.user_data()
         assert len(data) <= 16_384
         hook = HOOK.format(certificate=(self.certificate / "cert.pem").read_text(), more=more).encode()
-        plain = nocloud.seed
+        plain = seed.seed_files
         with self.patch.context() as patch:
-            patch.setattr(nocloud, "seed", lambda *a, **k: {**plain(*a, **k), "vendor-data": hook})
+            patch.setattr(seed, "seed_files", lambda *a, **k: {**plain(*a, **k), "vendor-data": hook})
             ahead = datetime.now(timezone.utc) + timedelta(hours=1)
             (instance,) = kind.launch(Order(job, ("0",), 1, job, ahead, data, {"image": image}))
         self.machines.append((kind, instance))

@@ -16,7 +16,7 @@ from provisioner.errors import MissingDependency, NotFound
 from provisioner.plan.layout import FINAL_EVENTS, JobKeys
 from provisioner.providers.base import Order
 from provisioner.providers.local import LocalProvider
-from provisioner.userdata import nocloud
+from provisioner.userdata import seed
 from provisioner.userdata.parse import unpack
 from provisioner.userdata.render import GRANT_PATH
 from tests.ec2.conftest import instances, until
@@ -110,13 +110,13 @@ def machines(store, tmp_path, monkeypatch):
         provider._check(guests.built("bookworm"))
     except MissingDependency as missing:
         pytest.skip(f"{missing.message} {missing.hint}")
-    booted, plain = [], nocloud.seed
+    booted, plain = [], seed.seed_files
 
     def boot(record, instance, data, said):
         vendor = SERVICE.format(
             module=Path(tests.support.metadata.__file__).read_text(), program=SERVE.format(said=said)
         )
-        monkeypatch.setattr(nocloud, "seed", lambda *a, **k: {**plain(*a, **k), "vendor-data": vendor.encode()})
+        monkeypatch.setattr(seed, "seed_files", lambda *a, **k: {**plain(*a, **k), "vendor-data": vendor.encode()})
         booted.extend(provider.launch(order(record, instance, data)))
 
     boot.provider = provider

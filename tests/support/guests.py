@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from provisioner.process import described
+from provisioner.process import read_proc_file
 from provisioner.providers.base import Instance, Order, Phase, Provider, State
 from provisioner.providers.guest import images
 from provisioner.providers.local import LocalProvider
@@ -90,7 +90,7 @@ def command_lines(text: str) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = described(int(process.name), "cmdline").replace(b"\0", b" ").decode("utf-8", "replace")
+            line = read_proc_file(int(process.name), "cmdline").replace(b"\0", b" ").decode("utf-8", "replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         if text in line:

@@ -74,8 +74,8 @@ def test_a_process_between_two_programs_is_seen(tmp_path):
     running = subprocess.Popen(["/bin/sh", again], env={"MARK": "kept", "PATH": os.defpath})
     try:
         looks = range(2000)  # one in twenty came while there was nothing to be seen
-        assert all(b"MARK=kept" in process.described(running.pid, "environ") for _ in looks)
-        assert all(b"again.sh" in process.described(running.pid, "cmdline") for _ in looks)
+        assert all(b"MARK=kept" in process.read_proc_file(running.pid, "environ") for _ in looks)
+        assert all(b"again.sh" in process.read_proc_file(running.pid, "cmdline") for _ in looks)
     finally:
         running.kill()
         running.wait()
@@ -87,7 +87,7 @@ def test_a_process_that_has_ended_is_no_wait(child):
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     with pytest.raises(OSError, match=r"No such process|Permission denied"):  # Linux lets root alone look
-        process.described(child.pid, "environ")
+        process.read_proc_file(child.pid, "environ")
     child.wait()
     with pytest.raises(FileNotFoundError):
-        process.described(child.pid, "environ")
+        process.read_proc_file(child.pid, "environ")

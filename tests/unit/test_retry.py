@@ -17,9 +17,9 @@ from provisioner.providers import base, registry
 from provisioner.providers.retrying import RetryingProvider
 from provisioner.retry import Download, Retry
 from provisioner.s3.bucket import Store, open_store
-from provisioner.s3.probe import Poster
+from provisioner.s3.probe import FormClient
 from provisioner.s3.retrying import RetryingStore
-from provisioner.s3.retrying_forms import RetryingPoster
+from provisioner.s3.retrying_forms import RetryingFormClient
 from provisioner.s3.signing import RequestSigner
 from tests.support.resets import resetting
 
@@ -80,7 +80,7 @@ def test_a_form_whose_connection_is_reset_is_posted_again(store, opened):
         target = RequestSigner(bucket, opened.credentials, now).sign_prefix(
             "p/", expires=now + timedelta(hours=1), max_bytes=MIB
         )
-        RetryingPoster(Poster(), Retry(sleep=lambda _: None)).post(target, "launched", data)
+        RetryingFormClient(FormClient(), Retry(sleep=lambda _: None)).post(target, "launched", data)
         assert proxy.resets == 1
     assert opened.get("p/launched") == data
 
@@ -110,7 +110,7 @@ def _said(hint):
         yield from _said(inner)
 
 
-WRAPPED = [Store, Poster, base.Provider, *(registry.provider_class(name) for name in registry.BUILT_IN)]
+WRAPPED = [Store, FormClient, base.Provider, *(registry.provider_class(name) for name in registry.BUILT_IN)]
 ONCE = (collections.abc.Iterator, collections.abc.Callable, typing.IO)  # what can be read, or filled, only once
 
 
@@ -124,7 +124,7 @@ def test_what_is_tried_again_takes_and_gives_nothing_that_works_once(wrapped):
                 assert not wrong, f"{wrapped.__name__}.{name}: {where}"
 
 
-WRAPPERS = [(Store, RetryingStore), (Poster, RetryingPoster), (base.Provider, RetryingProvider)]
+WRAPPERS = [(Store, RetryingStore), (Poster, RetryingFormClient), (base.Provider, RetryingProvider)]
 
 
 @pytest.mark.parametrize(("wrapped", "wrapper"), WRAPPERS, ids=lambda each: each.__name__)

@@ -22,7 +22,7 @@ from provisioner.providers.guest import cgroup, images, supervisor_client
 from provisioner.providers.guest.commands import describe_failure
 from provisioner.providers.guest.record import guest_url, machine_id, make_record, read_options, relayed_address
 from provisioner.providers.guest.state_dir import GONE, PENDING, StateDir, delete_removed, list_machines
-from provisioner.userdata import nocloud
+from provisioner.userdata import seed
 
 REMEMBERED_SECONDS = 7 * 86_400  # for which a machine that is gone can still be asked about
 
@@ -73,9 +73,9 @@ class GuestProvider(Provider):
                 if _was_started(machine):
                     continue
                 record = self._record(order, instance, options, image)
-                seed = nocloud.seed(instance.id, order.user_data, mac=record["mac"] if not image.kernel else "")
+                files = seed.seed_files(instance.id, order.user_data, mac=record["mac"] if not image.kernel else "")
                 try:
-                    started.append((machine, self._start(machine, record, seed, image, options["disk"])))
+                    started.append((machine, self._start(machine, record, files, image, options["disk"])))
                 except (OSError, subprocess.CalledProcessError) as error:
                     failures.append(describe_failure(error))
                     break
@@ -94,12 +94,12 @@ class GuestProvider(Provider):
         }
 
     def _start(
-        self, machine: StateDir, record: dict[str, Any], seed: dict[str, bytes], image: images.Image, size: int
+        self, machine: StateDir, record: dict[str, Any], files: dict[str, bytes], image: images.Image, size: int
     ) -> subprocess.Popen[bytes]:
         """Make a machine's folder and start its supervisor. On any failure nothing is left, least of all the grant."""
         try:
             self._make_disk(machine, image, size)
-            machine.prepare(record, seed)
+            machine.prepare(record, files)
             return supervisor_client.start(machine)
         except BaseException:
             machine.remove()

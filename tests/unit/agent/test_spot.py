@@ -17,7 +17,7 @@ import pytest
 
 from agent.grant import timestamp
 from provisioner.packing import agent_archive
-from provisioner.process import described
+from provisioner.process import read_proc_file
 from tests.support.grants import reader, real_grant, write_grant
 from tests.support.interpreters import AGENT_PYTHONS
 from tests.support.metadata import metadata
@@ -255,7 +255,7 @@ def test_it_leaves_no_process(cloud, vm):
     """What looks out for the notice ends with the agent, and by itself when the agent was killed."""
     vm.run(cloud.host, "exec sleep 60")
     vm.until("started")
-    (looker,) = [pid for pid in children(vm.process.pid) if b"sleep" not in described(int(pid), "cmdline")]
+    (looker,) = [pid for pid in children(vm.process.pid) if b"sleep" not in read_proc_file(int(pid), "cmdline")]
     (job,) = set(children(vm.process.pid)) - {looker}
     vm.process.kill()
     os.kill(int(job), signal.SIGKILL)

@@ -322,7 +322,7 @@ def test_a_stopped_store_leaves_nothing_behind(shared):
     assert store.stop()
     tell("stop", began)
     assert not last.process.alive()
-    assert seaweedfs.free(last.ports)
+    assert seaweedfs.are_free(last.ports)
     assert not [path for path in seaweedfs.sockets(last.ports) if path.exists()]
 
 
@@ -421,16 +421,16 @@ def test_ports_come_in_free_pairs():
         numbers = {*ports, *(port + seaweedfs.GRPC_OFFSET for port in ports)}
         assert len(numbers) == 8
         assert max(numbers) < 32768, "below every ephemeral port"
-        assert seaweedfs.free(ports)
+        assert seaweedfs.are_free(ports)
     for number in (ports.s3, ports.s3 + seaweedfs.GRPC_OFFSET):
         with socket.create_server(("127.0.0.1", number)):
-            assert not seaweedfs.free(ports)
+            assert not seaweedfs.are_free(ports)
 
 
 def test_readiness_is_a_read_of_what_was_there_before(store):
     """A store counts as ready only when it gives back an object of an earlier start."""
     with connect(store) as s3:
-        assert client.unready(s3) is None
+        assert client.why_unready(s3) is None
     gone = server.Running(f"http://127.0.0.1:{seaweedfs.free_ports().s3}", store.region, "b", "a", "s", 1)
     with connect(gone) as s3:
-        assert client.unready(s3) == "EndpointConnectionError"
+        assert client.why_unready(s3) == "EndpointConnectionError"

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 import provisioner
 from provisioner.errors import BadInput
-from provisioner.job import keys as jobschema
-from provisioner.job import load, spec
+from provisioner.job import keys, load, spec
 from tests.unit.job import test_problems
 from tests.unit.job.test_spec import MINIMAL, PROVIDERS
 
@@ -76,7 +75,7 @@ FULL = {
 
 def validator(providers):
     """A validator of the published schema."""
-    schema = jobschema.json_schema(providers)
+    schema = keys.json_schema(providers)
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -105,31 +104,31 @@ def compare(document, providers, valid, base):
 
 def test_in_step():
     """The shipped file is what the table makes; run the command in this test's message to make it anew."""
-    assert SHIPPED.read_text(encoding="utf-8") == jobschema.dump(None), COMMAND
+    assert SHIPPED.read_text(encoding="utf-8") == keys.dump(None), COMMAND
 
 
 def test_every_key_is_described():
     """An editor can say what each key is for."""
 
-    def keys(schema, path=""):
+    def named(schema, path=""):
         for name, each in schema.get("properties", {}).items():
             yield f"{path}{name}", each
-            yield from keys(each, f"{path}{name}.")
+            yield from named(each, f"{path}{name}.")
         for branch in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])):
-            yield from keys(branch, path)
+            yield from named(branch, path)
 
-    missing = [name for name, each in keys(jobschema.json_schema(None)) if not each.get("description")]
+    missing = [name for name, each in named(keys.json_schema(None)) if not each.get("description")]
     assert missing == []
 
 
 def test_every_key_has_a_field():
     """Each key of the table is a field of a dataclass, and the other way round."""
-    pairs = [(jobschema.JOB, spec.JobSpec), (jobschema.OUTPUT, spec.OutputSpec)]
+    pairs = [(keys.JOB, spec.JobSpec), (keys.OUTPUT, spec.OutputSpec)]
     for table, kind in pairs:
         assert set(table) == set(kind.__dataclass_fields__)
-    assert set(jobschema.RUN) - {"script"} == set(spec.RunSpec.__dataclass_fields__)
-    assert set(jobschema.STORE) - {"url"} == set(spec.StoreSpec.__dataclass_fields__) - {"bucket", "prefix"}
-    assert set(jobschema.VM) == set(spec.VmSpec.__dataclass_fields__) - {"options"}
+    assert set(keys.RUN) - {"script"} == set(spec.RunSpec.__dataclass_fields__)
+    assert set(keys.STORE) - {"url"} == set(spec.StoreSpec.__dataclass_fields__) - {"bucket", "prefix"}
+    assert set(keys.VM) == set(spec.VmSpec.__dataclass_fields__) - {"options"}
 
 
 @pytest.mark.parametrize("known", VALIDATORS)
@@ -168,7 +167,7 @@ def places(document, path=()):
         yield from places(each, (*path, key))
 
 
-KEYS = [*jobschema.JOB, *jobschema.RUN, *jobschema.STORE, *jobschema.VM, *jobschema.OUTPUT, "path", "source", "content"]
+KEYS = [*keys.JOB, *keys.RUN, *keys.STORE, *keys.VM, *keys.OUTPUT, "path", "source", "content"]
 TEXTS = [
     "0-3",
     "1h",

@@ -5,23 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.errors import BadInput
-from provisioner.job import load as jobfile
-from provisioner.job import yaml_positions
+from provisioner.job import load, yaml_positions
 
 GOOD = "name: hello\nrun:\n  command: 'true'\n"
 
 
-def load(tmp_path, text, *settings):
+def load_text(tmp_path, text, *settings):
     """Write a job.yaml and load it."""
     path = tmp_path / "job.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return jobfile.load(path, settings)
+    return load.load(path, settings)
 
 
 def faults(tmp_path, text):
     """Load a job.yaml that is wrong; return its faults, without the folder's name."""
     with pytest.raises(BadInput) as caught:
-        load(tmp_path, text)
+        load_text(tmp_path, text)
     assert caught.value.exit_code == 2
     return [each.replace(f"{tmp_path}/", "") for each in caught.value.faults] or [caught.value.message]
 
@@ -115,14 +114,14 @@ def test_merges_cost_nothing(tmp_path):
 
 def test_byte_order_mark(tmp_path):
     """A file that starts with a byte order mark is read."""
-    assert load(tmp_path, b"\xef\xbb\xbf" + GOOD.encode()).name == "hello"
+    assert load_text(tmp_path, b"\xef\xbb\xbf" + GOOD.encode()).name == "hello"
 
 
 @pytest.mark.parametrize("name", ["nope.yaml", "", ".", "a\0b", "x" * 5000])
 def test_no_file(tmp_path, name):
     """A job.yaml that isn't there, or is a folder, is a sentence."""
     with pytest.raises(BadInput) as caught:
-        jobfile.load(tmp_path / name)
+        load.load(tmp_path / name)
     assert "can't be read: " in caught.value.message
     assert len(caught.value.message) < 200
 

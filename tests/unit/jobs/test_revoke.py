@@ -56,7 +56,7 @@ def test_a_policy_that_would_be_too_large_is_refused_with_its_size():
     """S3's 20 KB are minded before the store is asked, and the message says whose statements fill it."""
     many = [deny(JOB, "20261124000000", "W", *(f"p/j/out/{number}/1/*" for number in range(1000)))]
     with pytest.raises(BadInput, match="20480") as told:
-        bucket_policy.fitting(bucket_policy.merge(None, JOB, many, NOW))
+        bucket_policy.check_size(bucket_policy.merge(None, JOB, many, NOW))
     assert "1 of its 1 statements" in told.value.hint
 
 

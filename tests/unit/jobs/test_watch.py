@@ -12,7 +12,7 @@ from provisioner.jobs.watch import Watcher
 from provisioner.plan.layout import JobKeys, parse_status
 from provisioner.providers.base import Instance, Phase, State
 from provisioner.retry import Retry
-from provisioner.s3.bucket import Entry
+from provisioner.s3.bucket import ObjectInfo
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
 ROOT = JobKeys("p", "j").status_root
@@ -20,7 +20,7 @@ ROOT = JobKeys("p", "j").status_root
 
 def listing(*keys):
     """A listing whose entries came a second after another."""
-    return [Entry(ROOT + key, 1, NOW + timedelta(seconds=number)) for number, key in enumerate(keys)]
+    return [ObjectInfo(ROOT + key, 1, NOW + timedelta(seconds=number)) for number, key in enumerate(keys)]
 
 
 def test_the_last_event_of_the_latest_attempt_counts():

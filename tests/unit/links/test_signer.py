@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import grant as grants
 from agent.check import violations
+from agent.grant import dump, parse
 from provisioner.errors import BadInput, Expiry
 from provisioner.links import pages
 from provisioner.links.forms import post_fields
@@ -170,7 +170,7 @@ def test_signed_prefix_as_boto3_gives_it():
 def test_a_grant_for_a_prefix_is_a_grant():
     """The agent's own parser reads it; the manifest's policy is below the prefix and small."""
     made = signer().grant("in/", max_bytes=10)
-    parsed = grants.parse(grants.dump(made))
+    parsed = parse(dump(made))
     assert (parsed.job, parsed.outputs.prefix, parsed.status.prefix) == ("in", "in/", "in/.freepost/")
     assert json.loads(parsed.outputs.policy)["expiration"] == "2026-11-23T13:00:00Z"
     assert signer().grant("", max_bytes=10).job == "drop"
@@ -231,7 +231,7 @@ def test_the_next_page_is_on_the_web(url):
 def test_the_index_holds_each_link_once():
     """Names are text, addresses are whole, and a QR code is drawn in place."""
     found = [signer().get("in/<b>.txt", size=1), signer().get("in/c.txt", size=1_234_567)]
-    page = pages.index(found, title="Files & more", qr=True)
+    page = pages.index_page(found, title="Files & more", qr=True)
     assert "&lt;b&gt;.txt" in page
     assert "<h1>Files &amp; more</h1>" in page
     assert page.count(found[1].url.replace("&", "&amp;")) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.process import described, identify
+from provisioner.process import identify, read_proc_file
 from provisioner.providers import local
 from provisioner.providers.base import Phase
 from tests.support import guests
@@ -48,7 +48,7 @@ def sleepers(mark):
     found = []
     for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
         try:
-            if mark.encode() in described(pid, "cmdline"):
+            if mark.encode() in read_proc_file(pid, "cmdline"):
                 found.append(pid)
         except OSError:  # gone
             continue

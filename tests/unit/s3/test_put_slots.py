@@ -60,7 +60,7 @@ def test_the_url_of_a_slot_is_a_presigned_put():
     """The parts of a target put together are the URL that botocore makes."""
     who = Credentials("AKIAEXAMPLE", "secret")
     target = put_slots.SlotSigner(BUCKETS[0], who, NOW, timedelta(hours=3)).target("p/", ["ü a"])
-    assert put_slots.url(target, "ü a") == RequestSigner(BUCKETS[0], who, NOW).presign(
+    assert put_slots.slot_url(target, "ü a") == RequestSigner(BUCKETS[0], who, NOW).presign(
         "PUT", "p/ü a", timedelta(hours=3)
     )
 
@@ -108,7 +108,7 @@ def test_a_group_cannot_share_puts():
 )
 def test_how_files_are_cut(size, step, count):
     """Parts of 64 MiB to 5 GiB, as few signatures as that takes, and all of the file."""
-    assert put_slots.cut(size) == (step, count)
+    assert put_slots.part_layout(size) == (step, count)
 
 
 def test_a_grant_of_puts_is_small_and_read_back():

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from agent import grant as grants
+from agent.grant import parse
 from provisioner.cli import app
 from provisioner.errors import BadInput, Expiry, NotFound, Refused
 from provisioner.job.spec import JobSpec, RunSpec
-from provisioner.jobs import record as records
-from provisioner.jobs import role_session
+from provisioner.jobs import record, role_session
 from provisioner.jobs.record import JobRecord
 from provisioner.plan.layout import JobKeys
 from provisioner.s3.signing import Bucket, Credentials
@@ -62,7 +61,7 @@ def test_every_kind_of_signature_works_on_the_store(serve, mint, ask, http, s3, 
     answers = [http.get(item["url"], timeout=20) for item in got]
     assert [answer.content for answer in answers] == [b"abc", b"xyz"]
     assert answers[0].headers["content-disposition"].startswith("attachment; filename*=UTF-8''%C3%BC.txt")
-    grant = grants.parse(ask(service, "grant", token).text)
+    grant = parse(ask(service, "grant", token).text)
     assert grant.outputs.prefix == "p/run/"
     fields = grant.outputs.form(key="p/run/by-grant")
     assert http.post(grant.outputs.url, data=fields, files={"file": b"1"}, timeout=20).status_code == 204
@@ -82,7 +81,7 @@ def test_a_tasks_token_gets_the_tasks_grant(serve, mint, ask):
     """A token for a task's two prefixes gets a grant like its VM's, and the same one when it asks again."""
     service = serve()
     token = mint("p/hello-1/", "--prefix", "p/hello-1/out/3/2/", "--prefix", "p/hello-1/status/3/2/")
-    first, again = (grants.parse(ask(service, "grant", token, body).text) for body in (None, {"seconds": 60}))
+    first, again = (parse(ask(service, "grant", token, body).text) for body in (None, {"seconds": 60}))
     assert first[:3] == again[:3] == ("hello-1", "3", 2)
     assert (first.outputs.prefix, first.status.prefix) == ("p/hello-1/out/3/2/", "p/hello-1/status/3/2/")
     assert (again.outputs.prefix, again.status.prefix) == (first.outputs.prefix, first.status.prefix)
@@ -246,7 +245,7 @@ def test_the_key_file_is_the_owners_alone(tmp_path):
 
 def test_the_revoked_list_is_read_again_when_it_changes(tmp_path):
     """A line added by hand or by the command counts at once; nonsense is refused."""
-    listed = key_store.Revoked(tmp_path / "revoked")
+    listed = key_store.RevokedTokens(tmp_path / "revoked")
     assert listed.ids() == frozenset()
     assert listed.add("0123456789abcdef")
     assert not listed.add("0123456789abcdef")
@@ -259,7 +258,7 @@ def test_the_revoked_list_is_read_again_when_it_changes(tmp_path):
 
 def test_a_revoked_list_that_ends_in_the_middle_of_a_line_goes_on(tmp_path):
     """A last line without its newline is ended before the next id, so that both count."""
-    listed = key_store.Revoked(tmp_path / "revoked")
+    listed = key_store.RevokedTokens(tmp_path / "revoked")
     listed.path.write_text("fedcba9876543210  # lost laptop")
     assert listed.add("0123456789abcdef")
     assert listed.path.read_text() == "fedcba9876543210  # lost laptop\n0123456789abcdef\n"
@@ -361,7 +360,7 @@ def test_a_jobs_token_is_for_one_task(provision, state, opened, bucket, store, m
     at = datetime.now(timezone.utc) + timedelta(hours=1)
     for job, array in (("one-1", ()), ("many-1", (0, 1))):
         made = JobRecord(job, replace(spec, array=array), "local", at, at, at)
-        opened.put(JobKeys("p", job).record, records.dump(made))
+        opened.put(JobKeys("p", job).record, record.dump(made))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
     place = ["--store", f"s3://{bucket}/p", "--endpoint-url", store.endpoint_url]

@@ -15,7 +15,7 @@ from agent.grant import conditions
 from provisioner.s3.signing import Bucket, Credentials
 from provisioner.serve import token
 from provisioner.serve.app import Service, make_app
-from provisioner.serve.key_store import Revoked
+from provisioner.serve.key_store import RevokedTokens
 from provisioner.serve.rate import Limiter
 from provisioner.serve.signing import SigningService
 
@@ -36,7 +36,9 @@ def app(tmp_path):
         lambda: datetime.now(timezone.utc),
         timedelta(hours=12),
     )
-    return make_app(Service(signing, KEY, Revoked(tmp_path / "revoked"), Limiter(1e9, 10**9, float), lambda _: None))
+    return make_app(
+        Service(signing, KEY, RevokedTokens(tmp_path / "revoked"), Limiter(1e9, 10**9, float), lambda _: None)
+    )
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ TEXT = st.text(" \t\n\r'\"\\#:-|a~\x7fé", max_size=12)
 @given(TEXT)
 def test_any_text_comes_back_as_it_was(text):
     """Quoted, as a block or encoded: YAML reads each file whole, and nothing of it as a key of its own."""
-    document = f"#cloud-config\nwrite_files:\n  - path: x\n    {render.written(text.encode())}\n    after: y\n"
+    document = f"#cloud-config\nwrite_files:\n  - path: x\n    {render.yaml_content(text.encode())}\n    after: y\n"
     config = parse.unpack(document.encode())
     assert config.file("x") == text.encode()
     assert set(config.document["write_files"][0]) <= {"path", "content", "encoding", "after"}
@@ -194,9 +194,9 @@ def test_a_rendering_has_what_the_job_asks_for_and_what_it_may_call():
     root = planned(JobSpec("x", RunSpec(("true",), user=None)))
     assert parts(PLAIN, "needed") == (set(), False)
     assert parts(bundles, "needed") == ({"proxy", "bundle"}, False)
-    assert {"cli", "door", "knock"} <= parts(PLAIN, "called")[0]
-    assert {"cli", "direct"} <= parts(root, "called")[0]
-    assert "door" not in parts(root, "called")[0]
+    assert {"commands", "push_server", "push_client"} <= parts(PLAIN, "called")[0]
+    assert {"commands", "push_command"} <= parts(root, "called")[0]
+    assert "push_server" not in parts(root, "called")[0]
 
 
 def test_the_ledger_names_every_section():
@@ -216,7 +216,7 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
     steps = []
     while True:
         grant = grants.GrantSigner(plan, CREDENTIALS, NOW).grant(plan.tasks[0])
-        found = render.moves(plan, render.render(plan, plan.tasks[0], grant, b"{}" * plan.apart), staged=True)
+        found = render.smaller_plans(plan, render.render(plan, plan.tasks[0], grant, b"{}" * plan.apart), staged=True)
         if not found:
             break
         steps.append([(each.agent, each.apart, [item.path for item in each.offloaded]) for each in found])
@@ -237,14 +237,14 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
 def test_what_the_agent_does_without(agent, staged, expected):
     """By itself the rest goes to the bucket, or stays at home where nothing will be put there."""
     plan = planned(JobSpec("x", RunSpec(("true",), agent=agent)))
-    assert [each.agent for each in render.moves(plan, rendered(plan.spec), staged=staged)] == [expected]
+    assert [each.agent for each in render.smaller_plans(plan, rendered(plan.spec), staged=staged)] == [expected]
 
 
 def test_a_choice_by_hand_is_kept():
     """run.agent: inline or bucket holds, whatever room there is."""
     inline, bucket = (planned(JobSpec("x", RunSpec(("true",), agent=agent))) for agent in ("inline", "bucket"))
     assert bucket.agent == "bucket"
-    assert all(each.agent == "inline" for each in render.moves(inline, rendered(inline.spec), staged=True))
+    assert all(each.agent == "inline" for each in render.smaller_plans(inline, rendered(inline.spec), staged=True))
 
 
 @pytest.mark.parametrize(

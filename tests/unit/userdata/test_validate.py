@@ -33,7 +33,7 @@ def nowhere(monkeypatch, tmp_path):
 @pytest.fixture
 def real():
     """cloud-init's own schema."""
-    found = validate.find()
+    found = validate.find_schema()
     if found is None:
         pytest.skip("no cloud-init's schema on this machine: apt-get install cloud-init")
     return found
@@ -83,7 +83,7 @@ def test_faults_name_the_place_and_not_the_content(plain, says):
 def test_no_schema_is_said(nowhere):
     """Without a schema the launch goes on, and an event says that nothing was validated."""
     events = []
-    validate.require(GOOD, events.append)
+    validate.check(GOOD, events.append)
     assert [event.name for event in events] == ["unvalidated"]
     assert "not validated" in events[0].text
 
@@ -92,7 +92,7 @@ def test_a_schema_that_is_no_json_is_refused(nowhere):
     """A schema that can't be read is never taken for a document that passed."""
     nowhere.write_text("{")
     with pytest.raises(BadInput, match="can't be read"):
-        validate.require(GOOD, print)
+        validate.check(GOOD, print)
 
 
 def test_a_refused_document_is_never_launched(nowhere, provision, opened):

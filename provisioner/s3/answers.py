@@ -1,0 +1,140 @@
+"""What a store's answers mean, and which of our errors each of them is.
+
+The rows are one table for the operator's side, the agent and the upload form, whose script gets them as data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import botocore.exceptions as boto_errors
+
+from provisioner.errors import (
+    BadInput,
+    Expiry,
+    FreepostError,
+    Integrity,
+    NoCredentials,
+    NotFound,
+    Refused,
+    Unreachable,
+    Unsupported,
+)
+
+# A row: (meaning, pattern of the Code in its XML, pattern of its whole HTTP status). The first row of which either is
+# found counts; an answer that fits none is "refused". The patterns mean the same in JavaScript. Before all rows, an
+# answer that has EXPIRED in its Code or Message is "expired".
+EXPIRED = "xpired"
+ANSWERS: Sequence[tuple[str, str, str]] = (
+    ("damaged", "Digest|Checksum", "-"),
+    (
+        "busy",
+        "^RequestTimeout$|Incompl|SlowDown|InternalErr|Unavailable|Throttl|Aborted",
+        "[12]..|408|429|5(?!01)..",
+    ),
+    ("credentials", "Signature|AccessKey|InvalidToken|InvalidClientTokenId", "-"),
+    ("no bucket", "NoSuchBucket", "-"),
+    ("elsewhere", "Redirect", "30."),
+    ("unsupported", "NotImpl|MethodNotAllowed|UnsupportedAlgorithm", "405|501"),
+)
+# The same of requests that the agent doesn't make. They come after those above.
+MORE_ANSWERS: Sequence[tuple[str, str, str]] = (
+    ("absent", "NoSuchKey|NoSuchUpload", "404"),
+    ("changed", "PreconditionFailed", "412"),
+)
+
+
+def meaning(status: int, code: str, message: str) -> str:
+    """Return what an answer means, by the rows above."""
+    if EXPIRED in code + message:
+        return "expired"
+    for found, codes, statuses in (*ANSWERS, *MORE_ANSWERS):
+        if re.search(codes, code) or re.fullmatch(statuses, str(status)):
+            return found
+    return "refused"
+
+
+# By meaning: the error, what it says and the hint.
+_ERRORS: Mapping[str, tuple[type[FreepostError], str, str]] = {
+    "expired": (
+        Expiry,
+        "could not {doing}: what signed it has expired ({said})",
+        "check this machine's clock and the session's end",
+    ),
+    "damaged": (Integrity, "could not {doing}: it was damaged on its way ({said})", "run the same command again"),
+    "busy": (Unreachable, "could not {doing}: the store answered {code}", "try again later"),
+    "credentials": (
+        NoCredentials,
+        "the store doesn't accept the credentials ({code})",
+        "check the keys, the session, the region and this machine's clock",
+    ),
+    "no bucket": (NotFound, "the store has no such bucket", "create it, or correct the store's url"),
+    "elsewhere": (
+        Refused,
+        "could not {doing}: the store redirects to another region",
+        "set store.region to the bucket's own",
+    ),
+    "unsupported": (
+        Unsupported,
+        "could not {doing}: the store answered {said}",
+        "check what the credentials may do on this bucket",
+    ),
+    "absent": (NotFound, "could not {doing}: there is nothing there", ""),
+    "changed": (Integrity, "could not {doing}: it was replaced meanwhile", "run the same command again"),
+    "refused": (
+        Refused,
+        "could not {doing}: the store answered {said}",
+        "check what the credentials may do on this bucket",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A store's error answer: the HTTP status, and Code and Message of its XML, which may be empty."""
+
+    status: int
+    code: str
+    message: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """What it means: the first word of a row, ``expired`` or ``refused``."""
+        return meaning(self.status, self.code, self.message)
+
+    def error(self, doing: str, *, bucket: str = "") -> FreepostError:
+        """Return the error that it is, with what to do about it. `doing` is what was asked for: ``read KEY``."""
+        found = self.meaning
+        if found == "no bucket" and bucket:
+            return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
+        kind, text, hint = _ERRORS[found]
+        code = self.code or str(self.status)
+        said = f"{code}: {self.message}" if self.message else code
+        return kind(text.format(doing=doing, code=code, said=said), hint=hint)
+
+
+def error_from_boto(error: Exception, doing: str, *, bucket: str) -> FreepostError:
+    """Turn a botocore error into one of ours, with what to do about it and without its request or headers."""
+    if isinstance(
+        error,
+        (
+            boto_errors.NoCredentialsError,
+            boto_errors.PartialCredentialsError,
+            boto_errors.CredentialRetrievalError,
+            boto_errors.SSOError,
+            boto_errors.TokenRetrievalError,
+        ),
+    ):
+        return NoCredentials(
+            "there are no usable credentials to sign with",
+            hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    if isinstance(error, boto_errors.ProfileNotFound):
+        return BadInput(str(error), hint="name a profile of ~/.aws/config in store.profile or AWS_PROFILE")
+    if not isinstance(error, boto_errors.ClientError):
+        return Unreachable(f"could not {doing}: {type(error).__name__}", hint="check the endpoint URL and the network")
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return Answer(status, code).error(doing, bucket=bucket)  # without its message, which may quote the request
