@@ -22,7 +22,7 @@ class ElsewhereProvider(Provider):
 
     @classmethod
     def create(cls, context: Context) -> ElsewhereProvider:
-        """Make it; there is nothing to configure."""
+        """Make the provider; there is nothing to configure."""
         return cls()
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
@@ -36,13 +36,12 @@ class ElsewhereProvider(Provider):
         return []
 
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
-        """Tell nothing."""
+        """Return nothing: what its VMs post is all that is known of them."""
         return {}
 
     def console(self, instance: Instance) -> bytes:
         """Raise NotFound."""
-        message = f"{instance.id} is not ours, nor is its console"
-        raise NotFound(message)
+        raise NotFound(f"{instance.id} is not ours, nor is its console")
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """Do nothing: the dead-man timer ends a VM that was started elsewhere."""
