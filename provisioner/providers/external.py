@@ -1,6 +1,6 @@
 """The ``elsewhere`` provider: VMs that something else starts, from what `provision render` printed.
 
-It starts nothing and knows of no VM, so a job of it is told by what it posts to the bucket alone.
+It starts nothing and knows of no VM, so all that is known of such a job is what it posts to the bucket.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ElsewhereProvider(Provider):
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
         """Raise BadInput, before a launch or a retry announces anything."""
-        message = "VMs of this job are started elsewhere, by whoever has its user-data"
+        message = "VMs of this job are started elsewhere, by those who have its user-data"
         raise BadInput(message, hint="provision render JOB.yaml --stage makes a new job with user-data of its own")
 
     def launch(self, order: Order) -> Sequence[Instance]:

@@ -7,7 +7,7 @@ soon as the agent's end is noticed (`_find_processes` says how it is found).
 Each launch has a folder below the state folder, named by the order's token::
 
     TOKEN/lock     held by the running agent for as long as it lives: who is alive is never a guess about a pid
-    TOKEN/pid      written by the agent's own process before it starts; its presence says "launched once"
+    TOKEN/pid      written by the agent's own process before it starts; where it exists, the agent was launched
     TOKEN/console  what the agent printed
     TOKEN/root/    the files of the user-data, and the job's directory
 """
@@ -135,7 +135,7 @@ class LocalProvider(Provider):
                 start_new_session=True,
                 pass_fds=[lock],
             )  # fmt: skip
-        agent.returncode = 0  # nobody waits for it: it outlives us, and its lock says how it is
+        agent.returncode = 0  # nobody waits for it: it outlives us, and its lock tells whether it lives
 
 
 def _adapt_task(task: bytes, root: Path) -> bytes:
@@ -165,7 +165,7 @@ def _locked(folder: Path) -> Iterator[int | None]:
 
 
 def _request_stop(folder: Path) -> bool:
-    """Send SIGTERM to the agent; the caller has just seen it hold its lock. False when it hasn't told its pid yet."""
+    """Send SIGTERM to the agent, which was just seen to hold its lock. Return False if its pid isn't known yet."""
     pid = _read_pid(folder)
     if pid is not None:
         with suppress(ProcessLookupError):  # it ended this moment
@@ -244,7 +244,7 @@ def _launch_of(environment: bytes, parent: Path) -> str | None:
 
 
 def _read_pid(folder: Path) -> int | None:
-    """Return the agent's pid, which is its session's number as well; None before it has told it."""
+    """Return the agent's pid, which is its session's number as well; None before it is known."""
     try:
         return int((folder / "pid").read_text())
     except (FileNotFoundError, ValueError):

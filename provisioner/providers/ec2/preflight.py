@@ -1,4 +1,4 @@
-"""What `provision doctor` finds out about EC2, without paying for anything."""
+"""Checks for `provision doctor` whether EC2 would launch a job, without paying for anything."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _caller(api: Api) -> Check:
 
 
 def _quotas(api: Api, choices: list[Choice], vms: int) -> Iterator[Check]:
-    """Yield, for each market, whether the quota has room; what is not looked up is said."""
+    """Yield, for each market, whether the quota is large enough, and which types it is not known for."""
     kinds = sorted({kind for choice in choices for kind in choice.options.get("types", [choice.options.get("type")])})
     markets = list(dict.fromkeys(choice.options["market"] for choice in choices))
     try:
