@@ -46,7 +46,7 @@ class Order:
 
     `token` is the same for the same order, at most 64 ASCII characters: launching an order a second time finds
     the VMs of the first. `options` is the job's ``vm`` mapping without the keys that every provider has.
-    `fresh` says that it was certainly never sent before, so that looking for its VMs can be spared.
+    `fresh`: it was certainly never sent before, so there is no need to look for its VMs.
     The user-data holds a signed policy: never log an order's repr (it leaves the bytes out).
     """
 
@@ -64,7 +64,7 @@ class Order:
 class Choice:
     """One way to serve a job: the options of an order, with nothing left open that may change until it is sent again.
 
-    `name` says it to people (``c7g.large in eu-west-1a, spot``) and is part of the order's token.
+    `name` is what people read (``c7g.large in eu-west-1a, spot``) and is part of the order's token.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Choice:
 class ProviderResource:
     """Something of ours that a provider has: a VM, or what launching one needed.
 
-    `kind` is ``vm`` or the provider's own word; `expires` is when it ought to be gone, if that is known.
+    `kind` is ``vm`` or a name of the provider's own; `expires` is when it should be gone, if that is known.
     """
 
     kind: str
@@ -115,7 +115,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class State:
-    """A VM's phase and, in the provider's words, why. Not `known`: it isn't listed, which a young VM may not be yet."""
+    """A VM's phase, and the provider's reason for it. Not `known`: it isn't listed, perhaps for being young."""
 
     phase: Phase
     reason: str = ""
@@ -136,7 +136,7 @@ class Provider(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What ``vm.provider`` says."""
+        """The value of ``vm.provider`` that selects it."""
 
     @property
     @abstractmethod

@@ -1,6 +1,6 @@
 """The ``elsewhere`` provider: VMs that something else starts, from what `provision render` printed.
 
-It starts nothing and knows of no VM, so a job of it is told by what it posts to the bucket alone.
+It starts nothing and knows of no VM, so all that is known of such a job is what it posts to the bucket.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class ElsewhereProvider(Provider):
 
     @classmethod
     def create(cls, context: Context) -> ElsewhereProvider:
-        """Make it; there is nothing to configure."""
+        """Make the provider; there is nothing to configure."""
         return cls()
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
         """Raise BadInput, before a launch or a retry announces anything."""
-        message = "VMs of this job are started elsewhere, by whoever has its user-data"
+        message = "VMs of this job are started elsewhere, by those who have its user-data"
         raise BadInput(message, hint="provision render JOB.yaml --stage makes a new job with user-data of its own")
 
     def launch(self, order: Order) -> Sequence[Instance]:
@@ -36,13 +36,12 @@ class ElsewhereProvider(Provider):
         return []
 
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
-        """Tell nothing."""
+        """Return nothing: what its VMs post is all that is known of them."""
         return {}
 
     def console(self, instance: Instance) -> bytes:
         """Raise NotFound."""
-        message = f"{instance.id} is not ours, nor is its console"
-        raise NotFound(message)
+        raise NotFound(f"{instance.id} is not ours, nor is its console")
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """Do nothing: the dead-man timer ends a VM that was started elsewhere."""

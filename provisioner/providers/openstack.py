@@ -2,8 +2,8 @@
 
 Nova has no client tokens. A server is named after its order's token, so that the same order finds it; two launchers at
 once may each make one, and `find_instances` returns the older. A server that ends itself is powered off, and still
-there (and, on some clouds, paid for) until `terminate` or `provision gc` deletes it. Nova tells of a lack of room after
-it has taken the request: such a server is in ERROR, which counts as gone, and the job's retries go on from there.
+there (and, on some clouds, paid for) until `terminate` or `provision gc` deletes it. Nova finds a lack of room after it
+has accepted the request: such a server is in ERROR, which counts as gone, and the job's retries go on from there.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class OpenstackProvider(Provider):
         return [Instance(made.id, order.tasks[0], order.attempt)]
 
     def find_instances(self, order: Order) -> Sequence[Instance]:
-        """Return the server with the order's name, whatever its state; the oldest where there are several."""
+        """Return the server with the order's name in any state; the oldest where there are several."""
         with self._translating("list servers"):
             found = [
                 each
@@ -212,7 +212,7 @@ class OpenstackProvider(Provider):
 
     @contextmanager
     def _translating(self, doing: str) -> Iterator[None]:
-        """Turn the SDK's errors into ours; `doing` says what could not be done."""
+        """Turn the SDK's errors into ours; `doing` names what was to be done."""
         try:
             yield
         except FreepostError:
@@ -256,7 +256,7 @@ def server_attributes(order: Order) -> dict[str, Any]:
 
 
 def _state(server: Server | None) -> State:
-    """Return the phase of a server, and why Nova says it is in it."""
+    """Return the phase of a server, with Nova's own reason for it."""
     if server is None:
         return State(Phase.GONE, "OpenStack knows no such server")
     fault = (server.fault or {}).get("message", "") if isinstance(server.fault, dict) else ""

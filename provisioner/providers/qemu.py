@@ -58,11 +58,11 @@ class QemuProvider(GuestProvider):
 
 
 def kvm_works(image: images.Image, cache: Path | None = None) -> bool:
-    """Tell whether KVM boots a kernel here. The answer is kept until the host boots again.
+    """Tell whether KVM boots a kernel here. The answer is stored until the host boots again.
 
     A device that opens proves nothing (nested hosts offer one on which no kernel ever starts), so a kernel is booted
     without a root file system, up to the panic for the lack of it. The kernel is the image's, any built image's, or the
-    host's own. None in time may only mean that the host is busy: that is kept for ten minutes.
+    host's own. A kernel that isn't up in time may only mean a busy host: that answer counts for ten minutes.
     """
     if not _kvm_opens():
         return False

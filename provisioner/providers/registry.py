@@ -1,6 +1,6 @@
-"""Which providers there are: those below, and those that other distributions offer.
+"""Finds a provider by its name: a built-in one, or one that another distribution offers.
 
-A distribution offers one by an entry point of the group ``freepost.providers``: its name is what ``vm.provider`` says,
+A distribution offers one by an entry point of the group ``freepost.providers``: its name is that of ``vm.provider``,
 its object a class with a class method ``create(context: Context)`` that makes a `base.Provider`. A class that has a
 provider's four methods and derives from nothing of ours, as plugins of before did, gets the defaults of the rest.
 """
@@ -46,14 +46,14 @@ class ProviderClass(Protocol):
 
 @functools.cache
 def _offered() -> tuple[EntryPoint, ...]:
-    """What other distributions offer: found by reading what every one of them says of itself, so only once."""
+    """Return the entry points of other distributions, read once: it means reading every distribution's metadata."""
     from importlib.metadata import entry_points
 
     return tuple(entry_points(group=GROUP))
 
 
 def names() -> list[str]:
-    """Every provider's name."""
+    """Return every provider's name, in order."""
     return sorted({*BUILT_IN, *(point.name for point in _offered())})
 
 

@@ -183,13 +183,13 @@ def test_a_spot_interruption_reaches_the_watcher(bench, document, parse, ec2):
     one = bench(document)
     record = one.launcher.launch(parse(document))
     ec2.terminate_instances(InstanceIds=[item.id for item in record.instances])
-    described = one.plain._described
+    described = one.plain._describe
 
     def interrupted(wanted):
         taken = {"Code": "Server.SpotInstanceTermination", "Message": "Server.SpotInstanceTermination: taken"}
         return [{**found, "StateReason": taken} for found in described(wanted)]
 
-    one.plain._described = interrupted
+    one.plain._describe = interrupted
     watcher(one, Ahead(one)).follow(record, launched=True)
     (event,) = [event for event in one.events if event.name == "task"]
     assert event.data["status"] == "lost"

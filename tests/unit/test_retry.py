@@ -124,7 +124,7 @@ def test_what_is_tried_again_takes_and_gives_nothing_that_works_once(wrapped):
                 assert not wrong, f"{wrapped.__name__}.{name}: {where}"
 
 
-WRAPPERS = [(Store, RetryingStore), (Poster, RetryingFormClient), (base.Provider, RetryingProvider)]
+WRAPPERS = [(Store, RetryingStore), (FormClient, RetryingFormClient), (base.Provider, RetryingProvider)]
 
 
 @pytest.mark.parametrize(("wrapped", "wrapper"), WRAPPERS, ids=lambda each: each.__name__)

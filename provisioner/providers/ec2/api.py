@@ -1,4 +1,4 @@
-"""One call to EC2: its turn under the limits, one request, and its error as one of ours."""
+"""Makes one call to EC2: waits for its turn under the limits, sends one request, turns its error into one of ours."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONNECTIONS = 32
 
 
 class Api:
-    """EC2, and the services beside it, in the region and with the profile that a job names."""
+    """EC2, and the other services that launching needs, in the region and with the profile that a job names."""
 
     def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
         self._options = options
@@ -60,7 +60,7 @@ class Api:
 
     @property
     def region(self) -> str:
-        """The region: the job's, or this machine's own. Raise BadInput when neither says."""
+        """The job's region, or the one that this machine is configured for. Raise BadInput where there is neither."""
         found = self._options.get("region") or self.session.get_config_variable("region")
         if found is None and self.endpoint_url:
             found = "us-east-1"  # a cloud with an endpoint of its own seldom cares

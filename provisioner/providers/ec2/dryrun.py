@@ -1,10 +1,10 @@
-"""Asks EC2 whether it would launch, so that nothing can be paid for, whatever the cloud makes of ``DryRun``.
+"""Asks EC2 by ``DryRun`` whether it would launch, without paying for anything.
 
 Not every cloud with EC2's API knows the parameter, and one that doesn't launches. So there are three guards:
 
 1. nothing that costs is asked of a cloud that carries out a dry run of DescribeInstances;
 2. what is asked for would end itself: its user-data powers it off, and it terminates when it is off;
-3. what comes back all the same, or may have while the answer was lost, is ended at once, and said.
+3. what is launched all the same, or may have been when the answer was lost, is ended at once and reported.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from provisioner.providers.base import Check, Choice, Order
 from provisioner.providers.ec2 import requests
 from provisioner.providers.ec2.api import Api
 
-WOULD_SUCCEED = "DryRunOperation"  # EC2 says "it would have succeeded" by an error of its own
-LIFETIME = timedelta(minutes=10)  # after which `provision gc` removes whatever else came of it
+WOULD_SUCCEED = "DryRunOperation"  # the error by which EC2 answers that it would have succeeded
+LIFETIME = timedelta(minutes=10)  # after which `provision gc` removes what else it may have started
 ENDS_ITSELF = b"#!/bin/sh\npoweroff\n"
 
 
@@ -42,7 +42,7 @@ def check_choices(api: Api, choices: Sequence[Choice]) -> Iterator[Check]:
 
 def _check_choice(api: Api, choice: Choice) -> Check:
     """Ask EC2 whether it would launch this. Capacity is not part of the answer."""
-    token = f"doctor-{secrets.token_hex(8)}"  # no other run's: what it started can be told from theirs
+    token = f"doctor-{secrets.token_hex(8)}"  # of this run alone: what it started is never taken for another's
     ends = utc_now() + LIFETIME
     order = Order("freepost-doctor", ("0",), 1, token, ends, ENDS_ITSELF, choice.options)
     name = f"dry run: {choice.name}"

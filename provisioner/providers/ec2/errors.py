@@ -1,4 +1,4 @@
-"""What EC2's errors mean: each becomes one of ours, whose class says what helps.
+"""Turns EC2's errors into ours, whose class says what helps.
 
 ============  ==========================================================================
 NoCapacity    another type, zone or market

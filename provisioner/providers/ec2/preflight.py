@@ -1,4 +1,4 @@
-"""What `provision doctor` finds out about EC2, without paying for anything."""
+"""Checks for `provision doctor` whether EC2 would launch a job, without paying for anything."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def _caller(api: Api) -> Check:
 
 
 def _quotas(api: Api, choices: list[Choice], vms: int) -> Iterator[Check]:
+    """Yield, for each market, whether the quota is large enough, and which types it is not known for."""
     kinds = sorted({kind for choice in choices for kind in choice.options.get("types", [choice.options.get("type")])})
     markets = list(dict.fromkeys(choice.options["market"] for choice in choices))
     try:
@@ -80,24 +81,19 @@ def _quotas(api: Api, choices: list[Choice], vms: int) -> Iterator[Check]:
         return
     needed = max(sizes.get(kind, 0) for kind in standard) * vms
     for market in markets:
-        name = f"quota, {market}"
-        try:
-            answer = api.call(
-                "get_service_quota", {"ServiceCode": "ec2", "QuotaCode": QUOTAS[market]}, service="service-quotas"
-            )
-            allowed = int(answer["Quota"]["Value"])
-        except FreepostError as error:
-            yield Check(
-                name,
-                good=None,
-                text=f"not readable: {error.message}",
-                hint="the permission is servicequotas:GetServiceQuota",
-            )
-            continue
-        text = f"{vms} VMs need up to {needed} vCPUs; the account may run {allowed} at a time, what runs now included"
-        yield Check(
-            name,
-            good=needed <= allowed,
-            text=text,
-            hint="" if needed <= allowed else "ask for more in Service Quotas, Amazon EC2",
-        )
+        yield _market_quota(api, market, vms, needed)
+
+
+def _market_quota(api: Api, market: str, vms: int, needed: int) -> Check:
+    """Tell whether the account may run VMs of `needed` vCPUs at a time, as they are bought on this market."""
+    name = f"quota, {market}"
+    quota = {"ServiceCode": "ec2", "QuotaCode": QUOTAS[market]}
+    try:
+        allowed = int(api.call("get_service_quota", quota, service="service-quotas")["Quota"]["Value"])
+    except FreepostError as error:
+        hint = "the permission is servicequotas:GetServiceQuota"
+        return Check(name, good=None, text=f"not readable: {error.message}", hint=hint)
+    text = f"{vms} VMs need up to {needed} vCPUs; the account may run {allowed} at a time, what runs now included"
+    if needed <= allowed:
+        return Check(name, good=True, text=text)
+    return Check(name, good=False, text=text, hint="ask for more in Service Quotas, Amazon EC2")

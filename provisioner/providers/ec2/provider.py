@@ -1,4 +1,4 @@
-"""The ``ec2`` provider's methods: what `providers.base` asks for, in EC2's calls."""
+"""The ``ec2`` provider: the methods of `providers.base`, by calls of EC2."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class Ec2Provider(Provider):
 
     @property
     def groups(self) -> bool:
-        """One RunInstances call tells its VMs apart by their launch index; a fleet makes calls of its own."""
+        """Whether an order may have several tasks: RunInstances numbers its VMs, a fleet doesn't."""
         return not self._options.get("fleet")
 
     @property
     def notice(self) -> str:
-        """What an operator should think twice about."""
+        """A warning about an instance profile; empty without one."""
         if not self._options.get("instance_profile"):
             return ""
         return (
-            "vm.instance_profile gives the VM credentials of that role, which whatever runs there as root can take; "
-            "a job of Freepost's needs none to bring its results home"
+            "vm.instance_profile gives the VM credentials of that role, which anything that runs there as root can "
+            "take; a job of Freepost's needs none to bring its results home"
         )
 
     @property
@@ -75,7 +75,7 @@ class Ec2Provider(Provider):
         return {"region": self._api.region}
 
     def stop_waiting(self) -> None:
-        """Let whoever waits for a turn under EC2's limits give up."""
+        """Let calls that wait for their turn under EC2's limits give up."""
         self._api.limits.stop()
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
@@ -92,7 +92,7 @@ class Ec2Provider(Provider):
         try:
             return self._run_fleet(order) if order.options.get("fleet") else self._run_instances(order)
         except Conflict:
-            # The token is spent. On VMs of this order, then they are what was wanted; if they are dead, on nothing.
+            # The token was used before. If that made VMs of this order and one lives, they are the ones to return.
             known = self._find_sent(order)
             if not known or all(state.phase is Phase.GONE for state in self.state(known).values()):
                 raise
@@ -109,7 +109,7 @@ class Ec2Provider(Provider):
             raise Unreachable(message, hint=error.hint) from error
 
     def find_instances(self, order: Order) -> Sequence[Instance]:
-        """Return the VMs of an order by its tag, dead ones too; what launching them left undone is done."""
+        """Return the VMs of an order by its tag, also dead ones; finish what a launch that was cut off left undone."""
         # The tag is set by the call that makes the instance: no instance has the token and not the tag.
         found = list(self._describe(_filters({f"tag:{requests.ORDER}": [order.token]})))
         if found and order.options.get("fleet"):  # a launch that was cut off may have left its template
@@ -168,7 +168,7 @@ class Ec2Provider(Provider):
                     self._api.call("delete_launch_template", {"LaunchTemplateId": each.id})
 
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
-        """Check what `provision doctor` tells of EC2."""
+        """Check credentials, image, places, permissions and quota, for `provision doctor`."""
         return list(preflight.checks(self._api, options, vms))
 
     def _run_instances(self, order: Order) -> Sequence[Instance]:
@@ -176,14 +176,14 @@ class Ec2Provider(Provider):
         return self._claim(order, answer["Instances"])
 
     def _run_fleet(self, order: Order) -> Sequence[Instance]:
-        """Serve an order by an instant fleet. Its launch template, which holds the user-data, goes in any case."""
+        """Launch an order as an instant fleet. Its launch template, which holds the user-data, is always deleted."""
         template = requests.create_launch_template(order)
         try:
             self._api.call("create_launch_template", template)
         except FreepostError as error:
             if "AlreadyExists" not in error.message:
                 raise
-            # Of the same task and attempt, cut off before. Its user-data may be another, signed earlier.
+            # A launch of the same task and attempt was cut off. Its user-data may differ: it was signed earlier.
             self._delete_template(template["LaunchTemplateName"])
             self._api.call("create_launch_template", template)
         try:
@@ -211,7 +211,7 @@ class Ec2Provider(Provider):
         except NotFound:
             return
         except FreepostError as error:
-            # The VM matters more. What is left is tagged, and `provision gc` finds it.
+            # The VM matters more. The template is tagged, and `provision gc` finds it.
             _log.warning("a launch template is left behind, provision gc removes it: %s", error.message)
 
     def _claim(self, order: Order, found: Sequence[Mapping[str, Any]]) -> list[Instance]:
@@ -240,8 +240,8 @@ class Ec2Provider(Provider):
         except Unreachable:
             raise  # tried again, and then found by the order's tag
         except FreepostError as error:
-            # A policy may allow tags at launch alone, or a session ends just now. The VM runs and has the order's tags;
-            # its launch index says the rest.
+            # A policy may allow tags only at launch, or the session has just ended. The VM runs and has the order's
+            # tags; its launch index says which task it is.
             _log.warning("%s has the tags of its group, not its task's own: %s", instance.id, error.message)
 
     def _describe(self, wanted: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -250,7 +250,7 @@ class Ec2Provider(Provider):
             yield from reservation["Instances"]
 
     def _call_for_known(self, ids: list[str], ask: Callable[[list[str]], list[Any]]) -> list[Any]:
-        """Ask about the ids that EC2 knows: it refuses a whole request for one that it doesn't, and says which."""
+        """Call `ask` with the ids that EC2 knows: it refuses a whole request for one that it doesn't, and names it."""
         remaining = list(ids)
         while remaining:
             try:
@@ -258,7 +258,7 @@ class Ec2Provider(Provider):
             except NotFound as error:
                 unknown = find_instance_ids(error.message)
                 if not unknown & set(remaining):
-                    # The sentence names none of ours: find out one by one, in halves.
+                    # The sentence names none of them: halve the list until the unknown ones are found.
                     half = len(remaining) // 2
                     first, second = remaining[:half], remaining[half:]
                     return self._call_for_known(first, ask) + self._call_for_known(second, ask) if half else []
@@ -267,7 +267,7 @@ class Ec2Provider(Provider):
 
 
 def state_reason(found: Mapping[str, Any]) -> str:
-    """Return why an instance is in its state, in EC2's words; a spot interruption in plain ones."""
+    """Return why an instance is in its state, as EC2 puts it; a spot interruption in plain English."""
     why = found.get("StateReason", {})
     if why.get("Code") == SPOT_REASON:
         return "interrupted: EC2 took the spot capacity back"

@@ -1,4 +1,4 @@
-"""Keeps a client below EC2's limits: token buckets like EC2's own, that shrink when it throttles and grow back.
+"""Keeps requests below EC2's limits: token buckets like EC2's own, which slow down when it throttles and recover.
 
 The figures are AWS's "Request throttling for the Amazon EC2 API": how many at once, and how many a second after that.
 A cloud that isn't AWS has limits of its own: there nothing is held back until it throttles for the first time.
@@ -46,9 +46,9 @@ class Bucket:
         self._lock = threading.Lock()
 
     def take(self, tokens: float = 1) -> None:
-        """Take tokens when they are there. Raise Stopped if told to give up first.
+        """Wait for tokens and take them. Raise Stopped if `Limits.stop` comes first.
 
-        More than the capacity may be taken: it is owed, and whoever comes next waits for it too.
+        More than the capacity may be taken: it is owed, and the next call waits for it, too.
         """
         with self._lock:
             self._refill()
@@ -60,7 +60,7 @@ class Bucket:
             raise Stopped("stopped before the request was sent", hint="the same command goes on from here")
 
     def slow_down(self) -> None:
-        """The service throttled: halve the rate, and begin with what comes in from now on."""
+        """Halve the rate, after the service throttled, and drop what was saved up."""
         with self._lock:
             self._refill()
             self.bounded = True
@@ -68,7 +68,7 @@ class Bucket:
             self._level = min(self._level, 0.0)
 
     def speed_up(self) -> None:
-        """The service did not throttle: creep back to the nominal rate."""
+        """Raise the rate a little towards the nominal one, after the service did not throttle."""
         with self._lock:
             self._refill()
             self.refill = min(self.nominal, self.refill + self.nominal * _GROWTH)
@@ -97,7 +97,7 @@ class Limits:
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """Let everyone who waits give up."""
+        """Let every call that waits give up."""
         self._stop.set()
 
     def bucket(self, action: str) -> Bucket:

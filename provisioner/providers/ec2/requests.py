@@ -1,4 +1,4 @@
-"""Orders to EC2's requests. Pure: the same order is the same request, byte for byte, whoever sends it again."""
+"""Turns orders into EC2's requests. Pure: the same order makes the same request, byte for byte, on any machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAG_VALUE = 256  # characters (AWS, "Tag your Amazon EC2 resources")
 
 
 def order_tags(order: Order) -> dict[str, str]:
-    """Return what every instance and volume of an order is tagged with, in the very call that makes it."""
+    """Return the tags of every instance and volume of an order. The call that makes them sets them."""
     if len(order.tasks) == 1:
         own = task_tags(order.job, order.tasks[0])
     else:
@@ -30,7 +30,7 @@ def order_tags(order: Order) -> dict[str, str]:
 
 
 def task_tags(job: str, task: str) -> dict[str, str]:
-    """Return what tells a VM of a group from the others."""
+    """Return the tags by which a VM of a group differs from the others."""
     return {"Name": f"{job} {task}", TASK: task}
 
 

@@ -1,7 +1,7 @@
 """Runs the programs that build an image where nothing of them can outlive us or reach the host's mounts.
 
 mmdebstrap as root mounts /dev, /dev/shm and the like below the folder that it fills. In the host's mount namespace
-such a mount outlives an interrupted build, and whoever deletes the folder deletes what is mounted there. So each
+such a mount outlives an interrupted build, and deleting the folder then deletes what is mounted there. So each
 program is process 1 of a mount and pid namespace of its own: when it ends the kernel ends all that it started, and the
 mounts go with them. It is killed when we end, however that happens.
 """
@@ -39,7 +39,7 @@ def run_sandboxed(command: list[str], log: IO[bytes] | None, failure: str) -> No
                 if log:
                     log.write(line)
                     log.flush()
-        except BaseException:  # Ctrl-C, which unshare doesn't heed, and for whose effect Popen doesn't wait
+        except BaseException:  # Ctrl-C, which unshare ignores and Popen doesn't wait for
             process.kill()
             for _ in output:  # ends when nobody in the sandbox is left to write
                 pass

@@ -21,8 +21,7 @@ def create(name: str, memory: int, cpus: int) -> list[str]:
     """Create the group and set its limits, `memory` in bytes. Return its folders, each with a cgroup.procs to join.
 
     The guest gets whole processors, which it also counts as its own. A share of the time of all of them would end in
-    a guest full of busy processes: the kernel then stops whoever comes next, the guest's agent too, whatever its
-    priority.
+    a guest full of busy processes: the kernel then stops the next process, also the guest's agent, at any priority.
     """
     host = sorted(os.sched_getaffinity(0))
     limits = {
@@ -80,7 +79,7 @@ def _remove_folder(folder: Path, deadline: float) -> None:
             folder.rmdir()
         except FileNotFoundError:
             return
-        except OSError:  # EBUSY: a process of it is still being buried, and v1 has no event for that
+        except OSError:  # EBUSY: a process of it has not been reaped yet, and v1 has no event for that
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

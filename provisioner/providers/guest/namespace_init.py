@@ -2,7 +2,7 @@
 
 Run as ``python -m provisioner.providers.guest.namespace_init FOLDER FD GROUP…`` by the supervisor, as process 1 of new
 pid, mount and network namespaces; FD is a socket to the supervisor, GROUP a control group's folder to join. When this
-process ends, the kernel kills whatever is left in the namespaces and drops their mounts and network: nothing can leak.
+process ends, the kernel kills what is left in the namespaces and drops their mounts and network: nothing can leak.
 
 The network, from the outside in::
 
@@ -36,7 +36,7 @@ SETUP_FAILED = 125
 
 
 def main(folder: str, descriptor: str, *groups: str) -> int:
-    """Become the machine. The supervisor is told of what went wrong before the guest ran."""
+    """Set up the machine and wait for its end. Report to the supervisor what fails before the guest runs."""
     supervisor = socket.socket(fileno=int(descriptor))
     supervisor.set_inheritable(False)
     try:

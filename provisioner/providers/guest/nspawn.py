@@ -47,7 +47,7 @@ def start(machine: StateDir, record: dict[str, Any]) -> NspawnGuest:
                 "--keep-unit",  # we are in our own control group
                 f"--network-namespace-path={network}",
                 "--capability=CAP_NET_ADMIN",  # or the guest can't configure its card
-                "--drop-capability=CAP_MKNOD",  # it makes no device; providers/nspawn.py says what it still can
+                "--drop-capability=CAP_MKNOD",  # it makes no device; what it still can: providers/nspawn.py
                 f"--machine={record['id']}",
                 "--resolv-conf=off",
                 "--timezone=off",

@@ -23,7 +23,7 @@ COMMAND_LINE = (
 
 
 class QemuGuest:
-    """A running QEMU and its monitor, which tells a reboot from a power-off. Protocol: QEMU's docs/interop/qmp-spec."""
+    """A running QEMU and its monitor, which tells a reboot from a power-off (QEMU's docs/interop/qmp-spec)."""
 
     def __init__(self, process: subprocess.Popen[bytes], monitor: socket.socket) -> None:
         self._process = process

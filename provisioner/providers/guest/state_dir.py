@@ -1,4 +1,4 @@
-"""The folder of one machine: all that is known of it, to whatever process asks.
+"""The folder of one machine, which holds all that is known of it, for any process that asks.
 
 ::
 
@@ -7,7 +7,7 @@
     ID/disk           what the guest wrote; deleted when it has powered off, kept when it lost power
     ID/console        what the guest printed, and ID/console.old before that
     ID/state.json     phase, reason, the supervisor's pid
-    ID/launching      locked by whoever is starting or ending this machine (`StateDir.exclusive`)
+    ID/launching      locked by the process that is starting or ending this machine (`StateDir.exclusive`)
     ID/lock           locked by the supervisor for as long as it lives: who is alive is never a guess about a pid
     ID/log            what the supervisor and its helpers had to say
 
@@ -91,7 +91,7 @@ class StateDir:
             try:
                 file = (self.path / "launching").open("a")
             except FileNotFoundError:
-                continue  # whoever had the folder has just removed it
+                continue  # another process has just removed the folder
             with file:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_same_file(self.path / "launching", file.fileno()):
@@ -100,7 +100,7 @@ class StateDir:
 
     def remove(self) -> None:
         """Delete the folder. Only for a caller inside `exclusive` who knows that no supervisor lives."""
-        # Renamed first: whoever waits for the lock finds it gone, and never a folder that is half deleted.
+        # Renamed first: a process that waits for the lock finds the folder gone, never half deleted.
         removed = self.path.with_name(f"{REMOVED}{self.path.name}-{os.getpid()}-{time.monotonic_ns()}")
         self.path.rename(removed)
         shutil.rmtree(removed, ignore_errors=True)  # `delete_removed` comes back for what can't be deleted now

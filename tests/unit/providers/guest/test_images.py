@@ -159,7 +159,7 @@ def test_no_room_for_an_image(cache, tmp_path):
     program = """
         import os, subprocess, sys
         from pathlib import Path
-        from provisioner import images
+        from provisioner.providers.guest import images
         from provisioner.errors import Refused
         cache = Path(os.environ["FREEPOST_CACHE_DIR"])
         cache.mkdir()
@@ -314,7 +314,7 @@ def test_import_refuses_what_is_no_whole_qcow2(cache, qemu_img, tmp_path):
     broken = tmp_path / "broken.qcow2"
     broken.write_bytes(whole.read_bytes()[:64])
     for name, reason in (
-        ("none.qcow2", "There is no file"),
+        ("none.qcow2", "there is no file"),
         ("disk.raw", "not qcow2"),
         ("overlay.qcow2", "depends on another file"),
         ("broken.qcow2", "broken.qcow2"),
