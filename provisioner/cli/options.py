@@ -72,7 +72,7 @@ Command: TypeAlias = Callable[..., None]
 Parameters: TypeAlias = tuple[inspect.Parameter, ...]
 
 
-def _parameter(name: str, annotation: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:  # noqa: ANN401 - a type
+def _parameter(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from agent.grant import decode_name
 from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
@@ -30,6 +30,13 @@ from provisioner.s3.bucket import Store
 WORKERS = 16
 SHOWN_FILES = 20  # more are only counted
 _BLOCK = 1 << 20
+
+
+class _Hash(Protocol):
+    """What is used of a hash of hashlib, whose type has no public name."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more."""
 
 
 @dataclass
@@ -236,7 +243,7 @@ class _Fetch:
             raise Integrity(message, hint="the manifest was not written by an honest agent; look at what ran in the VM")
         return path
 
-    def _download(self, name: str, piece: Mapping[str, Any], file: IO[bytes], whole: Any) -> None:  # noqa: ANN401 - hashlib's type has no name
+    def _download(self, name: str, piece: Mapping[str, Any], file: IO[bytes], whole: _Hash) -> None:
         """Append one object to `file` and to the hash of the whole, and verify it by its own entry."""
         digest = hashlib.sha256()
         start = file.tell()

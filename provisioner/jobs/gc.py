@@ -22,6 +22,7 @@ from provisioner.s3.bucket import Store
 
 MARKS = ".launching"
 AGENT = "agent"  # the kind of an archive of the agent
+MARK_LIFE = timedelta(hours=1)  # a launch sets its mark some seconds before the record: nobody is at an older one
 YOUNG = timedelta(minutes=10)  # in which a launch that is under way writes its record
 
 
@@ -96,8 +97,7 @@ class Finder:
             except (ValueError, KeyError):
                 job = "?"
             if job not in records:
-                # A launch sets its mark some seconds before the record; an hour later nobody is at it.
-                why = "its job was never recorded" if (self.now - entry.modified).total_seconds() > 3600 else ""  # noqa: PLR2004
+                why = "its job was never recorded" if self.now - entry.modified > MARK_LIFE else ""
             else:
                 why = over.get(job, "")
             if why:

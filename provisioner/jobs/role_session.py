@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from provisioner.errors import BadInput, FreepostError, Refused
 from provisioner.job.spec import JobSpec, SignerSpec, StoreSpec
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LEAST, MOST = timedelta(minutes=15), timedelta(hours=12)  # a session (STS, "AssumeRole": DurationSeconds)
 POLICY_LIMIT = 2048  # characters of an inline session policy (the same page)
+StsClient: TypeAlias = Any  # botocore makes its clients when it runs: they have no static type
 RENEW_BEFORE = timedelta(minutes=10)
 NAME_LIMIT = 64  # characters of a RoleSessionName
 
@@ -67,7 +68,8 @@ class RoleSessions:
 
     def credentials(self, plan: Plan, task: TaskPlan) -> Credentials:
         """What signs this task's grant. Raise Refused for a role that can't be assumed, Expiry for a short session."""
-        if plan.spec.signer is None:
+        role = plan.spec.signer
+        if role is None:
             return self.own
         policy = session_policy(
             plan.bucket,
@@ -78,13 +80,11 @@ class RoleSessions:
         name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are offloaded
         found = self._sessions.get(name)
         if found is None or (found.expires is not None and found.expires < plan.needed_until):
-            found = self._sessions[name] = self._assume(plan, task, policy)
+            found = self._sessions[name] = self._assume(role, plan, task, policy)
         check_lifetime(found, now=self.clock(), needed_until=plan.needed_until, what=f"job {plan.spec.name}")
         return found
 
-    def _assume(self, plan: Plan, task: TaskPlan, policy: str) -> Credentials:
-        spec = plan.spec.signer
-        assert spec is not None  # noqa: S101 - the caller looked
+    def _assume(self, spec: SignerSpec, plan: Plan, task: TaskPlan, policy: str) -> Credentials:
         label = re.sub(r"[^\w+=,.@-]", "-", f"{plan.job}-{task.task}-{task.attempt}", flags=re.ASCII)[-NAME_LIMIT:]
         asked: dict[str, Any] = {
             "RoleArn": spec.role_arn,
@@ -152,7 +152,7 @@ def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[st
     return text
 
 
-def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 - boto3 clients have no static type
+def assume(client: StsClient, asked: dict[str, Any]) -> Credentials:
     """Assume a role once. Raise Refused, NoCredentials or Unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -177,7 +177,7 @@ def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 -
 def open_role_sessions(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> RoleSessions:
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
-    def connect(spec: SignerSpec, own: Credentials) -> Any:  # noqa: ANN401 - boto3 clients have no static type
+    def connect(spec: SignerSpec, own: Credentials) -> StsClient:
         from botocore.config import Config
 
         from provisioner.boto import make_session
