@@ -134,7 +134,9 @@ def _code(link: Link) -> segno.QRCode:
 
 def _web_url(url: str) -> str:
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-        raise BadInput(f"--success-url {url!r} is no http:// or https:// address", hint="give the page's whole address")
+        raise BadInput(
+            f"--success-url: not an http:// or https:// address: {url!r}", hint="give the page's whole address"
+        )
     return url
 
 
