@@ -93,7 +93,7 @@ class LinkSigner(RequestSigner):
         if not names:
             return sign_scope(self, scope, expires=self.expires, max_bytes=max_bytes)
         slots = SlotSigner(self.bucket, self.credentials, self.now, self.lifetime)
-        outputs = slots.target(scope.outputs, [encode_name(name) for name in names], most=max_bytes)
+        outputs = slots.target(scope.outputs, [encode_name(name) for name in names], max_bytes=max_bytes)
         return make_grant(scope, self.expires, (outputs, slots.target(scope.status, ["manifest.json"])))
 
 
