@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def build(
     context: typer.Context,
     suite: Annotated[
-        str, typer.Option("--suite", metavar="SUITE", help="Debian's release: bullseye, bookworm, trixie or sid")
+        str, typer.Option("--suite", metavar="SUITE", help="Debian's release: bullseye, bookworm, trixie, sid")
     ] = "bookworm",
     fresh: Annotated[bool, typer.Option("--fresh", help="Build it again, for newer packages")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the output of mmdebstrap")] = False,

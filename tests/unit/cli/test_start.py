@@ -47,7 +47,8 @@ def test_the_status_of_a_job_loads_nothing_that_launches(provision, state_folder
     job = next(line["job"] for line in lines if line["event"] == "job")
     found = loaded("status", job, state=state_folder)
     assert "botocore" in found
-    launching = {f"provisioner.{name}" for name in ("jobfile", "launch", "preflight", "renew", "signer", "userdata")}
+    names = "job.load", "jobs.launch", "s3.probe", "jobs.renew", "jobs.role_session", "userdata.render"
+    launching = {f"provisioner.{name}" for name in names}
     assert not (LAUNCHING | launching | {"boto3", "s3transfer"}) & found
 
 
@@ -58,7 +59,7 @@ def test_the_suites_of_help_are_those_there_are():
         for option in typer.main.get_group(app.app).commands["image"].commands["build"].params
         if option.name == "suite"
     )
-    assert suite.help == f"Debian's: {', '.join(images.SUITES)}."
+    assert suite.help == f"Debian's release: {', '.join(images.SUITES)}"
     assert suite.default == images.DEFAULT
 
 
