@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import botocore.exceptions as boto_errors
 
@@ -23,38 +24,39 @@ from provisioner.errors import (
     Unsupported,
 )
 
-# A row: (meaning, pattern of the Code in its XML, pattern of its whole HTTP status). The first row of which either is
-# found counts; an answer that fits none is "refused". The patterns mean the same in JavaScript. Before all rows, an
-# answer that has EXPIRED in its Code or Message is "expired".
+# What an answer means: (meaning, pattern of the Code in its XML, pattern of its whole HTTP status). The first row of
+# which either is found counts; an answer that fits none is "refused". The patterns mean the same in JavaScript. Before
+# all rows, an answer that has EXPIRED in its Code or Message is "expired".
 EXPIRED = "xpired"
-ANSWERS: Sequence[tuple[str, str, str]] = (
+_Rows: TypeAlias = Sequence[tuple[str, str, str]]
+ANSWERS: _Rows = (
     ("damaged", "Digest|Checksum", "-"),
-    (
-        "busy",
-        "^RequestTimeout$|Incompl|SlowDown|InternalErr|Unavailable|Throttl|Aborted",
-        "[12]..|408|429|5(?!01)..",
-    ),
+    ("busy", "^RequestTimeout$|^Incompl", "[12]..|408|429|50[02-9]"),
+    ("permanent", "Signature|AccessKey|NoSuchBucket|Redirect|NotImpl", "-"),
+)
+# The same for those who tell answers apart more finely than the agent has to; what remains is for ANSWERS.
+FINE_ANSWERS: _Rows = (
     ("credentials", "Signature|AccessKey|InvalidToken|InvalidClientTokenId", "-"),
     ("no bucket", "NoSuchBucket", "-"),
     ("elsewhere", "Redirect", "30."),
-    ("unsupported", "NotImpl|MethodNotAllowed|UnsupportedAlgorithm", "405|501"),
-)
-# The same of requests that the agent doesn't make. They come after those above.
-MORE_ANSWERS: Sequence[tuple[str, str, str]] = (
+    ("unsupported", "NotImpl|MethodNot|Unsupported", "405|501"),
+    ("busy", "SlowDown|InternalError|ServiceUnavailable|Throttling|OperationAborted", "5.."),
     ("absent", "NoSuchKey|NoSuchUpload", "404"),
     ("changed", "PreconditionFailed", "412"),
 )
 
 
-def meaning(status: int, code: str, message: str) -> str:
-    """Return what an answer means, by the rows above."""
+def meaning(status: int, code: str, message: str, answers: _Rows = ANSWERS) -> str:
+    """Return what an answer means, by the rows of `answers`."""
     if EXPIRED in code + message:
         return "expired"
-    for found, codes, statuses in (*ANSWERS, *MORE_ANSWERS):
+    for found, codes, statuses in answers:
         if re.search(codes, code) or re.fullmatch(statuses, str(status)):
             return found
     return "refused"
 
+
+ROWS: _Rows = (*FINE_ANSWERS, *ANSWERS)
 
 # By meaning: the error, what it says and the hint.
 _ERRORS: Mapping[str, tuple[type[FreepostError], str, str]] = {
@@ -102,14 +104,14 @@ class Answer:
     @property
     def meaning(self) -> str:
         """What it means: the first word of a row, ``expired`` or ``refused``."""
-        return meaning(self.status, self.code, self.message)
+        return meaning(self.status, self.code, self.message, ROWS)
 
     def error(self, doing: str, *, bucket: str = "") -> FreepostError:
         """Return the error that it is, with what to do about it. `doing` is what was asked for: ``read KEY``."""
         found = self.meaning
         if found == "no bucket" and bucket:
             return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
-        kind, text, hint = _ERRORS[found]
+        kind, text, hint = _ERRORS.get(found, _ERRORS["refused"])
         code = self.code or str(self.status)
         said = f"{code}: {self.message}" if self.message else code
         return kind(text.format(doing=doing, code=code, said=said), hint=hint)
