@@ -58,38 +58,27 @@ def meaning(status: int, code: str, message: str, answers: _Rows = ANSWERS) -> s
 
 ROWS: _Rows = (*FINE_ANSWERS, *ANSWERS)
 
-# By meaning: the error, what it says and the hint.
-_ERRORS: Mapping[str, tuple[type[FreepostError], str, str]] = {
-    "expired": (
-        Expiry,
+# The error of each meaning; {doing} is what was asked for, {code} and {said} are the answer's own words.
+_ACCESS = "check what the credentials may do on this bucket"
+_ERRORS: Mapping[str, FreepostError] = {
+    "expired": Expiry(
         "could not {doing}: what signed it has expired ({said})",
-        "check this machine's clock and the session's end",
+        hint="check this machine's clock and the end of the session",
     ),
-    "damaged": (Integrity, "could not {doing}: it was damaged on its way ({said})", "run the same command again"),
-    "busy": (Unreachable, "could not {doing}: the store answered {code}", "try again later"),
-    "credentials": (
-        NoCredentials,
+    "damaged": Integrity("could not {doing}: it was damaged on its way ({said})", hint="run the same command again"),
+    "busy": Unreachable("could not {doing}: the store answered {code}", hint="try again later"),
+    "credentials": NoCredentials(
         "the store doesn't accept the credentials ({code})",
-        "check the keys, the session, the region and this machine's clock",
+        hint="check the keys, the session, the region and this machine's clock",
     ),
-    "no bucket": (NotFound, "the store has no such bucket", "create it, or correct the store's url"),
-    "elsewhere": (
-        Refused,
-        "could not {doing}: the store redirects to another region",
-        "set store.region to the bucket's own",
+    "no bucket": NotFound("the store has no such bucket", hint="create it, or correct the store's url"),
+    "elsewhere": Refused(
+        "could not {doing}: the store redirects to another region", hint="set store.region to the bucket's own"
     ),
-    "unsupported": (
-        Unsupported,
-        "could not {doing}: the store answered {said}",
-        "check what the credentials may do on this bucket",
-    ),
-    "absent": (NotFound, "could not {doing}: there is nothing there", ""),
-    "changed": (Integrity, "could not {doing}: it was replaced meanwhile", "run the same command again"),
-    "refused": (
-        Refused,
-        "could not {doing}: the store answered {said}",
-        "check what the credentials may do on this bucket",
-    ),
+    "unsupported": Unsupported("could not {doing}: the store answered {said}", hint=_ACCESS),
+    "absent": NotFound("could not {doing}: there is nothing there"),
+    "changed": Integrity("could not {doing}: it was replaced meanwhile", hint="run the same command again"),
+    "refused": Refused("could not {doing}: the store answered {said}", hint=_ACCESS),
 }
 
 
@@ -111,10 +100,10 @@ class Answer:
         found = self.meaning
         if found == "no bucket" and bucket:
             return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
-        kind, text, hint = _ERRORS.get(found, _ERRORS["refused"])
+        known = _ERRORS.get(found, _ERRORS["refused"])
         code = self.code or str(self.status)
         said = f"{code}: {self.message}" if self.message else code
-        return kind(text.format(doing=doing, code=code, said=said), hint=hint)
+        return type(known)(known.message.format(doing=doing, code=code, said=said), hint=known.hint)
 
 
 def error_from_boto(error: Exception, doing: str, *, bucket: str) -> FreepostError:
