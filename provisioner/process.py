@@ -118,7 +118,7 @@ def _from_ps(pid: int) -> tuple[bool, str] | None:
         )
     except FileNotFoundError:
         raise MissingDependency(
-            "whether a process runs can't be told: there is neither /proc nor the program ps",
+            "can't tell whether a process runs: there is neither /proc nor the program ps",
             hint="mount /proc, or install ps (Debian: procps)",
         ) from None
     state, _, started = answer.stdout.strip().partition(" ")

@@ -25,7 +25,7 @@ from provisioner.links.forms import post_fields
 from provisioner.links.link import Link
 from provisioner.links.signer import LinkSigner
 from provisioner.resources import make_environment, templates
-from provisioner.s3.answers import ANSWERS, EXPIRED
+from provisioner.s3.answers import EXPIRED, ROWS
 
 _STEP = 1000
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -80,7 +80,7 @@ def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
             "expires": iso(signer.expires),
             "successUrl": options.success_url,
             "expired": EXPIRED,
-            "answers": ANSWERS,
+            "answers": ROWS,
         },
     )
 
