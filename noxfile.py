@@ -50,6 +50,13 @@ def docs(session: nox.Session) -> None:
     session.run("cog", "-I", ".ci", *mode, *COGGED, env={"COLUMNS": "100", "TERM": "dumb"})
 
 
+@nox.session(python=False)
+def coverage(session: nox.Session) -> None:
+    """Measure which lines the default tests run; `-- -m "e2e and not vm"` the whole machines."""
+    session.run(".ci/coverage", "run", "pytest", *session.posargs, external=True, success_codes=[0, 1])
+    session.run(".ci/coverage", "report", external=True)
+
+
 def _agent_session(version: str) -> None:
     @nox.session(python=False, name=f"agent-{version}")
     def agent(session: nox.Session) -> None:
