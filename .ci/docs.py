@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from provisioner import api as library
 from provisioner import errors, units
 from provisioner.cli import app, options
 from provisioner.job import keys
@@ -69,6 +72,26 @@ def _commands(group: TyperGroup, above: str = "") -> Iterator[tuple[str, Any]]:
         yield above + name, command
         if isinstance(command, TyperGroup):
             yield from _commands(command, f"{above}{name} ")
+
+
+def api() -> str:
+    """Return what `import freepost` gives: each function and each method of Job, with its docstring."""
+    functions = {name: getattr(library, name) for name in library.__all__}
+    functions = {name: each for name, each in functions.items() if inspect.isfunction(each)}
+    methods = {name: each for name, each in vars(library.Job).items() if not name.startswith("_")}
+    parts = [inspect.cleandoc(library.__doc__ or "").replace(">>> import", "```pycon\n>>> import", 1)]
+    parts[0] = parts[0].replace("\n\nDurations", "\n```\n\nDurations", 1)
+    parts += [_documented(name, each) for name, each in functions.items()]
+    parts += [f"### `Job`\n\n{inspect.cleandoc(library.Job.__doc__ or '')}"]
+    parts += [_documented(f"Job.{name}", each) for name, each in methods.items()]
+    return "\n\n".join(parts)
+
+
+def _documented(name: str, member: Callable[..., object] | property) -> str:
+    taken = (
+        "" if isinstance(member, property) else re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(member)))
+    )
+    return f"#### `{name}{taken}`\n\n{inspect.cleandoc(member.__doc__ or '')}"
 
 
 def exit_codes() -> str:

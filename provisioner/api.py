@@ -44,7 +44,7 @@ from provisioner.errors import (
     Unsupported,
 )
 from provisioner.jobs.handle import Job
-from provisioner.output import Event, Report
+from provisioner.output import Event, Report, ignore
 
 if TYPE_CHECKING:
     from provisioner.jobs.index import StoreLocation
@@ -85,18 +85,13 @@ HOUR = 3600  # seconds
 LARGEST = 5 << 30  # bytes: what S3 takes in one request
 
 
-def _ignore(event: Event) -> None:
-    """Tell nobody of an event."""
-    del event
-
-
 def launch(
     source: JobSource,
     *,
     local: bool = False,
     provider: str | None = None,
     overrides: Sequence[str] = (),
-    report: Report = _ignore,
+    report: Report | None = None,
 ) -> Job:
     """Sign, render and start a job. Called again after a failure, it goes on where the last call stopped.
 
@@ -109,6 +104,7 @@ def launch(
     """
     from provisioner.jobs import renew, stores, toolbox
 
+    report = report or ignore
     spec = toolbox.read_spec(source, overrides, provider)
     ready = toolbox.prepare(spec, report, local=local, provider=provider)
     toolbox.tell_notice(ready.provider, report)
@@ -126,7 +122,7 @@ def plan(
     local: bool = False,
     provider: str | None = None,
     overrides: Sequence[str] = (),
-    report: Report = _ignore,
+    report: Report | None = None,
 ) -> Plan:
     """Say everything that `launch` would do, and change nothing. `Plan.describe` gives it as JSON holds it.
 
@@ -135,7 +131,7 @@ def plan(
     from provisioner.jobs import toolbox
 
     spec = toolbox.read_spec(source, overrides, provider)
-    ready = toolbox.prepare(spec, report, local=local, provider=provider)
+    ready = toolbox.prepare(spec, report or ignore, local=local, provider=provider)
     planned = ready.launcher.plan(spec)
     ready.launcher.rehearse(planned)
     return planned
@@ -151,7 +147,7 @@ def render(  # noqa: PLR0913 - each is an option of `provision render`
     stage: bool = False,
     raw: bool = False,
     as_launched: bool = False,
-    report: Report = _ignore,
+    report: Report | None = None,
 ) -> Rendering:
     """Render the user-data of a task, the first if none is named, to be given to a VM by other means: its `data`.
 
@@ -162,12 +158,16 @@ def render(  # noqa: PLR0913 - each is an option of `provision render`
     from provisioner.jobs import rendering, toolbox
 
     spec = toolbox.read_spec(source, overrides, provider)
-    renderer = rendering.Renderer(report, local, provider, stage, raw, as_launched)
+    renderer = rendering.Renderer(report or ignore, local, provider, stage, raw, as_launched)
     return renderer.render(spec, task)
 
 
 def job(
-    name: str, *, store: str | StoreLocation | None = None, endpoint_url: str | None = None, report: Report = _ignore
+    name: str,
+    *,
+    store: str | StoreLocation | None = None,
+    endpoint_url: str | None = None,
+    report: Report | None = None,
 ) -> Job:
     """Open a job: by its id, if this machine launched it or `store` (s3://BUCKET/PREFIX) names where; or by its URL.
 
@@ -176,7 +176,7 @@ def job(
     from provisioner.jobs import stores
 
     opened, record = stores.find_job(name, _location(store, endpoint_url))
-    return Job(opened, record, report)
+    return Job(opened, record, report or ignore)
 
 
 def jobs(*, store: str | StoreLocation | None = None, endpoint_url: str | None = None) -> list[str]:

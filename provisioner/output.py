@@ -47,6 +47,11 @@ class Report(Protocol):
         """Take one."""
 
 
+def ignore(event: Event) -> None:
+    """Tell nobody of an event: a Report."""
+    del event
+
+
 class Output:
     """The two streams of one command. `kind` is what its standard output is; `finished` once its document is out."""
 
