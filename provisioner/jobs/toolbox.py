@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ class Toolbox:
 
     opened: OpenStore
     report: Report
-    clock: Callable[[], Any] = utc_now
+    clock: Callable[[], datetime] = utc_now
 
     def launcher(self, provider: Provider) -> Launcher:
         """Everything a launch works with."""
