@@ -1,17 +1,22 @@
-"""The one place that tries again. Stores and providers do each thing once and say whether it may work later."""
+"""The one place that tries again. Stores and providers do each thing once and say whether it may work later.
+
+`Retry` repeats one call. `s3.retrying` and `providers.retrying` wrap a whole store, form client or provider with it.
+"""
 
 from __future__ import annotations
 
-import functools
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from provisioner.errors import Unreachable
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+_jitter = random.SystemRandom()
 
 
 @dataclass
@@ -27,38 +32,15 @@ class Download:
     etag: str = ""
 
 
-class _Retried:
-    def __init__(self, inner: object, attempts: int, base: float, sleep: Callable[[float], None]) -> None:
-        self._inner = inner
-        self._attempts = attempts
-        self._base = base
-        self._sleep = sleep
+@dataclass(frozen=True)
+class Retry:
+    """Makes a call up to `attempts` times while it raises Unreachable.
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - stands in for any attribute
-        attribute = getattr(self._inner, name)
-        if not callable(attribute):
-            return attribute
+    Pauses are exponential with full jitter: up to ``base_seconds × 2^n`` before try n+1. Every other error is permanent
+    and passes through at once.
 
-        @functools.wraps(attribute)
-        def call(*args: object, **kwargs: object) -> object:
-            for attempt in range(1, self._attempts):
-                try:
-                    return attribute(*args, **kwargs)
-                except Unreachable:
-                    self._sleep(random.uniform(0, self._base * 2**attempt))  # noqa: S311 - jitter, not a secret
-            return attribute(*args, **kwargs)
-
-        return call
-
-
-def retried(target: T, *, attempts: int = 5, base: float = 0.25, sleep: Callable[[float], None] = time.sleep) -> T:
-    """Wrap `target` so that each method is tried up to `attempts` times while it raises Unreachable.
-
-    Waits are exponential with full jitter: up to ``base × 2^n`` seconds before try n+1. Every other error is
-    permanent and passes through at once.
-
-    A call may fail when half of it is done, and is then made again with the very same arguments. So each method of
-    `target` has to be one that a second call completes or finds done, and
+    A call may fail when half of it is done, and is then made again with the very same arguments. So it has to be one
+    that a second call completes or finds done, and
 
     - takes what can be read again from its start (bytes, a path, a sequence) or what knows how far a failed call came
       (`Download`), never an open file, an iterator or a function that consumes what it is given;
@@ -66,4 +48,19 @@ def retried(target: T, *, attempts: int = 5, base: float = 0.25, sleep: Callable
 
     A test holds the signatures of everything that is wrapped to this.
     """
-    return cast("T", _Retried(target, attempts, base, sleep))
+
+    attempts: int = 5
+    base_seconds: float = 0.25
+    sleep: Callable[[float], None] = time.sleep
+
+    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the call returns. Raise what it raises, Unreachable after the last attempt only."""
+        for attempt in range(1, self.attempts):
+            try:
+                return call(*args, **kwargs)
+            except Unreachable:
+                self.sleep(_jitter.uniform(0, self.base_seconds * 2**attempt))
+        return call(*args, **kwargs)
+
+
+DEFAULT_RETRY = Retry()

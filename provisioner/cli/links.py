@@ -6,6 +6,7 @@ What they make goes to standard output or to the file that is named, and nowhere
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -117,19 +118,21 @@ def put(
     curl: Curl = False,
 ) -> None:
     """Print an upload slot: whoever has it may write that one object, by PUT, until it expires."""
-    from provisioner.s3url import parse_object_url
+    from provisioner import api
 
     output = streams(context)
-    place = parse_object_url(key)
-    _, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
-    link = signer.put(
-        place.key,
+    _check_place(endpoint_url, local=local)
+    link = api.upload_url(
+        key,
+        expires=option_seconds("--expires", expires),
         size=option_size("--size", size) if size else None,
         content_type=content_type or "",
         sha256=sha256 or "",
         overwrite=not no_overwrite,
-        file=file or "",
+        endpoint_url=endpoint_url,
+        local=local,
     )
+    link = replace(link, file=file) if file else link
     if link.headers and not (output.as_json or curl):
         needed = ", ".join(f"{header}: {value}" for header, value in link.headers.items())
         output.event(Event("headers", f"send it with exactly these headers: {needed}"))
@@ -163,21 +166,25 @@ def sign(
     ] = None,
 ) -> None:
     """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
-    from agent.grant import dump
-    from provisioner.links.forms import curl_form, post_fields
-    from provisioner.s3url import parse_url
-
     output = streams(context)
-    place = parse_url(prefix)
-    _, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
-    limit = option_size("--max-bytes", max_bytes)
+    seconds, limit = option_seconds("--expires", expires), option_size("--max-bytes", max_bytes)
     if names and form_of != "grant":
         raise BadInput(
             "--put: presigned PUTs make a grant, which is for `agent push`", hint="for one URL, use `provision url put`"
         )
     if form_of == "grant":
-        text = dump(signer.grant(place.prefix, max_bytes=limit, names=names or ()))
+        from provisioner import api
+
+        _check_place(endpoint_url, local=local)
+        text = api.sign(
+            prefix, expires=seconds, max_bytes=limit, names=names or (), endpoint_url=endpoint_url, local=local
+        )
     else:
+        from provisioner.links.forms import curl_form, post_fields
+        from provisioner.s3url import parse_url
+
+        place = parse_url(prefix)
+        _, signer = _opener(endpoint_url, seconds, local=local)(place.bucket)
         target = signer.post(place.prefix, max_bytes=limit)
         curl = form_of == "curl"
         text = curl_form(target, file) if curl else json.dumps({"url": target.url, "fields": post_fields(target)})
@@ -232,27 +239,18 @@ def form(
 
 def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, LinkSigner]]":
     """Return a function that opens a bucket once, and what signs for it."""
-    from provisioner.cli.context import clock, embedded_place, open_place
-    from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import Place
-    from provisioner.links.signer import make_signer
+    from provisioner.jobs.stores import link_opener
 
+    _check_place(endpoint_url, local=local)
+    return link_opener(endpoint_url, seconds, local=local)
+
+
+def _check_place(endpoint_url: str | None, *, local: bool) -> None:
     if local and endpoint_url:
         raise BadInput(
             "--local and --endpoint-url: they name different stores",
             hint="give one of them; FREEPOST_ENDPOINT_URL counts",
         )
-    opened: dict[str, tuple[Store, LinkSigner]] = {}
-
-    def open_bucket(bucket: str) -> "tuple[Store, LinkSigner]":
-        if bucket not in opened:
-            elsewhere = Place(StoreSpec(bucket, "", endpoint_url), embedded=False)
-            store = open_place(embedded_place(bucket, "") if local else elsewhere).store
-            signer = make_signer(store.bucket, store.credentials, now=clock(), seconds=seconds)
-            opened[bucket] = store, signer
-        return opened[bucket]
-
-    return open_bucket
 
 
 def _print(output: Output, found: "Sequence[Link]", data: object, *, curl: bool, qr: bool = False) -> None:

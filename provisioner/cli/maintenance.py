@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioner.cli.options import Endpoint, JsonDocument, Overrides, ProviderName, StoreUrl, streams
+from provisioner.cli.options import Overrides, ProviderName, StoreChoice, store_command
 from provisioner.errors import BadInput, FreepostError, Incomplete
-from provisioner.output import Event
+from provisioner.output import Event, Kind
 
 if TYPE_CHECKING:
-    from provisioner.cli.context import Opened
     from provisioner.job.spec import JobSpec
     from provisioner.jobs.record import JobRecord
-    from provisioner.providers.base import Check, Cloud
+    from provisioner.jobs.stores import OpenStore
+    from provisioner.providers.base import Check, Provider
 
 # What tells two accounts, regions or clouds of one provider apart; the rest of a job's options doesn't.
 CONNECTION = ("region", "profile", "endpoint_url", "cloud")
@@ -27,28 +27,28 @@ def register(app: typer.Typer) -> None:
     app.command()(gc)
 
 
+@store_command(json=Kind.DOCUMENT)
 def doctor(
-    context: typer.Context,
-    job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM.")] = False,
+    chosen: StoreChoice,
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM")] = False,
     provider: ProviderName = None,
     overrides: Overrides = None,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
-    _json: JsonDocument = False,
 ) -> None:
     """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
-    from provisioner.cli import context as session
+    from provisioner import clock
     from provisioner.jobs import doctor as examining
+    from provisioner.jobs.stores import choose, open_location
+    from provisioner.jobs.toolbox import make_provider
 
-    output = streams(context)
-    spec = _spec(job, provider, overrides or (), store, endpoint_url)
+    output = chosen.output
+    spec = _spec(job, provider, overrides or (), chosen)
     found: list[Check] = []
     try:
-        place, name = session.choose(spec, local=local, provider=provider)
-        opened = session.open_place(place)
-        found += examining.of_store(opened.store, spec, session.clock())
-        found += examining.of_provider(session.make_provider(name, opened, spec.vm.options), spec)
+        location, name = choose(spec, local=local, provider=provider)
+        opened = open_location(location)
+        found += examining.of_store(opened.store, spec, clock.utc_now())
+        found += examining.of_provider(make_provider(name, opened, spec.vm.options), spec)
     except FreepostError as error:
         found.append(examining.stopped(error))
         output.result(examining.table(found), [asdict(each) for each in found])
@@ -61,55 +61,39 @@ def doctor(
         )
 
 
-def _spec(
-    job: Path | None, provider: str | None, overrides: Sequence[str], store: str | None, endpoint_url: str | None
-) -> "JobSpec":
+def _spec(job: Path | None, provider: str | None, overrides: Sequence[str], chosen: StoreChoice) -> "JobSpec":
     """The job to check for; without one, a job that does nothing."""
-    from provisioner.cli import context as session
-    from provisioner.job import load
-    from provisioner.job.overrides import apply
-    from provisioner.job.problems import Faults
-    from provisioner.providers import registry
+    from provisioner.jobs.toolbox import read_spec
 
     if job is not None:
-        return session.load_spec(job, overrides, provider)
-    where: dict[str, Any] = {"url": store, **({"endpoint_url": endpoint_url} if endpoint_url else {})}
-    document: Any = {
-        "name": "doctor",
-        "run": {"command": "true"},
-        "vm": {"provider": provider} if provider else {},
-        **({"store": where} if store else {}),
-    }
-    faults = Faults("the command line", Path())
-    document = apply(document, overrides, faults)
-    if faults.found:
-        faults.stop()
-    return load.parse(document, base=Path(), where="the command line", providers=registry.OptionSchemas())
+        return read_spec(job, overrides, provider)
+    where = {"url": chosen.store, **({"endpoint_url": chosen.endpoint_url} if chosen.endpoint_url else {})}
+    store = {"store": where} if chosen.store else {}
+    document = {"name": "doctor", "run": {"command": "true"}, "vm": {}, **store}
+    return read_spec(document, overrides, provider, where="the command line")
 
 
+@store_command(json=Kind.DOCUMENT)
 def gc(
-    context: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.")] = False,
+    chosen: StoreChoice,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown")] = False,
     providers: Annotated[
         list[str] | None,
-        typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs."),
+        typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs"),
     ] = None,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
-    _json: JsonDocument = False,
 ) -> None:
     """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
-    from provisioner.cli import context as session
+    from provisioner import clock
     from provisioner.jobs import gc as finding
+    from provisioner.jobs.stores import open_location
 
-    output = streams(context)
-    place = session.named_place(store, endpoint_url) or session.embedded_place(None, "")
-    opened = session.open_place(place)
+    output = chosen.output
+    opened = open_location(chosen.location_or_embedded())
     records, faults = finding.read_records(opened.store)
     for fault in faults:
         output.event(Event("unreadable", f"skipped: {fault}", {"text": fault}))
     failed: dict[str, FreepostError] = {}
-    finder = finding.Finder(opened.store, _clouds(opened, records, providers or (), failed), session.clock(), failed)
+    finder = finding.Finder(opened.store, _clouds(opened, records, providers or (), failed), clock.utc_now(), failed)
     found = finder.find(records, every=not faults)
     rows = [{key: value for key, value in asdict(each).items() if key != "leftover"} for each in found]
     if yes:
@@ -127,13 +111,13 @@ def gc(
 
 
 def _clouds(
-    opened: "Opened", records: "dict[str, JobRecord]", more: Sequence[str], failed: dict[str, FreepostError]
-) -> "dict[str, Cloud]":
+    opened: "OpenStore", records: "dict[str, JobRecord]", more: Sequence[str], failed: dict[str, FreepostError]
+) -> "dict[str, Provider]":
     """Every cloud that a job of the store was launched on, and those that the operator names.
 
     What keeps one from being used (a provider that isn't installed here, say) is put into `failed`.
     """
-    from provisioner.cli import context as session
+    from provisioner.jobs.toolbox import make_provider
 
     wanted: dict[str, tuple[str, dict[str, str]]] = {}
     for record in records.values():
@@ -142,16 +126,16 @@ def _clouds(
     for each in more:
         name, *pairs = each.split(",")
         if not all("=" in pair for pair in pairs):
-            raise BadInput(f"--provider {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
+            raise BadInput(f"--provider: {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
         keys = dict(pair.split("=", 1) for pair in pairs)
         wanted[_label(name, keys)] = name, keys
-    made = {}
+    made: dict[str, Provider] = {}
     for label, (name, keys) in wanted.items():
         try:
-            made[label] = session.make_provider(name, opened, keys)
+            made[label] = make_provider(name, opened, keys)
         except FreepostError as error:
             failed[label] = error
-    return {label: cast("Cloud", cloud) for label, cloud in made.items() if hasattr(cloud, "leftovers")}
+    return made
 
 
 def _label(name: str, keys: dict[str, str]) -> str:

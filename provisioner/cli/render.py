@@ -3,8 +3,7 @@
 import base64
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,12 +11,10 @@ import typer
 
 from provisioner.cli.options import JobFile, JsonDocument, Overrides, streams
 from provisioner.errors import BadInput
-from provisioner.output import Event, Output
+from provisioner.output import Event
 
 if TYPE_CHECKING:
-    from agent.grant import Grant
-    from provisioner.plan.plan import Plan, TaskPlan
-    from provisioner.userdata.render import UserData
+    from provisioner.jobs.rendering import Rendering
 
 
 def register(app: typer.Typer) -> None:
@@ -73,8 +70,19 @@ def render(
     if terraform:
         task, more = _query(task)
         changes += more
-    request = _Request(job, changes, task, local, provider, stage, raw, explain or audit)
-    made = _render(output, request)
+    from provisioner import api
+
+    made = api.render(
+        job,
+        task=task,
+        local=local,
+        provider=provider,
+        overrides=changes,
+        stage=stage,
+        raw=raw,
+        as_launched=explain or audit,
+        report=output.event,
+    )
     if explain:
         from provisioner.plan.text import agent
         from provisioner.userdata.render import explain as explained
@@ -90,82 +98,13 @@ def render(
     elif seed is not None:
         from provisioner.userdata.seed import task_files, write
 
-        write(task_files(made.plan, made.task, made.user_data.data), seed)
+        write(task_files(made.plan, made.task, made.data), seed)
         text = f"wrote {seed}; it holds the task's policies"
         output.outcome(Event("seed", text, {"path": str(seed), "job": made.plan.job}))
     elif terraform:
         output.raw(json.dumps(_answer(made)).encode() + b"\n")
     else:
-        output.raw(made.user_data.data)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What the command line says. Whoever is only `looking` is shown what a launch gives its VMs."""
-
-    job: Path
-    overrides: Sequence[str]
-    task: str | None
-    local: bool
-    provider: str | None
-    stage: bool
-    raw: bool
-    looking: bool
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """A task's user-data and what it was made from. `platform` is a provider's name, empty for one that isn't ours."""
-
-    plan: "Plan"
-    task: "TaskPlan"
-    grant: "Grant"
-    user_data: "UserData"
-    platform: str
-
-
-def _render(output: Output, request: _Request) -> _Rendered:
-    """Render, validate, and stage the job or say what the VM would miss."""
-    from provisioner.cli.context import choose, index, launcher, load_spec, make_provider, open_place
-    from provisioner.userdata import validate
-
-    spec = load_spec(request.job, request.overrides, request.provider)
-    # With no provider named, the platform is one that we don't drive. Its limit isn't known, so the tightest holds.
-    platform = "local" if request.local else request.provider or spec.vm.provider or ""
-    place, name = choose(spec, local=request.local, provider=platform or "local")
-    opened = open_place(place)
-    launching = launcher(
-        opened, make_provider(name if platform else "elsewhere", opened, spec.vm.options), output.event
-    )
-    plan = launching.plan(spec, raw=request.raw, staged=request.stage or request.looking)
-    task = plan.task(request.task)
-    if request.stage:  # a job of this task alone, tried once: nobody here can start another VM
-        array = (int(request.task or task.members[0]),) if spec.array else ()
-        plan = launching.plan(replace(spec, array=array, retries=0), raw=request.raw)
-        task = plan.task(None)
-    grant, user_data = launching.render(plan, task, use=request.stage)
-    validate.check(user_data.plain, output.event, quiet=platform == "local")
-    if request.stage:
-        launching.stage(plan)
-        index().remember(plan.job, opened.place.store, embedded=opened.place.embedded)
-        output.event(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
-    _note_missing(output, plan, request)
-    return _Rendered(plan, task, grant, user_data, platform)
-
-
-def _note_missing(output: Output, plan: "Plan", request: _Request) -> None:
-    """Say what a VM with this user-data would have to do without."""
-    if plan.spec.renew and not request.stage:
-        text = "note: nobody can renew what this VM may do, since nothing is recorded of it; --stage does that"
-        output.event(Event("not recorded", text, {"job": plan.job}))
-    fetched = [*plan.downloads, *([plan.archive] if plan.archive and not request.looking else [])]
-    if fetched and not request.stage:
-        names = ", ".join([*(item.path for item in fetched), *["its grant"] * (plan.apart and not request.looking)])
-        text = f"note: the VM will fetch {names} from the bucket, and that render uploads with --stage only"
-        output.event(Event("not staged", text, {"keys": [item.key for item in fetched]}))
-    if plan.agent == "needed":
-        text = "note: `agent push` and the like had no room in this user-data; with --stage they come from the bucket"
-        output.event(Event("left out", text, {"job": plan.job, "agent": plan.agent}))
+        output.raw(made.data)
 
 
 def _query(task: str | None) -> tuple[str | None, list[str]]:
@@ -183,14 +122,14 @@ def _query(task: str | None) -> tuple[str | None, list[str]]:
     return query.pop("task", task), [f"{key}={value}" for key, value in query.items()]
 
 
-def _answer(made: _Rendered) -> dict[str, Any]:
+def _answer(made: "Rendering") -> dict[str, Any]:
     """The flat map of strings that Terraform takes (its "External Data Source" protocol)."""
     from provisioner.clock import iso
 
-    plan, user_data = made.plan, made.user_data
+    plan = made.plan
     return {
-        **({"user_data": user_data.plain.decode()} if plan.raw else {}),  # what isn't sent isn't held to the limit
-        "user_data_base64": base64.b64encode(user_data.data).decode(),
+        **({"user_data": made.user_data.plain.decode()} if plan.raw else {}),  # what isn't sent isn't held to the limit
+        "user_data_base64": base64.b64encode(made.data).decode(),
         "job": plan.job,
         "task": made.task.task,
         "attempt": str(made.task.attempt),

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioner.cli.options import Endpoint, JobName, JsonDocument, JsonEvents, StoreUrl, streams
+from provisioner.cli.options import JobChoice, StoreChoice, job_command, store_command
 from provisioner.clock import to_seconds, utc_now
 from provisioner.errors import BadInput, MissingDependency, NotFound
-from provisioner.output import Event, Output
+from provisioner.output import Event, Kind, Output
 from provisioner.units import option_seconds, option_size
 
 if TYPE_CHECKING:
+    from provisioner.jobs.index import StoreLocation
     from provisioner.serve.token import Allowance, Limits
 
 _LONGEST = 366 * 86_400  # seconds that a token lives
@@ -35,10 +36,9 @@ def register(app: typer.Typer) -> None:
     app.command("revoke")(revoke_)
 
 
+@store_command(json=Kind.EVENTS, first=True)
 def serve(
-    context: typer.Context,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
+    chosen: StoreChoice,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; anything but loopback requires TLS")
     ] = "127.0.0.1",
@@ -62,16 +62,15 @@ def serve(
     burst: Annotated[
         int, typer.Option("--burst", metavar="N", min=1, help="Signatures that one token may have at once")
     ] = 1000,
-    _json: JsonEvents = False,
 ) -> None:
     """Run a service that signs requests for token holders, so that clients need no credentials.
 
     Every grant is logged, without its signature.
     """
-    from provisioner.cli.context import clock, embedded_place, named_place, open_place
-    from provisioner.jobs.role_session import Renewed
+    from provisioner.jobs.role_session import RefreshingCredentials
+    from provisioner.jobs.stores import open_location
 
-    output = streams(context)
+    output = chosen.output
     try:
         from provisioner.serve import app, key_store, server
         from provisioner.serve.rate import Limiter
@@ -84,13 +83,13 @@ def serve(
     server.check(address)
     path = key_file or _own("token.key")
     key = key_store.read_key(path, make=key_file is None and not path.exists())
-    place = named_place(store, endpoint_url) or embedded_place(None, "")
-    opened = open_place(place).store
+    location = chosen.location_or_embedded()
+    opened = open_location(location).store
     signing = SigningService(
         opened.bucket,
         f"{opened.prefix}/" if opened.prefix else "",
-        Renewed(lambda: open_place(place).store.credentials, clock),
-        clock,
+        RefreshingCredentials(lambda: open_location(location).store.credentials, utc_now),
+        utc_now,
         timedelta(seconds=option_seconds("--longest", longest, least=1, most=_LONGEST)),
     )
     limiter = Limiter(rate, burst, time.monotonic)
@@ -98,8 +97,9 @@ def serve(
     server.serve(app.make_app(service), address, output.event)
 
 
+@store_command(json=Kind.DOCUMENT)
 def token_(
-    context: typer.Context,
+    chosen: StoreChoice,
     where: Annotated[
         str | None, typer.Argument(metavar="[s3://BUCKET/PREFIX/ | JOB]", help="What a new token is for")
     ] = None,
@@ -138,12 +138,9 @@ def token_(
     ] = None,
     key_file: KeyFile = None,
     revoked: RevokedFile = None,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
-    _json: JsonDocument = False,
 ) -> None:
     """Make a token of the signing service, narrow one, show one, or revoke one."""
-    output = streams(context)
+    output = chosen.output
     if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
         raise BadInput("name one thing to do", hint="s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
     if revoke_id is not None:
@@ -159,28 +156,20 @@ def token_(
     if narrow is not None:
         made = token.narrow(_text(narrow), limits)
     else:
-        bucket, covered = _covered(str(where), task, attempt, store, endpoint_url)
+        bucket, covered = _covered(str(where), task, attempt, chosen.location())
         path = key_file or _own("token.key")
         key = key_store.read_key(path, make=not path.exists())
         made = token.mint(key, key_store.new_id(), bucket, token.complete(limits, covered, utc_now()))
     output.result(made, {"token": made, **token.read_unverified(made).describe()})
 
 
+@job_command(json=Kind.EVENTS)
 def revoke_(
-    context: typer.Context,
-    job: JobName,
-    store: StoreUrl = None,
-    endpoint_url: Endpoint = None,
+    chosen: JobChoice,
     undo: Annotated[bool, typer.Option("--undo", help="Let grants that haven't expired be used again")] = False,
-    _json: JsonEvents = False,
 ) -> None:
     """Make the store refuse what a job's VMs were granted, before it expires."""
-    from provisioner.cli.context import clock, find_job, named_place
-    from provisioner.jobs import revoke
-
-    opened, record = find_job(job, named_place(store, endpoint_url))
-    change = revoke.undo if undo else revoke.revoke
-    streams(context).event(change(opened.store, record, clock()))
+    chosen.open().revoke(undo=undo)
 
 
 def _revoke_token(output: Output, token_id: str, path: Path) -> None:
@@ -204,10 +193,10 @@ def _limits(methods: str | None, max_bytes: str | None, expires: str | None, pre
 
 
 def _covered(
-    where: str, task: str | None, attempt: int | None, store: str | None, endpoint_url: str | None
+    where: str, task: str | None, attempt: int | None, location: "StoreLocation | None"
 ) -> tuple[str, list[str]]:
     """The bucket and prefixes that a new token is for."""
-    from provisioner.cli.context import find_job, named_place
+    from provisioner.jobs.stores import find_job
     from provisioner.plan.layout import JobKeys
     from provisioner.s3url import is_s3_url, split_url
 
@@ -216,7 +205,7 @@ def _covered(
         if not place.key.strip("/"):
             raise BadInput("a token is for a prefix, not for a whole bucket", hint="s3://BUCKET/PREFIX/")
         return place.bucket, [place.key.strip("/") + "/"]
-    opened, record = find_job(where, named_place(store, endpoint_url))
+    opened, record = find_job(where, location)
     keys = JobKeys(opened.store.prefix, record.job)
     if task is None and len(record.spec.tasks) > 1:
         raise BadInput(

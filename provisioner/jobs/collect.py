@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from agent.grant import decode_name
-from provisioner.errors import FreepostError, Integrity, NotFound
+from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
+from provisioner.jobs import status
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import TaskStatus, status
+from provisioner.jobs.status import NAMED, TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
 from provisioner.retry import Download
@@ -29,6 +30,13 @@ from provisioner.s3.bucket import Store
 WORKERS = 16
 SHOWN_FILES = 20  # more are only counted
 _BLOCK = 1 << 20
+
+
+class _Hash(Protocol):
+    """What is used of a hash of hashlib, whose type has no public name."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more."""
 
 
 @dataclass
@@ -47,7 +55,7 @@ def collect(store: Store, record: JobRecord, folder: Path, report: Report) -> Co
     """Fetch what every task's latest manifest lists to `folder` (``TASK/`` below it for an array)."""
     done = Collected()
     keys = JobKeys(store.prefix, record.job)
-    for item in status(store, record):
+    for item in status.read(store, record):
         if not item.succeeded:
             done.missing.append(item)
         if not item.manifest:
@@ -67,6 +75,29 @@ def summary(done: Collected, folder: Path) -> str:
     few = done.files if len(done.files) <= SHOWN_FILES else []
     text = f"{len(done.files)} files in {folder} ({done.bytes} bytes fetched, {done.already} files were there already)"
     return text + "".join(f"\n{folder / path}" for path in few)
+
+
+def report_summary(done: Collected, folder: Path, report: Report) -> None:
+    """Tell what there is now, as the event ``collect``."""
+    data = {"folder": str(folder), "files": done.files, "bytes": done.bytes, "already": done.already}
+    report(Event("collect", summary(done, folder), {**data, "failed": done.failed}))
+
+
+def require_files(record: JobRecord, done: Collected) -> None:
+    """Raise Integrity when a file is damaged, Incomplete when one could not be fetched."""
+    if done.failed:
+        message = f"{len(done.failed)} files of {record.job} could not be collected"
+        raise (Integrity if done.damaged else Incomplete)(
+            message, hint="the lines above say which and why; collect again"
+        )
+
+
+def require_tasks(record: JobRecord, done: Collected) -> None:
+    """Raise Incomplete, naming them, when tasks have not succeeded."""
+    if done.missing:
+        names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:NAMED])
+        message = f"{len(done.missing)} of {len(record.spec.tasks)} tasks have not succeeded: {names}"
+        raise Incomplete(message, hint="collect again when they have")
 
 
 def _note(done: Collected, report: Report, path: str, size: int | None, error: FreepostError | None) -> None:
@@ -212,7 +243,7 @@ class _Fetch:
             raise Integrity(message, hint="the manifest was not written by an honest agent; look at what ran in the VM")
         return path
 
-    def _download(self, name: str, piece: Mapping[str, Any], file: IO[bytes], whole: Any) -> None:  # noqa: ANN401 - hashlib's type has no name
+    def _download(self, name: str, piece: Mapping[str, Any], file: IO[bytes], whole: _Hash) -> None:
         """Append one object to `file` and to the hash of the whole, and verify it by its own entry."""
         digest = hashlib.sha256()
         start = file.tell()

@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from provisioner.clock import iso
 from provisioner.errors import FreepostError, NotFound, Refused
 from provisioner.job.spec import JobSpec
+from provisioner.jobs.signers import ProofSigner
 from provisioner.providers.base import Check, Provider
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
-from provisioner.s3.signing import RequestSigner
 
 FOLDER = ".doctor"  # below the store's prefix; what is written there is deleted at once
-_PROBE_SECONDS = 300
 _MARKS: Mapping[bool | None, str] = {True: "ok", False: "NO", None: "?"}
 
 
@@ -26,9 +25,8 @@ def of_store(store: Store, spec: JobSpec, now: datetime) -> Iterator[Check]:
     yield _bucket(store)
     prefix = "/".join(part for part in (store.prefix, FOLDER, "") if part or not store.prefix).lstrip("/")
     name = secrets.token_hex(8)
-    target = RequestSigner(store.bucket, store.credentials, now).sign_prefix(
-        prefix, expires=now + timedelta(seconds=_PROBE_SECONDS), max_bytes=16
-    )
+    signer = ProofSigner(store.bucket, store.credentials, now)
+    target = signer.target(prefix, name, by_put=False, max_bytes=16)
     try:
         probe.post(target, name, b"doctor\n")
     except FreepostError as error:
@@ -79,11 +77,7 @@ def _read_back(store: Store, key: str) -> Check:
 
 def of_provider(provider: Provider, spec: JobSpec) -> Sequence[Check]:
     """What the provider says of itself."""
-    checks = getattr(provider, "checks", None)
-    if checks is None:
-        return [Check(provider.name, good=None, text="this provider has nothing to check")]
-    found: Sequence[Check] = checks(spec.vm.options, len(spec.tasks))
-    return found
+    return provider.checks(spec.vm.options, len(spec.tasks))
 
 
 def stopped(error: FreepostError) -> Check:

@@ -14,19 +14,20 @@ from datetime import datetime, timedelta
 
 from provisioner.clock import iso
 from provisioner.errors import BadInput, FreepostError, NotFound
-from provisioner.jobs import index, watch
+from provisioner.jobs import index, status
 from provisioner.jobs.record import JobRecord
 from provisioner.plan.layout import JobKeys, agent_root
-from provisioner.providers.base import Cloud, Leftover
+from provisioner.providers.base import Provider, ProviderResource
 from provisioner.s3.bucket import Store
 
 MARKS = ".launching"
 AGENT = "agent"  # the kind of an archive of the agent
+MARK_LIFE = timedelta(hours=1)  # a launch sets its mark some seconds before the record: nobody is at an older one
 YOUNG = timedelta(minutes=10)  # in which a launch that is under way writes its record
 
 
 @dataclass(frozen=True)
-class Rubbish:
+class Garbage:
     """One thing that can go. `place` names the provider it is with, ``store`` for an object of the bucket."""
 
     place: str
@@ -34,7 +35,7 @@ class Rubbish:
     id: str
     job: str
     why: str
-    leftover: Leftover | None = None
+    leftover: ProviderResource | None = None
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,19 @@ class Finder:
     """Looks through one store and any number of clouds, each under a name that people know it by."""
 
     store: Store
-    clouds: Mapping[str, Cloud]
+    clouds: Mapping[str, Provider]
     now: datetime
     failed: dict[str, FreepostError] = field(default_factory=dict)  # by cloud, what kept it from being looked through
 
-    def find(self, records: Mapping[str, JobRecord], *, every: bool = True) -> list[Rubbish]:
+    def find(self, records: Mapping[str, JobRecord], *, every: bool = True) -> list[Garbage]:
         """Everything that can go. `records` are those of the store's jobs: `every` one, or those that can be read."""
         over = {name: why for name, record in records.items() if (why := self.over(record))}
         found = []
         for place, cloud in self.clouds.items():
             with self._going_on(place):
                 found += [
-                    Rubbish(place, item.kind, item.id, item.job, why, item)
-                    for item in cloud.leftovers()
+                    Garbage(place, item.kind, item.id, item.job, why, item)
+                    for item in cloud.list_resources()
                     if (why := self._why(item, over.get(item.job, "")))
                 ]
         agents = self._agents(records) if every else []
@@ -66,7 +67,8 @@ class Finder:
             return self._expired(record.expires)
         if not record.launched:
             return ""
-        return "every task of its job is over" if all(item.over for item in watch.status(self.store, record)) else ""
+        finished = all(item.is_final for item in status.read(self.store, record))
+        return "every task of its job is over" if finished else ""
 
     @contextlib.contextmanager
     def _going_on(self, place: str) -> Iterator[None]:
@@ -76,7 +78,7 @@ class Finder:
         except FreepostError as error:
             self.failed[place] = error
 
-    def _why(self, item: Leftover, over: str) -> str:
+    def _why(self, item: ProviderResource, over: str) -> str:
         """Why something can go. Of a launch that still goes on, the record learns the end last: a VM's tag knows it."""
         own = self._expired(item.expires)
         return own if item.expires is not None and over.startswith("expired") else over or own
@@ -84,7 +86,7 @@ class Finder:
     def _expired(self, expires: datetime | None) -> str:
         return f"expired at {iso(expires)}" if expires is not None and expires <= self.now else ""
 
-    def _marks(self, records: Mapping[str, JobRecord], over: Mapping[str, str]) -> list[Rubbish]:
+    def _marks(self, records: Mapping[str, JobRecord], over: Mapping[str, str]) -> list[Garbage]:
         """The marks of launches that were cut off, when their job is over or was never begun."""
         found = []
         for entry in self.store.list(JobKeys(self.store.prefix, MARKS).root):
@@ -95,49 +97,48 @@ class Finder:
             except (ValueError, KeyError):
                 job = "?"
             if job not in records:
-                # A launch sets its mark some seconds before the record; an hour later nobody is at it.
-                why = "its job was never recorded" if (self.now - entry.modified).total_seconds() > 3600 else ""  # noqa: PLR2004
+                why = "its job was never recorded" if self.now - entry.modified > MARK_LIFE else ""
             else:
                 why = over.get(job, "")
             if why:
-                found.append(Rubbish("store", "mark", entry.key, job, why))
+                found.append(Garbage("store", "mark", entry.key, job, why))
         return found
 
-    def _orders(self, over: Mapping[str, str]) -> list[Rubbish]:
+    def _orders(self, over: Mapping[str, str]) -> list[Garbage]:
         """The orders of launches that were cut off. They hold user-data: what is over needs none."""
         return [
-            Rubbish("store", "order", entry.key, job, why)
+            Garbage("store", "order", entry.key, job, why)
             for job, why in over.items()
             for entry in self.store.list(JobKeys(self.store.prefix, job).launch_root)
         ]
 
-    def _mail(self, over: Mapping[str, str]) -> list[Rubbish]:
+    def _mail(self, over: Mapping[str, str]) -> list[Garbage]:
         """The renewed grants of jobs that are over."""
         return [
-            Rubbish("store", "grant", entry.key, job, why)
+            Garbage("store", "grant", entry.key, job, why)
             for job, why in over.items()
             for entry in self.store.list(JobKeys(self.store.prefix, job).mail_root)
         ]
 
-    def _agents(self, records: Mapping[str, JobRecord]) -> list[Rubbish]:
+    def _agents(self, records: Mapping[str, JobRecord]) -> list[Garbage]:
         """The archives of the agent that no job names. A young one may be of a launch that isn't recorded yet."""
         named = {key for record in records.values() for key in record.agents}
         return [
-            Rubbish("store", AGENT, entry.key, "-", "no job names it")
+            Garbage("store", AGENT, entry.key, "-", "no job names it")
             for entry in self.store.list(agent_root(self.store.prefix))
             if entry.key not in named and self.now - entry.modified > YOUNG
         ]
 
-    def remove(self, found: Sequence[Rubbish]) -> None:
+    def remove(self, found: Sequence[Garbage]) -> None:
         """Remove them. Safe to repeat."""
         for place, cloud in self.clouds.items():
             mine = [each.leftover for each in found if each.place == place and each.leftover]
             if mine:
                 with self._going_on(place):
-                    cloud.remove(mine)
+                    cloud.remove_resources(mine)
         self.store.delete([each.id for each in found if each.place == "store" and not self._renewed(each)])
 
-    def _renewed(self, each: Rubbish) -> bool:
+    def _renewed(self, each: Garbage) -> bool:
         """Whether a launch that began meanwhile has written an archive of the agent anew."""
         if each.kind != AGENT:
             return False
@@ -157,7 +158,7 @@ def read_records(store: Store) -> tuple[dict[str, JobRecord], list[str]]:
     return records, faults
 
 
-def table(found: Sequence[Rubbish]) -> str:
+def table(found: Sequence[Garbage]) -> str:
     """What can go, as lines of text."""
     if not found:
         return "nothing is left behind"

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from agent.grant import Grant, Target
 from provisioner.clock import iso
 from provisioner.errors import BadInput
-from provisioner.jobs.role_session import Signer
+from provisioner.jobs.role_session import RoleSessions
+from provisioner.jobs.signers import ProofSigner, vm_signer
 from provisioner.plan.grants import GrantSigner, large_keys
 from provisioner.plan.plan import Plan, TaskPlan, new_job_id
-from provisioner.providers.base import Provider, guest_url
-from provisioner.s3 import put_slots
+from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
 from provisioner.s3.probe import FormClient
-from provisioner.s3.signing import Credentials
 from provisioner.userdata import render as userdata
 from provisioner.userdata.render import UserData
 
-_PROOF = timedelta(minutes=15)  # how long the signature of one event of ours lives
+_ANNOUNCED = timedelta(minutes=15)  # how long the signature of one event of ours lives
 _THEN, _LONG = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc), timedelta(days=6)  # of what is only measured
 
 
 @dataclass(frozen=True)
 class Granter:
-    """What grants are made with: parts of a `Launcher`."""
+    """Makes what a VM is given, with the parts of a `Launcher`."""
 
     store: Store
     provider: Provider
     clock: Callable[[], datetime]
-    signer: Signer
+    sessions: RoleSessions
     forms: FormClient
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
@@ -41,8 +40,9 @@ class Granter:
 
         To `use` it, what its uploads need is begun in the bucket, and a grant that lies apart is put there.
         """
-        grant, apart = self._sign(plan, task, self.clock(), self._begun(plan, task) if use else {})
-        user_data = userdata.render(plan, task, grant, apart)
+        signer = vm_signer(self.provider, plan, self.sessions.credentials(plan, task), self.clock())
+        grant = signer.grant(task, uploads=self._begun(plan, task) if use else {})
+        user_data = _rendered(signer, task, grant)
         if len(user_data.data) > plan.user_data_limit:
             raise too_large(plan, user_data)
         if use:
@@ -70,7 +70,7 @@ class Granter:
         So its size doesn't depend on when it is measured: what a dry run says of it holds for the launch, too.
         """
         task = plan.tasks[-1]
-        credentials = dataclasses.replace(self.signer.credentials(plan, task), expires=None)
+        credentials = dataclasses.replace(self.sessions.credentials(plan, task), expires=None)
         then = dataclasses.replace(
             plan,
             job=new_job_id(plan.spec.name, _THEN, "aaaa"),
@@ -86,7 +86,8 @@ class Granter:
                 for item in plan.inputs
             ),
         )
-        return userdata.render(then, task, *self._signed(then, task, _THEN, credentials, {}))
+        signer = vm_signer(self.provider, then, credentials, _THEN)
+        return _rendered(signer, task, signer.grant(task))
 
     def announce(self, plan: Plan, grant: Grant) -> None:
         """Store the event `launched` with what the VM will use, at the store's address as we see it."""
@@ -106,9 +107,9 @@ class Granter:
         if url == grant.status.url or not plan.by_put:
             return Target(url, *grant.status[1:])
         # A PUT's signature is for one address.
-        credentials = self.signer.credentials(plan, plan.task(grant.task))
-        own = put_slots.SlotSigner(self.store.bucket, credentials, self.clock(), _PROOF)
-        return own.target(grant.status.prefix, ["launched"])
+        credentials = self.sessions.credentials(plan, plan.task(grant.task))
+        signer = ProofSigner(self.store.bucket, credentials, self.clock(), _ANNOUNCED)
+        return signer.target(grant.status.prefix, "launched", by_put=True, max_bytes=0)
 
     def _begun(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
         """The UploadId of each output that may take several PUTs: begun now, or by an earlier launch of the task."""
@@ -116,18 +117,11 @@ class Granter:
         found = dict(self.store.uploads(plan.keys.outputs(task.task, task.attempt))) if keys else {}
         return {key: found.get(key) or self.store.begin_upload(key) for key in keys}
 
-    def _sign(self, plan: Plan, task: TaskPlan, now: datetime, uploads: Mapping[str, str]) -> tuple[Grant, bytes]:
-        """Sign the grant of a task; and its stub, if it lies apart."""
-        return self._signed(plan, task, now, self.signer.credentials(plan, task), uploads)
 
-    def _signed(
-        self, plan: Plan, task: TaskPlan, now: datetime, credentials: Credentials, uploads: Mapping[str, str]
-    ) -> tuple[Grant, bytes]:
-        """Sign for the bucket's address as the VM will see it."""
-        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
-        signer = GrantSigner(plan, credentials, now, seen)
-        grant = signer.grant(task, uploads=uploads)
-        return grant, signer.stub(task, grant) if plan.apart else b""
+def _rendered(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
+    """Render the user-data of a task around its grant, or around the stub of one that lies apart."""
+    plan = signer.plan
+    return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.apart else b"")
 
 
 def too_large(plan: Plan, user_data: UserData) -> BadInput:

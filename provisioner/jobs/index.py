@@ -22,7 +22,7 @@ from provisioner.s3.bucket import Store
 
 
 @dataclass(frozen=True)
-class Place:
+class StoreLocation:
     """A store, and whether it is the embedded one, whose address and keys are its own affair."""
 
     store: StoreSpec
@@ -47,28 +47,28 @@ class JobIndex:
         """Drop a job that was removed."""
         (self._folder / f"{job}.json").unlink(missing_ok=True)
 
-    def find(self, job: str) -> Place | None:
+    def find(self, job: str) -> StoreLocation | None:
         """Where a job lies, if this machine launched it."""
         try:
             found = json.loads((self._folder / f"{job}.json").read_text())
-            return Place(StoreSpec(**found["store"]), bool(found["embedded"]))
+            return StoreLocation(StoreSpec(**found["store"]), bool(found["embedded"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
 
-def locate(job: str, *, place: Place | None, index: JobIndex) -> tuple[Place, str]:
+def locate(job: str, *, location: StoreLocation | None, index: JobIndex) -> tuple[StoreLocation, str]:
     """Return the store and the id of what the operator calls `job`: an id, or s3://BUCKET/PREFIX/ID.
 
-    `place` is the store the operator named, if any.
+    `location` is the store the operator named, if any.
     """
     if job.startswith("s3://"):
         from provisioner.s3url import split_url
 
         bucket, path = split_url(job)
         prefix, _, name = path.strip("/").rpartition("/")
-        base = place or Place(StoreSpec(bucket), embedded=False)
-        return Place(dataclasses.replace(base.store, bucket=bucket, prefix=prefix), base.embedded), name
-    found = place or index.find(job)
+        base = location or StoreLocation(StoreSpec(bucket), embedded=False)
+        return StoreLocation(dataclasses.replace(base.store, bucket=bucket, prefix=prefix), base.embedded), name
+    found = location or index.find(job)
     if found is None:
         message = f"this machine knows no job {job!r}"
         raise NotFound(

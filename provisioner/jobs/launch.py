@@ -4,43 +4,43 @@
 2. the provider says what may be ordered (types, zones, markets), the best first;
 3. the first task's ``launched`` event is posted with the very policy its VM will get, before anything is paid for;
 4. the inputs and the job's record go to the bucket;
-5. what a launch that was cut off had ordered is found again (`provisioner.jobs.orders`);
-6. each task, or group of tasks, is signed, announced and ordered, several at a time;
+5. what a launch that was cut off had ordered is found again (`provisioner.jobs.journal`);
+6. each task, or group of tasks, is signed, announced and ordered, several at a time (`jobs.task_orders`);
 7. the record says what was started, and that all was.
 
-Killed at any point, the same launch finds its own mark in the bucket and goes on where it stopped.
+Killed at any point, the same launch finds its own mark in the bucket and goes on where it stopped. `Launcher` takes
+these steps in this order; what else it does (stage, retry, recover) comes after them and is made of the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from agent.grant import Grant, member
-from provisioner.errors import Conflict, FreepostError, NoForms, NotFound
-from provisioner.job.spec import InputSpec, JobSpec
+from provisioner.errors import FreepostError, NoForms, NotFound
+from provisioner.job.spec import JobSpec
 from provisioner.jobs import record as records
-from provisioner.jobs import watch
+from provisioner.jobs import status
 from provisioner.jobs.granting import Granter
-from provisioner.jobs.orders import ATTEMPTS, Desk, Journal, Started
+from provisioner.jobs.journal import Journal
+from provisioner.jobs.orders import OrderPlacer, Started
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.role_session import Signer
+from provisioner.jobs.role_session import RoleSessions
+from provisioner.jobs.staging import Stager, measure
+from provisioner.jobs.task_orders import TaskOrders
 from provisioner.output import Event, Report
-from provisioner.packing import agent_archive
-from provisioner.plan.layout import JobKeys, parse_status
-from provisioner.plan.plan import Plan, StagedInput, TaskPlan, launch_token, new_job_id, task_plans
+from provisioner.plan.layout import JobKeys
+from provisioner.plan.plan import Plan, StagedInput, TaskPlan, new_job_id, task_plans
 from provisioner.plan.request import LaunchRequest, make_plan
-from provisioner.providers.base import Choice, Instance, Phase, Provider, raw_limit
-from provisioner.retry import retried
+from provisioner.providers.base import Choice, Provider
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
+from provisioner.s3.retrying_forms import RetryingFormClient
 from provisioner.userdata import validate
 from provisioner.userdata.render import UserData
 
@@ -55,9 +55,9 @@ class Launcher:
     provider: Provider
     clock: Callable[[], datetime]
     report: Report
-    signer: Signer
+    sessions: RoleSessions
     # Each task is announced by a form: one of thousands may meet a store that has no time.
-    forms: probe.FormClient = field(default_factory=lambda: retried(probe.FormClient()))
+    forms: probe.FormClient = field(default_factory=lambda: RetryingFormClient(probe.FormClient()))
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
@@ -66,50 +66,19 @@ class Launcher:
         choices = self._choices(spec)
         plan = self._proven(plan)
         self.store.put(mark, json.dumps({"job": plan.job}).encode())
-        self._stage(plan)
+        Stager(self.store, self.report).stage(plan)
         record = self._start(plan, self._named(self._recorded(plan), plan), choices)
         self.store.delete([mark])
         return record
 
-    def stage(self, plan: Plan) -> JobRecord:
-        """Do all of a launch but ordering VMs, for a plan whose user-data something else gives to one."""
-        self._prove(plan)
-        self._stage(plan)
-        record = dataclasses.replace(self._recorded(plan), launched=True)
-        self.store.put(plan.keys.record, records.dump(record))
-        return record
-
-    def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
-        """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
-        posted = {item.task: item for item in watch.status(self.store, record)}
-        attempts = {task: _next(record, posted[task]) for task in tasks}
-        plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
-        choices, left = self._choices(record.spec), self._left(record, tasks)
-        self._prove(plan)
-        record = self._named(record, plan)
-        self._move(plan)
-        return self._start(plan, record, choices, left)
-
-    def recover(self, record: JobRecord) -> JobRecord:
-        """Record what a retry that was cut off had ordered; an order that may be sent again is."""
-        journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
-        entries = journal.entries() if record.launched else []
-        if not entries:
-            return record
-        started = Started(record.job, record.provider, sum(len(each.order.tasks) for each in entries), self.report)
-        desk = Desk(self.provider, journal, (), self.clock)
+    def _unfinished(self, mark: str) -> str | None:
+        """The id of the job whose launch was cut off after its mark was set."""
         try:
-            for entry in entries:
-                started.add(desk.resume(entry))
-        finally:
-            record = self._keep(record, started, journal)
-        return record
-
-    def _left(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
-        """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
-        taken = {item.task for item in watch.status(self.store, record) if item.event != "failed"} & set(tasks)
-        latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
-        return {task: latest[task].place for task in taken & set(latest)}
+            job = str(json.loads(self.store.get(mark))["job"])
+        except NotFound:
+            return None
+        self.report(Event("continuing", f"continuing {job}, whose launch was cut off", {"job": job}))
+        return job
 
     def plan(
         self,
@@ -136,57 +105,20 @@ class Launcher:
                 bucket=self.store.bucket,
                 prefix=self.store.prefix,
                 provider=self.provider.name,
-                user_data_limit=raw_limit(self.provider) if raw else self.provider.user_data_limit,
+                user_data_limit=self.provider.raw_limit if raw else self.provider.user_data_limit,
                 raw=raw,
                 now=now,
-                credentials_expire=self.signer.check(spec, now, now + timedelta(seconds=spec.signed)),
+                credentials_expire=self.sessions.check(spec, now, now + timedelta(seconds=spec.signed)),
                 attempts=attempts,
-                inputs=[self._measure(item, keys) for item in spec.inputs] if inputs is None else inputs,
-                groups=getattr(self.provider, "groups", False),
+                inputs=[measure(self.store, item, keys) for item in spec.inputs] if inputs is None else inputs,
+                groups=self.provider.groups,
             )
         )
         return self._granter.made_to_fit(plan, staged=staged)
 
-    def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
-        """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
-        grant, user_data = self.render(plan, plan.tasks[0])
-        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
-        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
-        return grant, user_data
-
-    def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
-        """Sign the grant of a task and render its user-data, as `Granter.render` does."""
-        return self._granter.render(plan, task, use=use)
-
-    def _unfinished(self, mark: str) -> str | None:
-        """The id of the job whose launch was cut off after its mark was set."""
-        try:
-            job = str(json.loads(self.store.get(mark))["job"])
-        except NotFound:
-            return None
-        self.report(Event("continuing", f"continuing {job}, whose launch was cut off", {"job": job}))
-        return job
-
-    def _measure(self, item: InputSpec, keys: JobKeys) -> StagedInput:
-        """Find an input's size, and the hash that pins it if it is ours to upload."""
-        if not isinstance(item.source, Path):
-            key = item.source.removeprefix(f"s3://{self.store.bucket.name}/")
-            return StagedInput(item.path, key, item.mode, self.store.size(key), None)
-        digest = hashlib.sha256()
-        with item.source.open("rb") as source:
-            while block := source.read(1 << 20):
-                digest.update(block)
-            size = source.tell()
-        return StagedInput(item.path, keys.input(item.path), item.mode, size, digest.hexdigest())
-
     def _choices(self, spec: JobSpec) -> Sequence[Choice]:
         """What the provider offers for this job; for one that has no choice to make, the job's own options."""
-        choices = getattr(self.provider, "choices", None)
-        return choices(spec.vm.options) if choices else [Choice("", spec.vm.options)]
-
-    @property
-    def _granter(self) -> Granter:
-        return Granter(self.store, self.provider, self.clock, self.signer, self.forms)
+        return self.provider.choices(spec.vm.options)
 
     def _proven(self, plan: Plan) -> Plan:
         """Prove a plan; where the store takes no forms and the job leaves it to us, one of PUTs instead."""
@@ -207,27 +139,16 @@ class Launcher:
         self._granter.announce(plan, first)
         probe.verify_stored(self.store, first.status.prefix + "launched")
 
-    def _stage(self, plan: Plan) -> None:
-        """Upload what the VMs will pull."""
-        sources = {item.path: item.source for item in plan.spec.inputs}
-        for item in plan.inputs:
-            source = sources[item.path]
-            if isinstance(source, Path):
-                self.store.upload(item.key, source)
-                self.report(
-                    Event("staged", f"staged {item.path} ({item.size} bytes)", {"path": item.path, "size": item.size})
-                )
-        self._move(plan)
+    def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
+        """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
+        grant, user_data = self.render(plan, plan.tasks[0])
+        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
+        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
+        return grant, user_data
 
-    def _move(self, plan: Plan) -> None:
-        """Put into the bucket what had no room in the user-data."""
-        if plan.archive:  # written anew by each launch: whatever became of it meanwhile, it is right now, and young
-            self.store.put(plan.archive.key, agent_archive.rest(), content_type="application/octet-stream")
-        for file in plan.offloaded:
-            self.store.put(plan.offloaded_entry(file).key, file.content, content_type="application/octet-stream")
-            self.report(
-                Event("spilled", f"{file.path} is too large for user-data; the VM pulls it", {"path": file.path})
-            )
+    def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
+        """Sign the grant of a task and render its user-data, as `Granter.render` does."""
+        return self._granter.render(plan, task, use=use)
 
     def _recorded(self, plan: Plan) -> JobRecord:
         """The record that a cut-off launch of this job left, or a new one, written before any VM starts."""
@@ -235,7 +156,7 @@ class Launcher:
             return records.parse(self.store.get(plan.keys.record), plan.keys.record)
         except NotFound:
             # What this machine's own configuration decided (a region, say) is written down for the next machine.
-            options = {**plan.spec.vm.options, **getattr(self.provider, "pinned", {})}
+            options = {**plan.spec.vm.options, **self.provider.pinned_options}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
             record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.grants_end, plan.inputs)
             record = _naming(record, plan)
@@ -250,21 +171,18 @@ class Launcher:
         return named
 
     def _start(
-        self, plan: Plan, record: JobRecord, choices: Sequence[Choice], left: Mapping[str, str] | None = None
+        self, plan: Plan, record: JobRecord, choices: Sequence[Choice], avoid: Mapping[str, str] | None = None
     ) -> JobRecord:
         """Order VMs for every task that has none yet. What was started is recorded, whatever else happens."""
         journal = Journal(self.store, plan.keys)
-        desk = Desk(self.provider, journal, choices, self.clock, left or {})
-        wanted = {name: task.attempt for task in plan.tasks for name in task.members}
-        started = Started(plan.job, plan.provider, len(wanted), self.report)
+        started = Started(plan.job, plan.provider, sum(len(task.members) for task in plan.tasks), self.report)
+        placer = OrderPlacer(self.provider, journal, choices, self.clock, avoid or {})
+        orders = TaskOrders(plan, self._granter, placer, started)
         try:
-            for entry in (resumed := journal.entries()):
-                started.add(desk.resume(entry))
-            if resumed:
-                wanted = self._outstanding(plan, wanted, started.instances)
+            wanted = orders.resume()
             have = record.with_instances(started.instances).attempts
             missing = {task: attempt for task, attempt in wanted.items() if have.get(task, 0) < attempt}
-            self._order_all(plan, task_plans(plan.job, missing, plan.group_size), desk, started)
+            orders.order_all(task_plans(plan.job, missing, plan.group_size))
             record = dataclasses.replace(record, launched=True)
         except FreepostError as error:
             raise started.ended(error) from error
@@ -284,59 +202,49 @@ class Launcher:
         journal.drop(started.tokens)
         return record
 
-    def _outstanding(self, plan: Plan, wanted: Mapping[str, int], resumed: Sequence[Instance]) -> dict[str, int]:
-        """The tasks to order, each at its attempt, after a launch that was cut off had ordered some.
+    def stage(self, plan: Plan) -> JobRecord:
+        """Do all of a launch but ordering VMs, for a plan whose user-data something else gives to one."""
+        self._prove(plan)
+        Stager(self.store, self.report).stage(plan)
+        record = dataclasses.replace(self._recorded(plan), launched=True)
+        self.store.put(plan.keys.record, records.dump(record))
+        return record
 
-        One whose VM ended with nothing done takes its next attempt; one that was at work is the watcher's to judge.
-        """
-        root = plan.keys.status_root
-        found = [parse_status(root, entry.key) for entry in self.store.list(root)]
-        lived = {(key.task, key.attempt) for key in found if key and key.name != "launched"}
-        states = self.provider.state(resumed) if resumed else {}
-        ended = {name for name, state in states.items() if state.phase is Phase.GONE and state.known}
-        gone = {(item.task, item.attempt) for item in resumed if item.id in ended}
-        return {
-            task: attempt + ((task, attempt) in gone)
-            for task, attempt in wanted.items()
-            if (task, attempt) not in lived
-        }
+    def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
+        """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
+        posted = {item.task: item for item in status.read(self.store, record)}
+        attempts = {task: _next(record, posted[task]) for task in tasks}
+        plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
+        choices, avoid = self._choices(record.spec), self._taken_from(record, tasks)
+        self._prove(plan)
+        record = self._named(record, plan)
+        Stager(self.store, self.report).move(plan)
+        return self._start(plan, record, choices, avoid)
 
-    def _order_all(self, plan: Plan, tasks: Sequence[TaskPlan], desk: Desk, started: Started) -> None:
-        """Order these, as many at a time as suits the provider. An error ends it, once those under way are done."""
-        with ThreadPoolExecutor(getattr(self.provider, "concurrency", 1)) as pool:
-            orders = [pool.submit(self._order, plan, task, desk, started) for task in tasks]
-            try:
-                for order in as_completed(orders):
-                    order.result()
-            except KeyboardInterrupt:
-                getattr(self.provider, "abandon", lambda: None)()
-                raise
-            finally:
-                pool.shutdown(cancel_futures=True)
+    def _taken_from(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
+        """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
+        taken = {item.task for item in status.read(self.store, record) if item.event != "failed"} & set(tasks)
+        latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
+        return {task: latest[task].place for task in taken & set(latest)}
 
-    def _order(self, plan: Plan, task: TaskPlan, desk: Desk, started: Started) -> None:
-        """Sign, announce and order one task or group; at its next attempt if its token was spent on something else."""
-        for attempt in range(task.attempt, task.attempt + ATTEMPTS):
-            now = TaskPlan(task.task, attempt, launch_token(plan.job, task.task, attempt))
-            timed = self._from_now(plan)
-            grant, user_data = self.render(timed, now, use=True)
-            for index, name in enumerate(now.members):
-                if (name, attempt) != (plan.tasks[0].members[0], plan.tasks[0].attempt):  # that one proved the policy
-                    self._granter.announce(timed, member(grant, index))
-            try:
-                return started.add(desk.serve(plan.job, now, timed.grants_end, user_data.data))
-            except Conflict as error:
-                conflict = error
-        raise conflict
+    def recover(self, record: JobRecord) -> JobRecord:
+        """Record what a retry that was cut off had ordered; an order that may be sent again is."""
+        journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
+        entries = journal.entries() if record.launched else []
+        if not entries:
+            return record
+        started = Started(record.job, record.provider, sum(len(each.order.tasks) for each in entries), self.report)
+        placer = OrderPlacer(self.provider, journal, (), self.clock)
+        try:
+            for entry in entries:
+                started.add(placer.resume(entry))
+        finally:
+            record = self._keep(record, started, journal)
+        return record
 
-    def _from_now(self, plan: Plan) -> Plan:
-        """The plan as if it were made now: of thousands of VMs, the last are ordered an hour after the first.
-
-        Raise Expiry when what signs ends too early for a VM that starts now.
-        """
-        now = self.clock()
-        signing_ends = self.signer.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
-        return plan.postponed(now - plan.created, signing_ends)
+    @property
+    def _granter(self) -> Granter:
+        return Granter(self.store, self.provider, self.clock, self.sessions, self.forms)
 
 
 def _naming(record: JobRecord, plan: Plan) -> JobRecord:
@@ -345,9 +253,9 @@ def _naming(record: JobRecord, plan: Plan) -> JobRecord:
     return dataclasses.replace(record, agents=tuple(dict.fromkeys((*record.agents, *more))))
 
 
-def _next(record: JobRecord, posted: watch.TaskStatus) -> int:
+def _next(record: JobRecord, posted: status.TaskStatus) -> int:
     """The attempt that a retry launches: one that was announced and never had a VM goes by the same number."""
     recorded = record.attempts.get(posted.task, 0)
-    if posted.attempt > recorded and posted.event == watch.LAUNCHED:
+    if posted.attempt > recorded and posted.event == status.LAUNCHED:
         return posted.attempt
     return max(posted.attempt, recorded) + 1

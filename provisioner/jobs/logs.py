@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from provisioner.errors import BadInput
+from provisioner.jobs import status
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import status
 from provisioner.plan.layout import JobKeys
 from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
@@ -14,10 +13,7 @@ from provisioner.s3.bucket import Store
 
 def logs(store: Store, provider: Provider, record: JobRecord, task: str | None) -> Iterator[bytes]:
     """What the tasks printed, one task after the other; the VM's console for one that uploaded nothing."""
-    found = [item for item in status(store, record) if task in (None, item.task)]
-    if not found:
-        message = f"{record.job} has no task {task!r}"
-        raise BadInput(message)
+    found = status.read_tasks(store, record, task)
     for item in found:
         if len(found) > 1:
             yield f"== task {item.task}, attempt {item.attempt}: {item.event}\n".encode()

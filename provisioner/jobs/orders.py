@@ -1,60 +1,33 @@
-"""Gets orders for VMs served, and keeps a journal of them in the bucket: a launch that dies pays for no VM twice.
+"""Gets orders for VMs served, one choice of the provider's after the other, and counts what was started.
 
-One object an order, at ``PREFIX/JOB/launch/TOKEN``, written before the order is sent::
-
-    {"version": 1, "job", "tasks", "attempt", "token", "created", "expires", "choice", "options"}
-    the user-data, byte for byte, after the line feed
-
-A provider that takes tokens (EC2) answers the same order with the same VMs, and another one under the same token with
-an error: so these are the exact bytes, with every option resolved. The user-data holds the signed grant and nothing
-before it does. Once served, the object is overwritten: ``"instances"`` is added and the user-data is gone.
+Each order is in the journal before it is sent (`provisioner.jobs.journal`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import NamedTuple
 
-from provisioner.clock import from_iso, iso
 from provisioner.errors import (
     BadInput,
     Conflict,
     FreepostError,
     Incomplete,
     NoCapacity,
-    NotFound,
     OverQuota,
     Stopped,
     Throttled,
     Unreachable,
 )
+from provisioner.jobs.journal import RESEND_WITHIN, Entry, Journal
 from provisioner.output import Event, Report
-from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import TaskPlan
 from provisioner.providers.base import Choice, Instance, Order, Provider
-from provisioner.s3.bucket import Store
-
-RESEND_WITHIN = timedelta(minutes=5)  # an older order's signatures have aged; what it started is findable by then
-READERS = 16  # requests to the bucket at a time
-ATTEMPTS = 3  # at one order whose token the provider has seen with other bytes
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One order of the journal. Served when it has `instances`; otherwise `order` has its user-data."""
-
-    key: str
-    order: Order
-    created: datetime
-    instances: tuple[Instance, ...] = ()
-    choice: str = ""
 
 
 class Served(NamedTuple):
@@ -65,111 +38,59 @@ class Served(NamedTuple):
     expires: datetime
 
 
-def _head(order: Order, now: datetime) -> dict[str, Any]:
-    """What every line about an order begins with."""
-    return {
-        "version": 1,
-        "job": order.job,
-        "tasks": order.tasks,
-        "attempt": order.attempt,
-        "token": order.token,
-        "created": iso(now),
-        "expires": iso(order.expires),
-    }
-
-
 @dataclass(frozen=True)
-class Journal:
-    """The orders of one job's launch."""
+class OrderPlacer:
+    """Places a launch's orders, from any number of threads. A choice without room for one is not asked for the next.
 
-    store: Store
-    keys: JobKeys
-
-    def note(self, order: Order, choice: str, now: datetime) -> None:
-        """Write an order down, before it is sent."""
-        head = {**_head(order, now), "choice": choice, "options": dict(order.options)}
-        self._put(order.token, json.dumps(head).encode() + b"\n" + order.user_data)
-
-    def settle(self, order: Order, instances: Sequence[Instance], now: datetime) -> None:
-        """Write down what an order started; its user-data leaves the bucket."""
-        head = {**_head(order, now), "instances": [dataclasses.asdict(item) for item in instances]}
-        self._put(order.token, json.dumps(head).encode() + b"\n")
-
-    def drop(self, tokens: Sequence[str]) -> None:
-        """Forget orders that started nothing, or whose VMs are in the job's record."""
-        self.store.delete([self.keys.launch_root + token for token in tokens])
-
-    def entries(self) -> list[Entry]:
-        """Every order, as it was written down."""
-        with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(self._read, [item.key for item in self.store.list(self.keys.launch_root)])
-            return [entry for entry in found if entry]
-
-    def _put(self, token: str, data: bytes) -> None:
-        self.store.put(self.keys.launch_root + token, data, content_type="application/octet-stream")
-
-    def _read(self, key: str) -> Entry | None:
-        try:
-            head, _, user_data = self.store.get(key).partition(b"\n")
-        except NotFound:  # another launcher was faster
-            return None
-        raw: dict[str, Any] = json.loads(head)
-        order = Order(
-            raw["job"],
-            tuple(raw["tasks"]),
-            raw["attempt"],
-            raw["token"],
-            from_iso(raw["expires"]),
-            user_data,
-            raw.get("options", {}),
-        )
-        instances = tuple(Instance(**item) for item in raw.get("instances", ()))
-        return Entry(key, order, from_iso(raw["created"]), instances, raw.get("choice", ""))
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Where a launch's orders go, from any number of threads. What has no room for one is not asked for the next."""
+    `avoid` has, by task, the choice that took the VM of its last attempt; `exhausted` why each choice has no room.
+    """
 
     provider: Provider
     journal: Journal
     choices: Sequence[Choice]
     clock: Callable[[], datetime]
-    left: Mapping[str, str] = field(default_factory=dict)  # by task, the choice that took the VM of its last attempt
-    full: dict[str, FreepostError] = field(default_factory=dict)
+    avoid: Mapping[str, str] = field(default_factory=dict)
+    exhausted: dict[str, FreepostError] = field(default_factory=dict)
 
-    def serve(self, job: str, task: TaskPlan, expires: datetime, user_data: bytes) -> Served:
+    def place(self, job: str, task: TaskPlan, expires: datetime, user_data: bytes) -> Served:
         """Order VMs, of one choice after the other. Raise NoCapacity, with each one's own error, when none has room.
 
         Raise Conflict when only another attempt can help, and Unreachable, with the order left in the journal, when
         nobody knows what became of it.
         """
-        left = {self.left.get(member) for member in task.members}
-        for choice in sorted(self.choices, key=lambda choice: choice.name in left):
-            if choice.name in self.full:
+        avoid = {self.avoid.get(member) for member in task.members}
+        for choice in sorted(self.choices, key=lambda choice: choice.name in avoid):
+            if choice.name in self.exhausted:
                 continue
             token = _token(task.token, choice)
             order = Order(job, task.members, task.attempt, token, expires, user_data, choice.options, fresh=True)
-            self.journal.note(order, choice.name, self.clock())
             try:
-                found = [dataclasses.replace(item, place=choice.name) for item in self.provider.launch(order)]
+                return self._send(order, choice)
             except NoCapacity as error:
-                self.full[choice.name] = error
-                self.journal.drop([token])
-            except (Unreachable, Stopped):  # it may have been sent
-                raise
-            except FreepostError:
-                self.journal.drop([token])
-                raise
-            else:
-                self.journal.settle(order, found, self.clock())
-                return Served(tuple(found), token, expires)
-        errors = [self.full[choice.name] for choice in self.choices]
+                self.exhausted[choice.name] = error
+        raise self._no_room()
+
+    def _send(self, order: Order, choice: Choice) -> Served:
+        """Note one order, send it, and note what it started; one that certainly started nothing is forgotten."""
+        self.journal.note(order, choice.name, self.clock())
+        try:
+            found = [dataclasses.replace(item, place=choice.name) for item in self.provider.launch(order)]
+        except (Unreachable, Stopped):  # it may have been sent
+            raise
+        except FreepostError:
+            self.journal.drop([order.token])
+            raise
+        self.journal.settle(order, found, self.clock())
+        return Served(tuple(found), order.token, order.expires)
+
+    def _no_room(self) -> NoCapacity:
+        """What to raise when no choice has room."""
+        errors = [self.exhausted[choice.name] for choice in self.choices]
         named = "; ".join(
-            ": ".join(filter(None, (choice.name, str(self.full[choice.name])))) for choice in self.choices
+            ": ".join(filter(None, (choice.name, str(self.exhausted[choice.name])))) for choice in self.choices
         )
         kind = OverQuota if all(isinstance(error, OverQuota) for error in errors) else NoCapacity
-        raise kind(f"no choice has room: {named}", hint=errors[-1].hint)
+        return kind(f"no choice has room: {named}", hint=errors[-1].hint)
 
     def resume(self, entry: Entry) -> Served:
         """Find the VMs of an order that was noted and never settled; send it again, as it is, if it had none.
@@ -179,12 +100,9 @@ class Desk:
         order, now = entry.order, self.clock()
         if entry.instances:
             return Served(entry.instances, order.token, order.expires)
-        find = getattr(self.provider, "find", None)
-        if find is None:
-            return Served(
-                (), order.token, order.expires
-            )  # such a provider finds the VMs of a token whatever the order says
-        found: Sequence[Instance] = find(order)
+        found = self.provider.find_instances(order)
+        if found is None:  # it finds the VMs of a token when the order is launched again, whatever that says
+            return Served((), order.token, order.expires)
         try:
             if not found and now - entry.created < RESEND_WITHIN and now < order.expires:
                 found = self.provider.launch(order)

@@ -22,6 +22,7 @@ from provisioner.plan.plan import StagedInput
 from provisioner.providers.base import Instance
 
 VERSION = 1
+Attempt = tuple[str, int]  # a task and the number of its attempt, from 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class JobRecord:
         for item in more:
             attempts[item.task] = max(item.attempt, attempts.get(item.task, 0))
         return dataclasses.replace(self, instances=tuple(known), attempts=attempts)
+
+
+def attempts_with_vm(record: JobRecord) -> set[Attempt]:
+    """The attempts for which a VM was started, as far as the record knows."""
+    return {(item.task, item.attempt) for item in record.instances}
 
 
 def dump(record: JobRecord) -> bytes:

@@ -17,39 +17,37 @@ from agent.grant import dump
 from provisioner import units
 from provisioner.clock import iso
 from provisioner.errors import BadInput, Expiry, FreepostError
-from provisioner.jobs import watch
-from provisioner.jobs.record import JobRecord
-from provisioner.jobs.role_session import Signer
-from provisioner.jobs.watch import TaskStatus
+from provisioner.jobs.record import Attempt, JobRecord
+from provisioner.jobs.role_session import RoleSessions
+from provisioner.jobs.signers import vm_signer
+from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
-from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan
 from provisioner.plan.request import LaunchRequest, make_plan
-from provisioner.providers.base import Provider, guest_url
+from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import MAX_LIFETIME
 
 AT_ONCE = 8
 AGAIN = timedelta(seconds=60)  # at most, after a renewal that failed or would have gained nothing
 FAILED = "not renewed"  # the event
-Attempt = tuple[str, int]  # a task and its attempt
 
 
 @dataclass(frozen=True)
 class Renewer:
-    """What grants are renewed with. `signer` is asked each time, since its own session may have to be renewed, too."""
+    """What grants are renewed with. `sessions` is asked each time: what signs may end, too."""
 
     store: Store
     provider: Provider
     clock: Callable[[], datetime]
     report: Report
-    signer: Callable[[], Signer]
+    sessions: Callable[[], RoleSessions]
     _due: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _ends: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _said: list[str] = field(default_factory=list, repr=False)  # the last complaint, which is made once
 
-    def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
+    def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
         """Renew what is due of the running tasks, and tidy up after those that are over.
 
         Return the seconds until the next is due; None when nothing is to be renewed. What fails is reported and tried
@@ -58,7 +56,7 @@ class Renewer:
         if record.spec.renew is None or self.clock() >= record.deadline:
             return None
         life = timedelta(seconds=record.spec.renew)
-        running = [(item.task, item.attempt) for item in found if item.attempt and not item.over]
+        running = [item.key for item in found if item.attempt and not item.is_final]
         over = [each for each in self._due if each not in running]
         try:
             for task, attempt in over:
@@ -86,7 +84,7 @@ class Renewer:
         if self.clock() >= record.deadline:
             message = f"the deadline of {record.job} passed at {iso(record.deadline)}: its VMs are off"
             raise Expiry(message, hint=f"`provision retry {record.job}` launches what is not done")
-        running = [(item.task, item.attempt) for item in found if item.attempt and not item.over]
+        running = [item.key for item in found if item.attempt and not item.is_final]
         if not running:
             raise BadInput(f"no task of {record.job} is running", hint=f"`provision status {record.job}` tells more")
         self._renew(record, running, life or timedelta(seconds=record.spec.renew))
@@ -102,11 +100,11 @@ class Renewer:
     def _renew(self, record: JobRecord, due: Sequence[Attempt], life: timedelta) -> None:
         """Put the next grant of each into its mailbox. Raise the first failure, once all were tried."""
         numbers = latest(self.store, record)
-        signer = self.signer()
+        sessions = self.sessions()
 
         def one(each: Attempt) -> FreepostError | None:
             try:
-                self._renew_one(record, each, numbers.get(each, 0) + 1, life, signer)
+                self._renew_one(record, each, numbers.get(each, 0) + 1, life, sessions)
             except FreepostError as error:
                 return error
             return None
@@ -116,38 +114,38 @@ class Renewer:
         if failed:
             raise failed[0]
 
-    def _renew_one(self, record: JobRecord, each: Attempt, number: int, life: timedelta, signer: Signer) -> None:
+    def _renew_one(
+        self, record: JobRecord, each: Attempt, number: int, life: timedelta, sessions: RoleSessions
+    ) -> None:
         now = self.clock()
-        plan = self._plan(record, each, life, now, signer)
+        plan = self._plan(record, each, life, now, sessions)
         task = plan.tasks[0]
-        credentials = signer.credentials(plan, task)
+        credentials = sessions.credentials(plan, task)
         ends = min(plan.expires, credentials.expires or plan.expires)
         if ends <= self._ends.get(each, now):  # a session that is about to end: the same grant again is no help
             self._due[each] = now + min(AGAIN, life / 10)
             return
-        seen = dataclasses.replace(plan.bucket, url=guest_url(self.provider, plan.bucket.url))
         plan = dataclasses.replace(plan, expires=ends)
-        grant = GrantSigner(plan, credentials, now, seen).grant(task, next_renewal=number + 1)
+        grant = vm_signer(self.provider, plan, credentials, now).grant(task, next_renewal=number + 1)
         self.store.put(plan.keys.mailbox_key(*each, number), dump(grant).encode())
         self._ends[each], self._due[each] = ends, now + (ends - now) / 2
 
-    def _plan(self, record: JobRecord, each: Attempt, life: timedelta, now: datetime, signer: Signer) -> Plan:
+    def _plan(self, record: JobRecord, each: Attempt, life: timedelta, now: datetime, sessions: RoleSessions) -> Plan:
         """The plan of one task's next grant. The job's deadline stays as it is."""
         spec = dataclasses.replace(record.spec, renew=int(life.total_seconds()))
-        plan = make_plan(
-            LaunchRequest(
-                spec,
-                job=record.job,
-                bucket=self.store.bucket,
-                prefix=self.store.prefix,
-                provider=record.provider,
-                user_data_limit=self.provider.user_data_limit,
-                now=now,
-                credentials_expire=signer.check(spec, now, now),
-                attempts=dict([each]),
-                inputs=record.inputs,
-            )
+        request = LaunchRequest(
+            spec,
+            job=record.job,
+            bucket=self.store.bucket,
+            prefix=self.store.prefix,
+            provider=record.provider,
+            user_data_limit=self.provider.user_data_limit,
+            now=now,
+            credentials_expire=sessions.check(spec, now, now),
+            attempts=dict([each]),
+            inputs=record.inputs,
         )
+        plan = make_plan(request)
         expires = min(plan.expires, record.deadline + UPLOAD_MARGIN)
         return dataclasses.replace(plan, deadline=record.deadline, expires=expires)
 
@@ -174,14 +172,6 @@ def drop(store: Store, record: JobRecord) -> None:
     store.delete([item.key for item in store.list(root)] if record.spec.renew else [])
 
 
-def running(store: Store, record: JobRecord, task: str | None) -> list[TaskStatus]:
-    """Where every task stands, or the one that is named. Raise BadInput for one that isn't there."""
-    found = [item for item in watch.status(store, record) if task in (None, item.task)]
-    if not found:
-        raise BadInput(f"{record.job} has no task {task!r}")
-    return found
-
-
 def alarms(report: Report) -> Report:
     """A report of nothing but what the operator must not miss: that grants could not be renewed."""
 
@@ -192,7 +182,7 @@ def alarms(report: Report) -> Report:
     return pick
 
 
-def duty(record: JobRecord) -> Event | None:
+def renewal_reminder(record: JobRecord) -> Event | None:
     """What the operator of a job whose policies are renewed has to see to; None for another job."""
     if record.spec.renew is None:
         return None
@@ -203,3 +193,10 @@ def duty(record: JobRecord) -> Event | None:
     )
     data: Mapping[str, object] = {"job": record.job, "renew": record.spec.renew, "until": iso(record.deadline)}
     return Event("renewal", text, data)
+
+
+def remind(record: JobRecord, report: Report) -> None:
+    """Report what `renewal_reminder` says, if anything."""
+    event = renewal_reminder(record)
+    if event is not None:
+        report(event)

@@ -16,18 +16,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from agent.grant import Target
 from provisioner.clock import iso
 from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import TaskStatus
+from provisioner.jobs.signers import ProofSigner
+from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
-from provisioner.s3 import probe, put_slots
+from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
 from provisioner.s3.bucket_policy import PolicyFull, check_size, is_denied, merge, same, statements
-from provisioner.s3.signing import Credentials, RequestSigner
+from provisioner.s3.signing import Credentials
 
 PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
 _TRIES = 6
@@ -52,9 +54,10 @@ def revoke(
     if record.expires <= now:
         text = f"{record.job}: nothing to revoke, its grants lived {until}"
         return Event("revoked", text, {"job": record.job, "changed": False})
+    denial = Denial(store, record, now, sleep)
     reads = [keys.input(""), f"{keys.root}grants/", keys.mail_root]
-    changed = _change(store, record, now, [f"{keys.root}out/", keys.status_root], reads, sleep)
-    _prove(store, keys.status_root, record, credentials or store.credentials, now, sleep)
+    changed = denial.impose([f"{keys.root}out/", keys.status_root], reads)
+    denial.prove(keys.status_root, credentials or store.credentials)
     outside = [item.key for item in record.inputs if not item.key.startswith(keys.root)]
     named = ", ".join(outside[:_NAMED]) + ", …" * (len(outside) > _NAMED)
     reading = f", nor reads of inputs outside the job ({named})" if outside else ""
@@ -66,7 +69,7 @@ def revoke(
 
 def undo(store: Store, record: JobRecord, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Event:
     """Take the job's statements out of the bucket policy again. Safe to repeat."""
-    changed = _change(store, record, now, None, None, sleep)
+    changed = Denial(store, record, now, sleep).lift()
     text = f"{record.job}: no longer revoked" if changed else f"{record.job}: was not revoked"
     return Event("unrevoked", text, {"job": record.job, "changed": changed})
 
@@ -106,10 +109,10 @@ class Revoker:
         """Note an attempt that is over."""
         self._open += [(task, attempt)] if attempt else []
 
-    def tend(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
+    def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
         """Revoke what was noted, in one change of the policy. `found` is where every task stands."""
         retries = record.spec.retries
-        self.settle(record, last=all(item.over and (item.succeeded or item.attempt > retries) for item in found))
+        self.settle(record, last=all(item.is_final and (item.succeeded or item.attempt > retries) for item in found))
 
     def settle(self, record: JobRecord, *, last: bool) -> None:
         """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""
@@ -148,8 +151,9 @@ class Revoker:
     def _revoke(self, record: JobRecord) -> None:
         keys, now = JobKeys(self.store.prefix, record.job), self.clock()
         writes = [prefix for each in self._open for prefix in (keys.outputs(*each), keys.status(*each))]
-        if _change(self.store, record, now, writes, [], self.sleep):
-            _prove(self.store, writes[-1], record, self.credentials(), now, self.sleep)
+        denial = Denial(self.store, record, now, self.sleep)
+        if denial.impose(writes, []):
+            denial.prove(writes[-1], self.credentials())
             for task, _ in self._open:
                 data = {"job": record.job, "task": task}
                 self.report(Event("revoked", f"task {task}: its grant is revoked", data))
@@ -162,88 +166,82 @@ class Revoker:
             self.report(Event("notice", text, {"job": record.job, "text": text}))
 
 
-def _change(
-    store: Store,
-    record: JobRecord,
-    now: datetime,
-    writes: list[str] | None,
-    reads: list[str] | None,
-    sleep: Callable[[float], None],
-) -> bool:
-    """Merge into the store's policy and see that it stays. False when it was so already."""
-    job = _sid(store, record)
-    # One second more, so that the Deny never ends before the grant.
-    until = record.expires + timedelta(seconds=1)
-    denied = None if writes is None else statements(store.bucket, job, until, writes, reads or [])
-    for count in range(_TRIES):
-        text = store.policy()
-        policy = json.loads(text) if text else None
-        merged = merge(policy, job, denied, now)
-        if same(policy, merged):
-            return count > 0
-        if count:  # somebody else's change, or the store shows the older one for a moment: nothing tells when it ends
-            sleep(_SOONEST * 2 ** (count - 1))
-        store.set_policy(None if merged is None else check_size(merged))
-    raise Refused(
-        f"the policy of bucket {store.bucket.name} is not as it was written",
-        hint="somebody else keeps changing it, or the store rewrites it; look at it and run the same command again",
-    )
+@dataclass(frozen=True)
+class Denial:
+    """The statements about one job in the bucket's policy: what they forbid, and whether the store heeds them."""
+
+    store: Store
+    record: JobRecord
+    now: datetime
+    sleep: Callable[[float], None] = time.sleep
+
+    def impose(self, writes: list[str], reads: list[str]) -> bool:
+        """Forbid uploads below `writes` and downloads below `reads`. Return False when they were forbidden already."""
+        # One second more, so that the Deny never ends before the grant.
+        until = self.record.expires + timedelta(seconds=1)
+        return self._change(statements(self.store.bucket, _sid(self.store, self.record), until, writes, reads))
+
+    def lift(self) -> bool:
+        """Forbid nothing of the job any more. Return False when nothing was forbidden."""
+        return self._change(None)
+
+    def _change(self, denied: Sequence[dict[str, Any]] | None) -> bool:
+        """Merge into the store's policy and see that it stays. False when it was so already."""
+        job = _sid(self.store, self.record)
+        for count in range(_TRIES):
+            text = self.store.policy()
+            policy = json.loads(text) if text else None
+            merged = merge(policy, job, denied, self.now)
+            if same(policy, merged):
+                return count > 0
+            if count:  # somebody else's change, or the store shows the older one for a moment: nothing tells until when
+                self.sleep(_SOONEST * 2 ** (count - 1))
+            self.store.set_policy(None if merged is None else check_size(merged))
+        raise Refused(
+            f"the policy of bucket {self.store.bucket.name} is not as it was written",
+            hint="somebody else keeps changing it, or the store rewrites it; look at it and run the same command again",
+        )
+
+    def prove(self, prefix: str, credentials: Credentials) -> None:
+        """Upload as the VM does until the store refuses it, and see that it does so there alone.
+
+        Raise Unsupported if it never does, Refused if it refuses the same elsewhere in the job.
+        """
+        put = self.record.spec.method == "put"
+        elsewhere = f"{JobKeys(self.store.prefix, self.record.job).root}proof/"
+        signer = ProofSigner(self.store.bucket, credentials, self.now)
+        denied, allowed = (signer.target(where, ".revoked", by_put=put, max_bytes=1) for where in (prefix, elsewhere))
+        waited, pause = 0.0, 0.05
+        while not self._is_refused(denied):
+            if waited >= PROOF_SECONDS:
+                kind = "presigned PUTs" if put else "POST"
+                raise Unsupported(
+                    f"the store took the Deny but still accepts uploads below {prefix}: it doesn't apply bucket "
+                    f"policies to {kind}",
+                    hint=f"others may be stopped, {'PUTs' if put else 'forms'} live until {iso(self.record.expires)} "
+                    "or the signing key's end",
+                )
+            self.sleep(pause)  # no event tells when a policy applies
+            waited, pause = waited + pause, pause * 2
+        if self._is_refused(allowed):
+            raise Refused(
+                f"the Deny is in the bucket policy, but the store refuses uploads below {elsewhere}, too: that it "
+                f"refuses them below {prefix} proves nothing",
+                hint="run it again with credentials that may write to the whole job",
+            )
+
+    def _is_refused(self, target: Target) -> bool:
+        """Whether the store refuses an upload; what it takes is deleted."""
+        try:
+            probe.post(target, ".revoked", b"")
+        except NoForms:  # which says nothing of what else it takes
+            raise
+        except Refused:
+            return True
+        self.store.delete([f"{target.prefix}.revoked"])
+        return False
 
 
 def _sid(store: Store, record: JobRecord) -> str:
     """What stands for the job in the Sids of its statements, which take no other characters."""
     return hashlib.sha256(JobKeys(store.prefix, record.job).root.encode()).hexdigest()[:16]
-
-
-def _prove(
-    store: Store,
-    prefix: str,
-    record: JobRecord,
-    credentials: Credentials,
-    now: datetime,
-    sleep: Callable[[float], None],
-) -> None:
-    """Upload as the VM does until the store refuses it, and see that it does so there alone.
-
-    Raise Unsupported if it never does, Refused if it refuses the same elsewhere in the job.
-    """
-    put = record.spec.method == "put"
-    elsewhere = f"{JobKeys(store.prefix, record.job).root}proof/"
-    denied, allowed = (_probe(store, where, credentials, now, put=put) for where in (prefix, elsewhere))
-    waited, pause = 0.0, 0.05
-    while not _refused(store, denied):
-        if waited >= PROOF_SECONDS:
-            kind = "presigned PUTs" if put else "POST"
-            raise Unsupported(
-                f"the store took the Deny but still accepts uploads below {prefix}: it doesn't apply bucket policies "
-                f"to {kind}",
-                hint=f"others may be stopped, {'PUTs' if put else 'forms'} live until {iso(record.expires)} or the "
-                "signing key's end",
-            )
-        sleep(pause)  # no event tells when a policy applies
-        waited, pause = waited + pause, pause * 2
-    if _refused(store, allowed):
-        raise Refused(
-            f"the Deny is in the bucket policy, but the store refuses uploads below {elsewhere}, too: that it refuses "
-            f"them below {prefix} proves nothing",
-            hint="run it again with credentials that may write to the whole job",
-        )
-
-
-def _probe(store: Store, prefix: str, credentials: Credentials, now: datetime, *, put: bool) -> Target:
-    life = timedelta(minutes=5)
-    if put:
-        return put_slots.SlotSigner(store.bucket, credentials, now, life).target(prefix, [".revoked"])
-    return RequestSigner(store.bucket, credentials, now).sign_prefix(prefix, expires=now + life, max_bytes=1)
-
-
-def _refused(store: Store, target: Target) -> bool:
-    """Whether the store refuses an upload; what it takes is deleted."""
-    try:
-        probe.post(target, ".revoked", b"")
-    except NoForms:  # which says nothing of what else it takes
-        raise
-    except Refused:
-        return True
-    store.delete([f"{target.prefix}.revoked"])
-    return False

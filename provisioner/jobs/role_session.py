@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from provisioner.errors import BadInput, FreepostError, Refused
 from provisioner.job.spec import JobSpec, SignerSpec, StoreSpec
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 LEAST, MOST = timedelta(minutes=15), timedelta(hours=12)  # a session (STS, "AssumeRole": DurationSeconds)
 POLICY_LIMIT = 2048  # characters of an inline session policy (the same page)
+StsClient: TypeAlias = Any  # botocore makes its clients when it runs: they have no static type
 RENEW_BEFORE = timedelta(minutes=10)
 NAME_LIMIT = 64  # characters of a RoleSessionName
 
 
 @dataclass
-class Renewed:
+class RefreshingCredentials:
     """Credentials that are found again, by `find`, shortly before their session ends."""
 
     find: Callable[[], Credentials]
@@ -50,7 +51,7 @@ class Renewed:
 
 
 @dataclass(frozen=True)
-class Signer:
+class RoleSessions:
     """Gives the credentials that sign a grant. `connect` makes an STS client; sessions are kept for their task."""
 
     own: Credentials
@@ -60,41 +61,43 @@ class Signer:
 
     def check(self, spec: JobSpec, now: datetime, deadline: datetime) -> datetime | None:
         """Return when what is signed now will die at the latest; None for never. Raise Expiry if before `deadline`."""
-        ends = self.own.expires if spec.signer is None else now + length(spec)
+        ends = self.own.expires if spec.signer is None else now + session_length(spec)
         probe = Credentials("", "", expires=ends)
         check_lifetime(probe, now=now, needed_until=deadline, what=f"job {spec.name}")
         return ends
 
     def credentials(self, plan: Plan, task: TaskPlan) -> Credentials:
         """What signs this task's grant. Raise Refused for a role that can't be assumed, Expiry for a short session."""
-        if plan.spec.signer is None:
+        role = plan.spec.signer
+        if role is None:
             return self.own
         policy = session_policy(
-            plan.bucket, prefixes(plan, task), reads(plan, task), parts=bool(multipart_outputs(plan.spec))
+            plan.bucket,
+            write_prefixes(plan, task),
+            read_resources(plan, task),
+            parts=bool(multipart_outputs(plan.spec)),
         )
         name = f"{plan.job}/{task.task}/{task.attempt}/{policy}"  # the policy grows when files are offloaded
         found = self._sessions.get(name)
         if found is None or (found.expires is not None and found.expires < plan.needed_until):
-            found = self._sessions[name] = self._assume(plan, task, policy)
+            found = self._sessions[name] = self._assume(role, plan, task, policy)
         check_lifetime(found, now=self.clock(), needed_until=plan.needed_until, what=f"job {plan.spec.name}")
         return found
 
-    def _assume(self, plan: Plan, task: TaskPlan, policy: str) -> Credentials:
-        spec = plan.spec.signer
-        assert spec is not None  # noqa: S101 - the caller looked
+    def _assume(self, spec: SignerSpec, plan: Plan, task: TaskPlan, policy: str) -> Credentials:
         label = re.sub(r"[^\w+=,.@-]", "-", f"{plan.job}-{task.task}-{task.attempt}", flags=re.ASCII)[-NAME_LIMIT:]
         asked: dict[str, Any] = {
             "RoleArn": spec.role_arn,
             "RoleSessionName": label,
             "Policy": policy,
-            "DurationSeconds": int(length(plan.spec).total_seconds()),
+            "DurationSeconds": int(session_length(plan.spec).total_seconds()),
         }
         if spec.external_id is not None:
             asked["ExternalId"] = spec.external_id
         return assume(self.connect(spec, self.own), asked)
 
 
-def length(spec: JobSpec) -> timedelta:
+def session_length(spec: JobSpec) -> timedelta:
     """How long a session of the job's role is to last: what the job says, else as long as its grants may live."""
     if spec.signer is not None and spec.signer.duration is not None:
         return timedelta(seconds=spec.signer.duration)
@@ -102,13 +105,13 @@ def length(spec: JobSpec) -> timedelta:
     return min(max(wanted, LEAST), MOST)
 
 
-def prefixes(plan: Plan, task: TaskPlan) -> list[str]:
+def write_prefixes(plan: Plan, task: TaskPlan) -> list[str]:
     """The prefixes that the task's policies admit."""
     conditions = [item for document in plan.policies(task).values() for item in document["conditions"]]
     return [item[2] for item in conditions if isinstance(item, list) and item[:2] == ["starts-with", "$key"]]
 
 
-def reads(plan: Plan, task: TaskPlan) -> list[str]:
+def read_resources(plan: Plan, task: TaskPlan) -> list[str]:
     """What the VM reads, as resources below the bucket: the job's own inputs in one, others key by key.
 
     Of what it uploads in parts it may ask whether it is there: HEAD is s3:GetObject.
@@ -149,7 +152,7 @@ def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[st
     return text
 
 
-def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 - boto3 clients have no static type
+def assume(client: StsClient, asked: dict[str, Any]) -> Credentials:
     """Assume a role once. Raise Refused, NoCredentials or Unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -171,10 +174,10 @@ def assume(client: Any, asked: dict[str, Any]) -> Credentials:  # noqa: ANN401 -
     )
 
 
-def open_signer(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> Signer:
+def open_role_sessions(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> RoleSessions:
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
-    def connect(spec: SignerSpec, own: Credentials) -> Any:  # noqa: ANN401 - boto3 clients have no static type
+    def connect(spec: SignerSpec, own: Credentials) -> StsClient:
         from botocore.config import Config
 
         from provisioner.boto import make_session
@@ -185,4 +188,4 @@ def open_signer(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -
         where = spec.endpoint_url or place.endpoint_url
         return session.create_client("sts", region_name=store.bucket.region, endpoint_url=where, config=config)
 
-    return Signer(store.credentials, connect, clock)
+    return RoleSessions(store.credentials, connect, clock)

@@ -1,15 +1,43 @@
-"""The Protocol that every provider follows, and the words it speaks. tests/contract/ holds the suite that each passes.
+"""The interface of providers, and the values that they take and give. tests/contract/ holds the suite that each passes.
 
-A provider does one thing once: no retry (the caller wraps it in `provisioner.retry`), no policy, no bucket.
+A provider does one thing once: no retry (`providers.retrying` wraps it), no policy, no bucket.
+
+This module is the API for plugins, providers that another distribution offers (`registry` says how). A plugin may rely
+on these names, which only change with a note in CHANGELOG:
+
+- those in `__all__` below, with every attribute and method of `Provider` and every field of the values;
+- the errors of `provisioner.errors`;
+- for a provider that runs the agent without a VM: `provisioner.userdata.parse.unpack`, and ``GRANT_PATH``,
+  ``LAUNCHER_PATH`` and ``TASK_PATH`` of `provisioner.userdata.render`.
+
+What is added to `Provider` or to a value has a default, so that an older plugin goes on working. Everything else may
+change with any release: other modules, names that begin with an underscore, and what `Order.options` holds besides the
+keys of the provider's own `option_schema` or `choices`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Check", "Choice", "Context", "Instance", "Order", "Phase", "Provider", "ProviderResource", "State"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a provider may need to be made.
+
+    Where it keeps state, the store's endpoint that its VMs must reach, and the job's options: those under ``vm``.
+    """
+
+    state_dir: Path
+    store_endpoint_url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -18,7 +46,7 @@ class Order:
 
     `token` is the same for the same order, at most 64 ASCII characters: launching an order a second time finds
     the VMs of the first. `options` is the job's ``vm`` mapping without the keys that every provider has.
-    `fresh` says that it was certainly never sent before, so that looking for its VMs can be spared.
+    `fresh`: it was certainly never sent before, so there is no need to look for its VMs.
     The user-data holds a signed policy: never log an order's repr (it leaves the bytes out).
     """
 
@@ -36,7 +64,7 @@ class Order:
 class Choice:
     """One way to serve a job: the options of an order, with nothing left open that may change until it is sent again.
 
-    `name` says it to people (``c7g.large in eu-west-1a, spot``) and is part of the order's token.
+    `name` is what people read (``c7g.large in eu-west-1a, spot``) and is part of the order's token.
     """
 
     name: str
@@ -44,10 +72,10 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Leftover:
-    """Something of ours that a provider still has: a VM, or what launching one needed.
+class ProviderResource:
+    """Something of ours that a provider has: a VM, or what launching one needed.
 
-    `kind` is ``vm`` or the provider's own word; `expires` is when it ought to be gone, if that is known.
+    `kind` is ``vm`` or a name of the provider's own; `expires` is when it should be gone, if that is known.
     """
 
     kind: str
@@ -87,100 +115,118 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class State:
-    """A VM's phase and, in the provider's words, why. Not `known`: it isn't listed, which a young VM may not be yet."""
+    """A VM's phase, and the provider's reason for it. Not `known`: it isn't listed, perhaps for being young."""
 
     phase: Phase
     reason: str = ""
     known: bool = True
 
 
-class Provider(Protocol):
-    """Where VMs run. Constructors only store their arguments; every effect is in these four methods.
+class Provider(ABC):
+    """Where VMs run. Constructors only store their arguments; every effect is in the methods.
 
-    A provider may have more, each looked for by name and done without where it is missing (`Cloud` types them):
-    ``concurrency`` (orders in flight at a time, 1), ``groups`` (an order may have several tasks, False), ``choices``,
-    ``find``, ``of_job``, ``pinned``, ``notice`` (what people should know),
-    ``raw_limit`` (how much plain user-data it takes), ``leftovers``, ``remove``, ``checks``.
+    A subclass sets `name`, `user_data_limit` and `option_schema` as class attributes, has the four abstract methods,
+    and a class method ``create(context: Context)`` that makes it. The rest has defaults, which suit a provider of
+    machines that cost nothing: an attribute is overridden by a class attribute or by a property.
 
     Errors are `provisioner.errors`: BadInput for options the provider can't serve, Refused for a permanent no,
     Unreachable for what may work later, MissingDependency for a program or privilege that is not there.
     """
 
-    name: ClassVar[str]
-    user_data_limit: ClassVar[int]  # bytes, as this provider counts them
-    option_schema: ClassVar[Mapping[str, Any]]  # JSON Schema "properties" of the keys it takes under `vm`
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The value of ``vm.provider`` that selects it."""
 
+    @property
+    @abstractmethod
+    def user_data_limit(self) -> int:
+        """The most bytes of user-data that it takes, as this provider counts them."""
+
+    @property
+    @abstractmethod
+    def option_schema(self) -> Mapping[str, Any]:
+        """The keys that it takes under ``vm``, as the "properties" of a JSON Schema."""
+
+    @abstractmethod
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start one VM per task of the order, or find those that an earlier call with the same token started."""
-        ...
 
+    @abstractmethod
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
         """Tell how each instance is doing, by id. An id it has never heard of is GONE."""
-        ...
 
+    @abstractmethod
     def console(self, instance: Instance) -> bytes:
-        """What the VM printed so far, as far as the provider keeps it; empty when there is nothing."""
-        ...
+        """Return what the VM printed so far, as far as the provider keeps it; empty when there is nothing."""
 
+    @abstractmethod
     def terminate(self, instances: Sequence[Instance]) -> None:
         """End these VMs and free what they hold. Safe to repeat; ids it has never heard of are ignored."""
-        ...
 
+    @property
+    def notice(self) -> str:
+        """What people should know before they rely on it; empty for nothing."""
+        return ""
 
-class Cloud(Provider, Protocol):
-    """A provider whose VMs cost money and outlive this machine."""
+    @property
+    def raw_limit(self) -> int:
+        """The most bytes of user-data that it takes where gzip is refused."""
+        return self.user_data_limit
 
-    concurrency: ClassVar[int]
+    @property
+    def concurrency(self) -> int:
+        """How many orders may be in flight at a time."""
+        return 1
 
     @property
     def groups(self) -> bool:
         """Whether an order may have several tasks."""
-        ...
+        return False
 
     @property
-    def pinned(self) -> Mapping[str, Any]:
+    def pinned_options(self) -> Mapping[str, Any]:
         """Options that this machine's configuration decided; the record keeps them, so that others find the VMs."""
-        ...
+        return {}
+
+    def guest_url(self, url: str) -> str:
+        """Return the URL by which its VMs reach what the operator reaches at `url`.
+
+        To a machine on this host, the host's loopback has another address. A POST policy doesn't sign the host; a
+        presigned GET does.
+        """
+        return url
 
     def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
-        """Resolve a job's options to what may be ordered, the best first. NoCapacity of one leads to the next."""
-        ...
+        """Resolve a job's options to what may be ordered, the best first. NoCapacity of one leads to the next.
 
-    def find(self, order: Order) -> Sequence[Instance]:
-        """The VMs that this order started, dead ones included, as far as the provider remembers."""
-        ...
+        Where there is no choice to make: the options as they are.
+        """
+        return [Choice("", options)]
 
-    def of_job(self, job: str) -> Sequence[Instance]:
-        """Every VM of a job that is not gone."""
-        ...
+    def find_instances(self, order: Order) -> Sequence[Instance] | None:
+        """Return the VMs that this order started, dead ones included, as far as the provider remembers.
 
-    def leftovers(self) -> Sequence[Leftover]:
-        """Everything of Freepost's that exists there."""
-        ...
+        None from a provider that can't look for them: launching an order of the same token again finds them.
+        """
+        return None
 
-    def abandon(self) -> None:
-        """Let calls that wait for their turn give up: the launch was interrupted."""
-        ...
+    def list_instances(self, job: str) -> Sequence[Instance]:
+        """Return every VM of a job that is not gone, as far as the provider can tell."""
+        return ()
 
-    def remove(self, leftovers: Sequence[Leftover]) -> None:
-        """Remove these. Safe to repeat."""
-        ...
+    def list_resources(self) -> Sequence[ProviderResource]:
+        """Return everything of Freepost's that exists there, as far as the provider can tell."""
+        return ()
+
+    def remove_resources(self, resources: Sequence[ProviderResource]) -> None:
+        """Remove these, which `list_resources` returned. Safe to repeat."""
+        self.terminate([Instance(each.id, "", 0) for each in resources])
 
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
         """Tell, without paying for anything, whether a job of `vms` VMs could be launched."""
-        ...
+        return [Check(self.name, good=None, text="this provider has nothing to check")]
 
-
-def guest_url(provider: Provider, url: str) -> str:
-    """The URL by which a provider's VMs reach what the operator reaches at `url`.
-
-    The same, unless the provider has a method of this name that says otherwise: to a machine on this host, the host's
-    loopback has another address. A POST policy doesn't sign the host; a presigned GET does.
-    """
-    translate = getattr(provider, "guest_url", None)
-    return str(translate(url)) if translate else url
-
-
-def raw_limit(provider: Provider) -> int:
-    """How large user-data may be that isn't gzipped: as large as any, unless the provider has a `raw_limit`."""
-    return int(getattr(provider, "raw_limit", provider.user_data_limit))
+    def stop_waiting(self) -> None:
+        """Let calls that wait for their turn give up: the launch was interrupted."""
+        return

@@ -1,6 +1,6 @@
 """The ``elsewhere`` provider: VMs that something else starts, from what `provision render` printed.
 
-It starts nothing and knows of no VM, so a job of it is told by what it posts to the bucket alone.
+It starts nothing and knows of no VM, so all that is known of such a job is what it posts to the bucket.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from provisioner.errors import BadInput, NotFound
-from provisioner.providers.base import Choice, Instance, Order, State
-from provisioner.providers.registry import Context
+from provisioner.providers.base import Choice, Context, Instance, Order, Provider, State
 
 
-class ElsewhereProvider:
+class ElsewhereProvider(Provider):
     """Stands in the record of a job whose VM is not ours to start or to end."""
 
     name: ClassVar[str] = "elsewhere"
@@ -22,13 +21,13 @@ class ElsewhereProvider:
     option_schema: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
-    def create(cls, context: Context) -> ElsewhereProvider:  # noqa: ARG003 - every provider's signature
-        """Make it; there is nothing to configure."""
+    def create(cls, context: Context) -> ElsewhereProvider:
+        """Make the provider; there is nothing to configure."""
         return cls()
 
-    def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:  # noqa: ARG002 - it has none
+    def choices(self, options: Mapping[str, Any]) -> Sequence[Choice]:
         """Raise BadInput, before a launch or a retry announces anything."""
-        message = "VMs of this job are started elsewhere, by whoever has its user-data"
+        message = "VMs of this job are started elsewhere, by those who have its user-data"
         raise BadInput(message, hint="provision render JOB.yaml --stage makes a new job with user-data of its own")
 
     def launch(self, order: Order) -> Sequence[Instance]:
@@ -36,14 +35,13 @@ class ElsewhereProvider:
         self.choices(order.options)
         return []
 
-    def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:  # noqa: ARG002 - there are none
-        """Tell nothing."""
+    def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
+        """Return nothing: what its VMs post is all that is known of them."""
         return {}
 
     def console(self, instance: Instance) -> bytes:
         """Raise NotFound."""
-        message = f"{instance.id} is not ours, nor is its console"
-        raise NotFound(message)
+        raise NotFound(f"{instance.id} is not ours, nor is its console")
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """Do nothing: the dead-man timer ends a VM that was started elsewhere."""

@@ -2,12 +2,12 @@
 
 For trying a job out. It isolates nothing: the job runs as you, with your files and your network.
 As a VM takes its processes with it, so does the agent, even one that was killed: what the job left running is killed as
-soon as the agent's end is noticed (`_processes` says how it is found).
+soon as the agent's end is noticed (`_find_processes` says how it is found).
 
 Each launch has a folder below the state folder, named by the order's token::
 
     TOKEN/lock     held by the running agent for as long as it lives: who is alive is never a guess about a pid
-    TOKEN/pid      written by the agent's own process before it starts; its presence says "launched once"
+    TOKEN/pid      written by the agent's own process before it starts; where it exists, the agent was launched
     TOKEN/console  what the agent printed
     TOKEN/root/    the files of the user-data, and the job's directory
 """
@@ -29,15 +29,14 @@ from typing import Any, ClassVar
 
 from provisioner.errors import BadInput, FreepostError
 from provisioner.process import Process, identify, read_proc_file
-from provisioner.providers.base import Instance, Order, Phase, State
-from provisioner.providers.registry import Context
+from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before all of it is killed
 KILL_SECONDS = 10  # what the kernel gets to end what was killed
 _POLL_SECONDS = 0.05
 
 
-class LocalProvider:
+class LocalProvider(Provider):
     """Runs the agent here. `folder` keeps what each launch needs and leaves behind."""
 
     name: ClassVar[str] = "local"
@@ -58,104 +57,102 @@ class LocalProvider:
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start the agent, or find the one that an earlier launch with this token started."""
         if len(order.tasks) != 1:
-            message = "the local provider starts one task per launch"
-            raise BadInput(message)
-        home = self._folder / order.token
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(home) as lock:
-            if lock is not None and not (home / "pid").exists():
-                self._start(home, order, lock)
+            raise BadInput("the local provider starts one task per launch")
+        folder = self._folder / order.token
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(folder) as lock:
+            if lock is not None and not (folder / "pid").exists():
+                self._start(folder, order, lock)
         return [Instance(order.token, order.tasks[0], order.attempt)]
 
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
         """RUNNING while the agent holds its lock. What one that is gone left running is killed: it is GONE, too."""
         states = {item.id: self._state(item.id) for item in instances}
-        gone = [self._home(name) for name, state in states.items() if state.phase is Phase.GONE]
-        _end([home for home in gone if home not in self._ended and home.exists()])
+        gone = [self._launch_folder(name) for name, state in states.items() if state.phase is Phase.GONE]
+        _kill_processes([folder for folder in gone if folder not in self._ended and folder.exists()])
         self._ended.update(gone)
         return states
 
     def console(self, instance: Instance) -> bytes:
-        """What the agent printed."""
+        """Return what the agent printed."""
         try:
-            return (self._home(instance.id) / "console").read_bytes()
+            return (self._launch_folder(instance.id) / "console").read_bytes()
         except FileNotFoundError:
             return b""
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """Ask each agent to stop, kill what there is left of its launch after a while, and delete its files."""
-        homes = [self._home(item.id) for item in instances]
-        homes = [home for home in homes if home.exists()]
-        running, asked = homes, set[Path]()
+        folders = [self._launch_folder(item.id) for item in instances]
+        folders = [folder for folder in folders if folder.exists()]
+        running, signalled = folders, set[Path]()
         deadline = time.monotonic() + STOP_SECONDS
         while True:
-            running = [home for home in running if self._state(home.name).phase is Phase.RUNNING]
-            asked.update(home for home in running if home not in asked and _ask(home))
+            running = [folder for folder in running if self._state(folder.name).phase is Phase.RUNNING]
+            signalled.update(folder for folder in running if folder not in signalled and _request_stop(folder))
             if not running or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL_SECONDS)  # flock has no wait with a timeout
-        _end(homes)
-        for home in homes:
-            _remove(home)
+        _kill_processes(folders)
+        for folder in folders:
+            _delete_folder(folder)
 
-    def _home(self, token: str) -> Path:
+    def _launch_folder(self, token: str) -> Path:
         if not token.isalnum():
-            message = f"{token!r} is no launch of the local provider"
-            raise BadInput(message)
+            raise BadInput(f"{token!r} is no launch of the local provider")
         return self._folder / token
 
     def _state(self, token: str) -> State:
-        home = self._home(token)
-        if not home.exists():
+        folder = self._launch_folder(token)
+        if not folder.exists():
             return State(Phase.GONE, "never launched here")
-        with _locked(home) as lock:
+        with _locked(folder) as lock:
             return State(Phase.RUNNING) if lock is None else State(Phase.GONE, "the agent ended")
 
-    def _start(self, home: Path, order: Order, lock: int) -> None:
+    def _start(self, folder: Path, order: Order, lock: int) -> None:
         from provisioner.userdata.parse import unpack
         from provisioner.userdata.render import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
-        root = home / "root"
+        root = folder / "root"
         if root.exists():
             shutil.rmtree(root)  # of a launcher that died half-way
         for item in unpack(order.user_data).files:
-            item.write(root, _here(item.content, root) if item.path == TASK_PATH else None)
+            item.write(root, _adapt_task(item.content, root) if item.path == TASK_PATH else None)
         launcher = root / LAUNCHER_PATH.lstrip("/")
         search = os.pathsep.join(
             [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         )
         # sh writes the pid and becomes the agent, so that a launcher killed right here leaves a whole launch behind.
-        with (home / "console").open("ab") as console:
+        with (folder / "console").open("ab") as console:
             agent = subprocess.Popen(
                 [
-                    "/bin/sh", "-c", 'echo $$ >"$0"; exec "$@"', str(home / "pid"), str(launcher), "run",
+                    "/bin/sh", "-c", 'echo $$ >"$0"; exec "$@"', str(folder / "pid"), str(launcher), "run",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
                 cwd=root,
-                env={**_harmless_environment(), "PATH": search, "FREEPOST_GRANT": str(root / GRANT_PATH.lstrip("/"))},
+                env={**_clean_environment(), "PATH": search, "FREEPOST_GRANT": str(root / GRANT_PATH.lstrip("/"))},
                 start_new_session=True,
                 pass_fds=[lock],
             )  # fmt: skip
-        agent.returncode = 0  # nobody waits for it: it outlives us, and its lock says how it is
+        agent.returncode = 0  # nobody waits for it: it outlives us, and its lock tells whether it lives
 
 
-def _here(task: bytes, root: Path) -> bytes:
-    """The task as it can run here: as the user one is, in a folder below the scratch root."""
+def _adapt_task(task: bytes, root: Path) -> bytes:
+    """Return the task as it can run here: as the user who launches it, in a folder below `root`."""
     document = json.loads(task)
     return json.dumps({**document, "user": None, "workdir": str(root / document["workdir"].lstrip("/"))}).encode()
 
 
-def _harmless_environment() -> dict[str, str]:
-    """The environment without the operator's cloud credentials, which no job may come to rely on."""
+def _clean_environment() -> dict[str, str]:
+    """Return the environment without the operator's cloud credentials, which no job may come to rely on."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FREEPOST_"))}
 
 
 @contextmanager
-def _locked(home: Path) -> Iterator[int | None]:
+def _locked(folder: Path) -> Iterator[int | None]:
     """Hold the launch's lock; None when its agent (or another launcher) holds it."""
-    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,41 +164,41 @@ def _locked(home: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _ask(home: Path) -> bool:
-    """Send SIGTERM to the agent; the caller has just seen it hold its lock. False when it hasn't told its pid yet."""
-    pid = _pid(home)
+def _request_stop(folder: Path) -> bool:
+    """Send SIGTERM to the agent, which was just seen to hold its lock. Return False if its pid isn't known yet."""
+    pid = _read_pid(folder)
     if pid is not None:
         with suppress(ProcessLookupError):  # it ended this moment
             os.kill(pid, signal.SIGTERM)
     return pid is not None
 
 
-def _end(homes: Sequence[Path]) -> None:
+def _kill_processes(folders: Sequence[Path]) -> None:
     """Kill every process of these launches; those that they start meanwhile, too."""
     deadline = time.monotonic() + KILL_SECONDS
-    while homes and (left := _processes(homes)):
+    while folders and (remaining := _find_processes(folders)):
         if time.monotonic() >= deadline:
             raise FreepostError(
-                f"processes of the job don't end: pid {', '.join(str(process.pid) for process in left)}",
+                f"processes of the job don't end: pid {', '.join(str(process.pid) for process in remaining)}",
                 hint="they wait for a device or a network file system; run the same command again",
             )
-        for process in left:
+        for process in remaining:
             process.kill()
-        for process in left:
+        for process in remaining:
             process.ended(within=1)
 
 
-def _remove(home: Path) -> None:
+def _delete_folder(folder: Path) -> None:
     """Delete a launch's folder, where the job may have left folders that their owner may not change, as `go` does."""
     with suppress(PermissionError):
-        shutil.rmtree(home)
+        shutil.rmtree(folder)
         return
     try:
-        for above, folders, _ in os.walk(home):
-            for folder in (Path(above, name) for name in folders):
-                if not folder.is_symlink():
-                    folder.chmod(0o700)
-        shutil.rmtree(home)
+        for parent, names, _ in os.walk(folder):
+            for below in (Path(parent, name) for name in names):
+                if not below.is_symlink():
+                    below.chmod(0o700)
+        shutil.rmtree(folder)
     except PermissionError as error:
         raise FreepostError(
             f"what the job left can't be deleted: {error.filename}: {error.strerror}",
@@ -209,14 +206,14 @@ def _remove(home: Path) -> None:
         ) from None
 
 
-def _processes(homes: Sequence[Path]) -> list[Process]:
-    """Every process of these launches.
+def _find_processes(folders: Sequence[Path]) -> list[Process]:
+    """Return every process of these launches.
 
     They are known by their environment, in which the agent has its grant, and the job its grant and its home, below the
     launch's folder; and by the agent's session, if one of those is in it. No pid is trusted: who has it may be anyone,
     by now. A daemon with a new session and an emptied environment is not found, nor is anything without Linux's /proc.
     """
-    known = {home.name: home for home in homes}
+    known = {folder.name: folder for folder in folders}
     found, others, sessions = [], [], set[int]()
     for entry in Path("/proc").glob("[0-9]*"):
         process = identify(int(entry.name))
@@ -227,28 +224,28 @@ def _processes(homes: Sequence[Path]) -> list[Process]:
             continue
         if process is None:
             continue
-        token = _token(environment, homes[0].parent)
+        token = _launch_of(environment, folders[0].parent)
         if token not in known:
             others.append((process, session))
             continue
         found.append(process)
-        if session == _pid(known[token]):
+        if session == _read_pid(known[token]):
             sessions.add(session)
     return found + [process for process, session in others if session in sessions]
 
 
-def _token(environment: bytes, folder: Path) -> str | None:
-    """The launch in `folder` that a process with this environment belongs to."""
+def _launch_of(environment: bytes, parent: Path) -> str | None:
+    """Return the token of the launch in `parent` that a process with this environment belongs to."""
     for variable in environment.split(b"\0"):
         name, _, value = variable.partition(b"=")
-        if name in (b"FREEPOST_GRANT", b"HOME") and value.startswith(os.fsencode(folder) + b"/"):
-            return Path(os.fsdecode(value)).relative_to(folder).parts[0]
+        if name in (b"FREEPOST_GRANT", b"HOME") and value.startswith(os.fsencode(parent) + b"/"):
+            return Path(os.fsdecode(value)).relative_to(parent).parts[0]
     return None
 
 
-def _pid(home: Path) -> int | None:
-    """The agent's pid, which is its session's number as well."""
+def _read_pid(folder: Path) -> int | None:
+    """Return the agent's pid, which is its session's number as well; None before it is known."""
     try:
-        return int((home / "pid").read_text())
+        return int((folder / "pid").read_text())
     except (FileNotFoundError, ValueError):
         return None

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import ClassVar
 
 from provisioner.errors import BadInput, MissingDependency
 from provisioner.providers.guest import images
 from provisioner.providers.guest.provider import GuestProvider
-from provisioner.providers.guest.state_dir import Home
+from provisioner.providers.guest.state_dir import StateDir
 
 DEVICES = ("/dev/net/tun", "/dev/loop-control")
 
@@ -26,18 +27,20 @@ class MachineProvider(GuestProvider):
 
     def _check(self, image: images.Image) -> None:
         if os.geteuid() != 0:
-            hint = f"Run the command with {images.as_root(self.cache)}, or use the qemu provider."
-            raise MissingDependency("The machine provider needs root.", hint=hint)
-        images.need("systemd-nspawn", "slirp4netns", "mke2fs", "ip", "unshare", purpose="The machine provider")
-        missing = [device for device in DEVICES if not os.path.exists(device)]  # noqa: PTH110 - a device, not a path of ours
+            hint = f"run the command with {images.sudo_prefix(self.cache)}, or use the qemu provider"
+            raise MissingDependency("the machine provider needs root", hint=hint)
+        images.require_programs(
+            "systemd-nspawn", "slirp4netns", "mke2fs", "ip", "unshare", purpose="the machine provider"
+        )
+        missing = [device for device in DEVICES if not Path(device).exists()]
         if missing:
-            raise MissingDependency(f"This kernel has no {missing[0]}.", hint="Load its module: modprobe tun loop")
+            raise MissingDependency(f"this kernel has no {missing[0]}", hint="load its module: modprobe tun loop")
         if not image.root:
-            raise BadInput(f"The image {image.name} is a disk without a root.", hint="The qemu provider boots it.")
+            raise BadInput(f"the image {image.name} is a disk without a root", hint="the qemu provider boots it")
 
-    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:  # noqa: ARG002 - the overlay is made later
-        with home.disk.open("wb") as file:
+    def _make_disk(self, machine: StateDir, image: images.Image, size: int) -> None:
+        with machine.disk.open("wb") as file:
             file.truncate(size)
         # No journal: the host's kernel outlives the guest, so nothing is lost when the guest is killed.
         options = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0"]
-        subprocess.run(["mke2fs", *options, str(home.disk)], check=True, capture_output=True)
+        subprocess.run(["mke2fs", *options, str(machine.disk)], check=True, capture_output=True)

@@ -15,11 +15,11 @@ from provisioner.errors import MissingDependency
 from provisioner.paths import cache_dir
 from provisioner.providers.guest import images
 from provisioner.providers.guest.provider import GuestProvider
-from provisioner.providers.guest.state_dir import Home
-from provisioner.providers.guest.vm import CPU
+from provisioner.providers.guest.qemu import CPU
+from provisioner.providers.guest.state_dir import StateDir
 
 PROBE_SECONDS = 15  # in which a kernel boots under KVM on any machine, many times over
-LATE, LATE_SECONDS = "late", 600  # what is kept of a probe that ran out of time, and how long
+LATE, LATE_SECONDS = "late", 600  # the answer of a probe that ran out of time, and how long it counts
 BOOT = Path("/boot")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -31,24 +31,26 @@ class QemuProvider(GuestProvider):
 
     @property
     def notice(self) -> str:
-        """What to expect where KVM is known not to work, or can't be tried."""
+        """What to expect where KVM is known not to work, or can't be tried; empty where it works."""
         slow = "so the processor is emulated: a boot takes a minute or more"
-        if not _kvm_opens() or _answer(self.cache) in {"tcg", LATE}:
+        if not _kvm_opens() or _read_answer(self.cache) in {"tcg", LATE}:
             return f"KVM does not work here, {slow}"
-        if not _answer(self.cache) and not _kernel(self.cache):
+        if not _read_answer(self.cache) and not _find_kernel(self.cache):
             return f"there is no kernel to try KVM with, {slow}; provision image build makes one"
         return ""
 
-    def _check(self, image: images.Image) -> None:  # noqa: ARG002 - it boots every image
-        images.need("qemu-system-x86_64", "qemu-img", "slirp4netns", "ip", "unshare", purpose="The qemu provider")
-        if not os.path.exists("/dev/net/tun"):  # noqa: PTH110 - a device, not a path of ours
-            raise MissingDependency("This kernel has no /dev/net/tun.", hint="Load its module: modprobe tun")
+    def _check(self, image: images.Image) -> None:
+        images.require_programs(
+            "qemu-system-x86_64", "qemu-img", "slirp4netns", "ip", "unshare", purpose="the qemu provider"
+        )
+        if not Path("/dev/net/tun").exists():
+            raise MissingDependency("this kernel has no /dev/net/tun", hint="load its module: modprobe tun")
 
-    def _make_disk(self, home: Home, image: images.Image, size: int) -> None:
+    def _make_disk(self, machine: StateDir, image: images.Image, size: int) -> None:
         # Never smaller than what is below it, which would cut off its end.
         size = max(size, images.virtual_size(image.disk))
         below = ["-b", str(image.disk), "-F", image.disk_format]
-        command = ["qemu-img", "create", "-q", "-f", "qcow2", *below, str(home.disk), str(size)]
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", *below, str(machine.disk), str(size)]
         subprocess.run(command, check=True, capture_output=True)
 
     def _accel(self, image: images.Image) -> str:
@@ -56,30 +58,30 @@ class QemuProvider(GuestProvider):
 
 
 def kvm_works(image: images.Image, cache: Path | None = None) -> bool:
-    """Tell whether KVM boots a kernel here. The answer is kept until the host boots again.
+    """Tell whether KVM boots a kernel here. The answer is stored until the host boots again.
 
     A device that opens proves nothing (nested hosts offer one on which no kernel ever starts), so a kernel is booted
     without a root file system, up to the panic for the lack of it. The kernel is the image's, any built image's, or the
-    host's own. None in time may only mean that the host is busy: that is kept for ten minutes.
+    host's own. A kernel that isn't up in time may only mean a busy host: that answer counts for ten minutes.
     """
     if not _kvm_opens():
         return False
-    found = _answer(cache)
-    kernel = image.kernel or _kernel(cache)
+    found = _read_answer(cache)
+    kernel = image.kernel or _find_kernel(cache)
     if not found and kernel:
-        found = _probe(kernel)
-        _keep(found, cache)
+        found = _try_kvm(kernel)
+        _write_answer(found, cache)
     return found == "kvm"  # where there is nothing to try it with, emulation always works
 
 
-def _kernel(cache: Path | None) -> Path | None:
-    """A kernel to try KVM with: a built image's, or the host's if we may read it."""
+def _find_kernel(cache: Path | None) -> Path | None:
+    """Return a kernel to try KVM with: a built image's, or the host's if we may read it."""
     kernels = [each.kernel for each in images.listing(cache) if each.kernel]
     host = BOOT / f"vmlinuz-{os.uname().release}"
     return kernels[0] if kernels else host if os.access(host, os.R_OK) else None
 
 
-def _keep(found: str, cache: Path | None) -> None:
+def _write_answer(found: str, cache: Path | None) -> None:
     file = _answer_file(cache)
     file.parent.mkdir(parents=True, exist_ok=True)
     for old in file.parent.glob("kvm-*"):
@@ -98,8 +100,8 @@ def _answer_file(cache: Path | None) -> Path:
     return (cache or cache_dir()) / f"kvm-{BOOT_ID.read_text().strip()}"
 
 
-def _answer(cache: Path | None) -> str:
-    """What `kvm_works` found since the host booted: kvm, tcg, late (for a while), or nothing yet."""
+def _read_answer(cache: Path | None) -> str:
+    """Return what `kvm_works` found since the host booted: kvm, tcg, late (for a while), or nothing yet."""
     try:
         found, when = _answer_file(cache).read_text(), _answer_file(cache).stat().st_mtime
     except FileNotFoundError:
@@ -107,8 +109,8 @@ def _answer(cache: Path | None) -> str:
     return "" if found == LATE and not 0 <= time.time() - when < LATE_SECONDS else found
 
 
-def _probe(kernel: Path) -> str:
-    """Boot a kernel under KVM: kvm when it did, tcg when it did not, late when it did neither in time."""
+def _try_kvm(kernel: Path) -> str:
+    """Boot a kernel under KVM. Return kvm if it booted, tcg if it failed, late if it did neither in time."""
     command = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-m", "256", "-machine", "q35,smm=off", "-accel", "kvm", "-cpu", CPU["kvm"]),

@@ -1,23 +1,24 @@
-"""Which providers there are: those below, and those that other distributions offer.
+"""Finds a provider by its name: a built-in one, or one that another distribution offers.
 
-A distribution offers one by an entry point of the group ``freepost.providers``: its name is what ``vm.provider`` says,
-its object a class that follows `base.Provider` and has a class method ``create(context: Context)``.
+A distribution offers one by an entry point of the group ``freepost.providers``: its name is that of ``vm.provider``,
+its object a class with a class method ``create(context: Context)`` that makes a `base.Provider`. A class that has a
+provider's four methods and derives from nothing of ours, as plugins of before did, gets the defaults of the rest.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from provisioner.errors import BadInput
-from provisioner.providers.base import Provider
+from provisioner.providers.base import Context, Provider
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+__all__ = ["BUILT_IN", "GROUP", "Context", "OptionSchemas", "ProviderClass", "create", "names", "provider_class"]
 
 GROUP = "freepost.providers"
 BUILT_IN = {
@@ -30,46 +31,54 @@ BUILT_IN = {
 }
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a provider may need to be made.
+class ProviderClass(Protocol):
+    """What is asked of a provider's class, before one is made."""
 
-    Where it keeps state, the store's endpoint that its VMs must reach, and the job's options: those under ``vm``.
-    """
+    @property
+    def option_schema(self) -> Mapping[str, Any]:
+        """As `Provider.option_schema`: a class attribute."""
+        ...
 
-    state_dir: Path
-    store_endpoint_url: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    def create(self, context: Context) -> Provider:
+        """Make a provider; a class method."""
+        ...
 
 
 @functools.cache
 def _offered() -> tuple[EntryPoint, ...]:
-    """What other distributions offer: found by reading what every one of them says of itself, so only once."""
+    """Return the entry points of other distributions, read once: it means reading every distribution's metadata."""
     from importlib.metadata import entry_points
 
     return tuple(entry_points(group=GROUP))
 
 
 def names() -> list[str]:
-    """Every provider's name."""
+    """Return every provider's name, in order."""
     return sorted({*BUILT_IN, *(point.name for point in _offered())})
 
 
-def provider_class(name: str) -> Any:  # noqa: ANN401 - a class; what it makes is a Provider
+def provider_class(name: str) -> ProviderClass:
     """Return the class of a provider. Raise BadInput, naming those there are."""
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
-        return getattr(import_module(module), attribute)
+        built_in: ProviderClass = getattr(import_module(module), attribute)
+        return built_in
     for point in _offered():
         if point.name == name:
-            return point.load()
-    message = f"there is no provider {name!r}"
-    raise BadInput(message, hint=f"choose one of {', '.join(names())}")
+            return _with_defaults(point.load())
+    raise BadInput(f"there is no provider {name!r}", hint=f"choose one of {', '.join(names())}")
+
+
+def _with_defaults(offered: type) -> ProviderClass:
+    """Return a plugin's class; one that doesn't derive from Provider, with Provider's defaults for what it lacks."""
+    complete: Any = offered if issubclass(offered, Provider) else type(offered.__name__, (offered, Provider), {})
+    found: ProviderClass = complete
+    return found
 
 
 def create(name: str, context: Context) -> Provider:
     """Make a provider."""
-    return cast("Provider", provider_class(name).create(context))
+    return provider_class(name).create(context)
 
 
 class OptionSchemas(Mapping[str, Mapping[str, Any]]):
@@ -78,8 +87,7 @@ class OptionSchemas(Mapping[str, Mapping[str, Any]]):
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         if name not in names():
             raise KeyError(name)
-        schema: Mapping[str, Any] = provider_class(name).option_schema
-        return schema
+        return provider_class(name).option_schema
 
     def __iter__(self) -> Iterator[str]:
         return iter(names())

@@ -159,12 +159,12 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
     from agent.main import Bad
     from agent.remote_grant import own
-    from provisioner.cli import context
+    from provisioner.jobs import toolbox
 
     outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
-    spec = context.load_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None
-    opened = context.open_place(context.choose(spec, local=False, provider="local")[0])
-    launcher = context.launcher(opened, context.make_provider("local", opened, {}), lambda _: None)
+    spec = toolbox.read_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None
+    ready = toolbox.prepare(spec, lambda _: None, local=False, provider="local")
+    opened, launcher = ready.opened, ready.launcher
     plan = launcher.plan(spec)
     assert plan.apart
     grant, made = launcher.render(plan, plan.tasks[0], use=True)

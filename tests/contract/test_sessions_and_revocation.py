@@ -18,7 +18,7 @@ from provisioner.errors import Expiry, FreepostError, Refused
 from provisioner.job.spec import JobSpec, RunSpec, SignerSpec, StoreSpec
 from provisioner.jobs import renew, revoke, role_session
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import TaskStatus
+from provisioner.jobs.status import TaskStatus
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import StagedInput
@@ -108,7 +108,7 @@ def by_role(rgw, here):
     store, place = here
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
     plan = planned(store, spec)
-    who = role_session.open_signer(store, place, now)
+    who = role_session.open_role_sessions(store, place, now)
     credentials = who.credentials(plan, plan.tasks[0])
     assert who.credentials(plan, plan.tasks[0]) is credentials
     return plan, credentials
@@ -202,7 +202,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
 
     def sign():
         used.append(session_of(rgw, 9))
-        return role_session.Signer(used[-1], lambda *_: None, now)
+        return role_session.RoleSessions(used[-1], lambda *_: None, now)
 
     record = JobRecord(JOB, spec, "local", now(), plan.deadline, plan.grants_end)
     failures = []
@@ -210,7 +210,7 @@ def test_an_upload_outlives_the_sessions_that_sign_for_it(rgw, here, tmp_path):
     done = threading.Event()
 
     def watch():
-        while not done.wait(renewer.tend(record, [TaskStatus("0", 1, "started", now())])):
+        while not done.wait(renewer.tick(record, [TaskStatus("0", 1, "started", now())])):
             pass
 
     operator = threading.Thread(target=watch)
@@ -235,7 +235,7 @@ def test_a_session_shorter_than_the_job_is_refused_before_anything_is_asked(here
     """signer.duration is checked against the deadline, and both times are named."""
     store, place = here
     spec = JobSpec("hello", RunSpec(("true",), timeout=7200), signer=SignerSpec(rgw.role, duration=900))
-    who = role_session.open_signer(store, place, now)
+    who = role_session.open_role_sessions(store, place, now)
     with pytest.raises(Expiry, match=r"expire at .* needs them until"):
         who.check(spec, now(), now() + timedelta(seconds=spec.deadline))
 
@@ -246,7 +246,7 @@ def test_a_role_that_may_not_be_assumed_is_named(here, rgw):
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), signer=SignerSpec(rgw.role + "x"))
     plan = planned(store, spec)
     with pytest.raises(Exception, match="assume the role") as told:
-        role_session.open_signer(store, place, now).credentials(plan, plan.tasks[0])
+        role_session.open_role_sessions(store, place, now).credentials(plan, plan.tasks[0])
     assert rgw.secret_key not in repr(told.value)
 
 
@@ -256,7 +256,7 @@ def test_the_role_is_assumed_with_the_credentials_of_the_day(here, rgw):
     spec = JobSpec("hello", RunSpec(("true",), timeout=600), store=place, signer=SignerSpec(rgw.role))
     plan = planned(store, spec)
     ended = open_store(place, access_key="ended", secret_key="ended")
-    who = role_session.open_signer(ended, place, now)
+    who = role_session.open_role_sessions(ended, place, now)
     with pytest.raises(FreepostError):
         who.credentials(plan, plan.tasks[0])
     assert replace(who, own=store.credentials).credentials(plan, plan.tasks[0]).token
@@ -318,13 +318,13 @@ def test_a_task_that_ends_is_revoked_alone(here):
     revoker = revoke.Revoker(store, events.append, now, lambda: store.credentials)
     revoker.finished(recorded(), "0", 1)
     revoker.finished(recorded(), "1", 1)
-    revoker.tend(recorded(), stand("0", "1"))
+    revoker.tick(recorded(), stand("0", "1"))
     for task, attempt, status in (("0", 1, 403), ("1", 1, 403), ("0", 2, 204), ("2", 1, 204)):
         target = form(store, keys.outputs(task, attempt))
         assert post(target, target.prefix + "a").status_code == status
     assert [event.name for event in events] == ["revoked", "revoked"]
     revoker.finished(recorded(), "5", 1)
-    revoker.tend(recorded(replace(recorded().spec, revoke="never")), stand("5"))
+    revoker.tick(recorded(replace(recorded().spec, revoke="never")), stand("5"))
     target = form(store, keys.outputs("5", 1))
     assert post(target, target.prefix + "a").status_code == 204
 
@@ -342,10 +342,10 @@ def test_what_fails_is_tried_again_and_told_once(here, rgw):
     revoker = revoke.Revoker(away, events.append, now, lambda: store.credentials, sleep=lambda _: None)
     revoker.finished(recorded(), "0", 1)
     for _ in range(2):
-        revoker.tend(recorded(), stand("0"))
+        revoker.tick(recorded(), stand("0"))
     assert [event.name for event in events] == ["notice"]
     revoker.store = store
-    revoker.tend(recorded(), stand("0"))
+    revoker.tick(recorded(), stand("0"))
     assert [event.name for event in events] == ["notice", "revoked"]
     target = form(store, JobKeys("p", JOB).outputs("0", 1))
     assert post(target, target.prefix + "a").status_code == 403
@@ -359,10 +359,10 @@ def test_a_full_policy_makes_way_for_one_deny_of_the_whole_job(here, monkeypatch
     for task in range(40):
         revoker.finished(recorded(), str(task), 1)
     monkeypatch.setattr(bucket_policy, "LIMIT", 3000)
-    revoker.tend(recorded(), stand("0"))
+    revoker.tick(recorded(), stand("0"))
     assert "3000" in events[-1].text
     assert store.policy() is None
-    revoker.tend(recorded(), stand("0")[:1])
+    revoker.tick(recorded(), stand("0")[:1])
     assert events[-1].name == "revoked"
     target = form(store, JobKeys("p", JOB).outputs("39", 1))
     assert post(target, target.prefix + "a").status_code == 403

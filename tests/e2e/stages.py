@@ -29,7 +29,7 @@ from provisioner.job.spec import StoreSpec
 from provisioner.plan.layout import JobKeys
 from provisioner.providers.base import Instance, Order, Phase, Provider
 from provisioner.providers.ec2 import Ec2Provider
-from provisioner.providers.guest.provider import HOST
+from provisioner.providers.guest.record import HOST
 from provisioner.s3.bucket import Store, open_store
 from provisioner.userdata import seed
 from tests.support import guests

@@ -22,7 +22,7 @@ import pytest
 
 from provisioner.errors import MissingDependency, NotFound, Refused
 from provisioner.providers.base import Phase
-from provisioner.providers.guest.supervisor import OVERTIME
+from provisioner.providers.guest.supervisor import OVERTIME_SECONDS
 from provisioner.providers.nspawn import MachineProvider
 from tests.support import guests
 
@@ -210,7 +210,7 @@ def test_dies_with_its_supervisor(boot, tmp_path):
     """A supervisor that is killed leaves no process, mount, group or device; the machine is GONE, with the reason."""
     provider, instance = boot("machine", "bookworm", guests.cloud_config("echo up; exec sleep 600"))
     guests.wait_until(lambda: b"up" in provider.console(instance), 60)
-    os.kill(provider._home(instance.id).status()["pid"], signal.SIGKILL)
+    os.kill(provider._machine(instance.id).status()["pid"], signal.SIGKILL)
     guests.wait_until(lambda: not guests.command_lines(str(tmp_path)), 10)
     state = provider.state([instance])[instance.id]
     assert state.phase is Phase.GONE
@@ -248,7 +248,7 @@ def test_ends_with_its_grant(tmp_path):
     guests.built("bookworm")
     provider = MachineProvider("", tmp_path)
     order = guests.order(guests.cloud_config("exec sleep 600"), "late")
-    expired = datetime.now(timezone.utc) - timedelta(seconds=OVERTIME - 5)
+    expired = datetime.now(timezone.utc) - timedelta(seconds=OVERTIME_SECONDS - 5)
     (instance,) = provider.launch(dataclasses.replace(order, expires=expired))
     state = guests.wait_for(provider, instance, Phase.GONE, 60)
     assert state.reason == "outlived its grant"

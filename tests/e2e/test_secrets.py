@@ -47,7 +47,7 @@ def test_no_log_holds_a_secret(provision, machine, tmp_path, suite, end):
     last = told(provision, vm)
     assert last["status"] == end
     assert bool(last["upload"]["failed"]) is (end == "failed")
-    home = vm.provider._home(vm.instance.id)
+    home = vm.provider._machine(vm.instance.id)
     for name in ("mnt", "kept"):
         (tmp_path / name).mkdir()
     words = ["unshare", "--mount", "sh", "-euc", OPEN, "-", home.disk, tmp_path / "mnt", tmp_path / "kept"]

@@ -16,12 +16,14 @@ import pytest
 from provisioner.job import load
 from provisioner.job.spec import StoreSpec
 from provisioner.jobs.launch import Launcher
-from provisioner.jobs.role_session import open_signer
+from provisioner.jobs.role_session import open_role_sessions
 from provisioner.providers import registry
 from provisioner.providers.ec2 import Ec2Provider
 from provisioner.providers.ec2.rate import Limits
-from provisioner.retry import retried
+from provisioner.providers.retrying import RetryingProvider
+from provisioner.retry import Retry
 from provisioner.s3.bucket import open_store
+from provisioner.s3.retrying import RetryingStore
 from tests.ec2.gateway import Gateway
 from tests.support import moto as motos
 from tests.support.moto import IMAGE
@@ -131,10 +133,10 @@ class Bench:
         self.events = []
         self.now = datetime.now(timezone.utc)
         opened = StoreSpec(bucket, "p", endpoint_url=store.endpoint_url, region=store.region)
-        self.store = retried(open_store(opened, access_key=store.access_key, secret_key=store.secret_key))
+        self.store = RetryingStore(open_store(opened, access_key=store.access_key, secret_key=store.secret_key))
         self.plain = provider(spec.vm.options)
-        self.provider = retried(self.plain, sleep=lambda _: None)
-        signer = open_signer(self.store, opened, self.clock)
+        self.provider = RetryingProvider(self.plain, Retry(sleep=lambda _: None))
+        signer = open_role_sessions(self.store, opened, self.clock)
         self.launcher = Launcher(self.store, self.provider, self.clock, self.events.append, signer)
 
     def clock(self):

@@ -61,7 +61,7 @@ def lines(options, vms=1):
 def test_the_session_that_launches_has_its_end_named(options, monkeypatch, hours, good):
     """EC2's own credentials, which may be another profile's than the store's, are shown with their end."""
     ends = hours and datetime.now(timezone.utc) + timedelta(hours=hours)
-    monkeypatch.setattr("provisioner.providers.ec2.api.Api.ends", ends)
+    monkeypatch.setattr("provisioner.providers.ec2.api.Api.credentials_expire", ends)
     line = lines(options)["ec2 credentials"]
     assert line.good is good
     assert ("long-lived" if hours is None else f"they end at {ends:%Y-%m-%dT%H:%M:%SZ}") in line.text

@@ -11,10 +11,10 @@ import botocore.exceptions as boto_errors
 import pytest
 
 from provisioner import errors
-from provisioner.providers.base import Instance, Leftover, Order
+from provisioner.providers.base import Instance, Order, ProviderResource
 from provisioner.providers.ec2 import requests
 from provisioner.providers.ec2.errors import classify, translate
-from provisioner.retry import retried
+from provisioner.retry import Retry
 from tests.ec2.conftest import KEYS, REGION, provider, tags
 from tests.ec2.gateway import Fault, Gateway
 
@@ -105,9 +105,9 @@ def case(shared, using, ec2):
     shared.faults.clear()
 
 
-def leftover(kind, name):
+def resource(kind, name):
     """Something that gc would remove."""
-    return Leftover(kind, name, "errors", None, "")
+    return ProviderResource(kind, name, "errors", None, "")
 
 
 # The calls that raise what they meet, and what makes them. A launch is prepared before its fault is injected.
@@ -121,9 +121,9 @@ RAISING = {
     "CreateLaunchTemplate": lambda case: functools.partial(case.provider.launch, case.order(fleet=True)),
     "CreateFleet": lambda case: functools.partial(case.provider.launch, case.order(fleet=True)),
     "DescribeInstances": lambda case: lambda: case.provider.state([GONE]),
-    "DescribeLaunchTemplates": lambda case: case.provider.leftovers,
+    "DescribeLaunchTemplates": lambda case: case.provider.list_resources,
     "TerminateInstances": lambda case: lambda: case.provider.terminate([GONE]),
-    "DeleteLaunchTemplate": lambda case: lambda: case.provider.remove([leftover("template", "lt-1")]),
+    "DeleteLaunchTemplate": lambda case: lambda: case.provider.remove_resources([resource("template", "lt-1")]),
     "GetConsoleOutput": lambda case: lambda: case.provider.console(GONE),
 }
 OTHERS = {
@@ -200,7 +200,7 @@ def test_a_vm_too_young_to_be_tagged_is_tagged_later(case, caplog, times):
     order = case.order(("0", "1"))
     unknown = Fault("InvalidInstanceID.NotFound", "The instance ID 'i-0' does not exist")
     case.cloud.inject("CreateTags", *[unknown] * times)
-    started = retried(case.provider, sleep=lambda _: None).launch(order)
+    started = Retry(sleep=lambda _: None)(case.provider.launch, order)
     assert sorted(item.task for item in started) == ["0", "1"]
     assert ("not its task's own" in caplog.text) is (times == 4)
     tagged = {tags(found).get(requests.TASK) for found in case.alive()}
@@ -217,9 +217,9 @@ def test_a_template_that_can_not_be_deleted_is_not_lost(case, caplog, code, stat
     assert [found["InstanceId"] for found in case.alive()] == [started.id]
     assert code in caplog.text
     (left,) = case.templates()
-    found = [each for each in case.provider.leftovers() if each.id == left["LaunchTemplateId"]]
+    found = [each for each in case.provider.list_resources() if each.id == left["LaunchTemplateId"]]
     assert [(each.kind, each.job) for each in found] == [("template", "errors")]
-    case.provider.remove(found)
+    case.provider.remove_resources(found)
     assert case.templates() == []
 
 

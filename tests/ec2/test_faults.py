@@ -187,14 +187,14 @@ def test_a_vm_that_is_not_known_yet_is_not_dead(bench, document, parse, cloud, e
     with pytest.raises(errors.Unreachable, match="started none"):
         bench(document).launcher.launch(parse(document))
     one = bench(document)
-    described = one.plain._described
+    described = one.plain._describe
 
     def late(wanted):
         if "InstanceIds" in wanted:
             raise errors.NotFound(f"The instance ID '{wanted['InstanceIds'][0]}' does not exist")
         return described(wanted)
 
-    one.plain._described = late
+    one.plain._describe = late
     record = one.launcher.launch(parse(document))
     assert [(item.task, item.attempt) for item in record.instances] == [("0", 1)]
     assert len(instances(ec2)) == 1
@@ -249,7 +249,7 @@ def test_credentials_that_expire_first_are_refused_before_any_call(bench, docume
     one = bench(document)
     soon = datetime.now(timezone.utc) + timedelta(minutes=2)
     short = Credentials("AKID", "secret", "token", soon)
-    launcher = dataclasses.replace(one.launcher, signer=dataclasses.replace(one.launcher.signer, own=short))
+    launcher = dataclasses.replace(one.launcher, sessions=dataclasses.replace(one.launcher.sessions, own=short))
     with pytest.raises(errors.Expiry):
         launcher.launch(parse(document))
     assert not cloud.calls

@@ -246,7 +246,7 @@ def test_gc_removes_the_marks_and_orders_of_a_launch_that_nobody_ended(
     assert any("/launch/" in entry.key for entry in recorded)
     assert gc(provision, bucket, store, "--yes") == []
     later = datetime.now(timezone.utc) + timedelta(hours=1)
-    monkeypatch.setattr("provisioner.cli.context.clock", lambda: later)
+    monkeypatch.setattr("provisioner.clock.utc_now", lambda: later)
     assert sorted(each["kind"] for each in gc(provision, bucket, store, "--yes")) == ["mark", "order", "vm"]
     assert not [entry.key for entry in one.store.list("p/") if "/launch/" in entry.key or ".launching" in entry.key]
 

@@ -99,7 +99,7 @@ def test_state_console_terminate(bench, document, parse):
     for _ in range(2):
         one.provider.terminate([*record.instances, ghost])
     assert {each.phase.value for each in one.provider.state(record.instances).values()} == {"gone"}
-    assert one.provider.of_job(record.job) == []
+    assert one.provider.list_instances(record.job) == []
 
 
 def secrets_of(data):

@@ -10,7 +10,7 @@ from provisioner.errors import Stopped, Throttled
 from provisioner.providers.base import Order
 from provisioner.providers.ec2 import Ec2Provider, rate
 from provisioner.providers.ec2.rate import Bucket, Limits
-from provisioner.retry import retried
+from provisioner.retry import Retry
 from tests.ec2.conftest import Time
 from tests.ec2.gateway import Fault
 
@@ -46,10 +46,10 @@ def test_throttling_halves_the_rate_and_it_grows_back():
     clock = Time()
     full = bucket(clock)
     for _ in range(9):
-        full.slower()
+        full.slow_down()
     assert full.refill == pytest.approx(2 / 16)
     for _ in range(100):
-        full.faster()
+        full.speed_up()
     assert full.refill == 2
 
 
@@ -60,7 +60,7 @@ def test_an_unknown_cloud_is_not_held_back_until_it_throttles():
     for _ in range(1000):
         free.take()
     assert clock.now == 0
-    free.slower()
+    free.slow_down()
     for _ in range(10):
         free.take()
     assert clock.now == pytest.approx(10)
@@ -70,19 +70,19 @@ def test_whoever_waits_gives_up_when_told():
     """An interrupted launch doesn't sit out EC2's limits, and nobody tries again for it."""
     limits = Limits(bounded=True)
     limits.stop()
-    full = limits.of("run_instances")
+    full = limits.bucket("run_instances")
     for _ in range(5):
         full.take()
     with pytest.raises(Stopped, match="before the request was sent"):
-        retried(full, sleep=pytest.fail).take()
+        Retry(sleep=pytest.fail)(full.take)
 
 
 def test_calls_share_the_buckets_that_ec2_has():
     """Reading calls share one bucket, mutating ones another, RunInstances has its own."""
     limits = Limits(bounded=True)
-    assert limits.of("describe_instances") is limits.of("get_console_output")
-    assert limits.of("create_fleet") is limits.of("create_launch_template")
-    assert limits.of("run_instances") is not limits.of("create_fleet")
+    assert limits.bucket("describe_instances") is limits.bucket("get_console_output")
+    assert limits.bucket("create_fleet") is limits.bucket("create_launch_template")
+    assert limits.bucket("run_instances") is not limits.bucket("create_fleet")
 
 
 def launching(options, monkeypatch):
@@ -105,7 +105,7 @@ def test_a_launch_takes_its_turn(options, monkeypatch):
     clock, limits, launch = launching(options, monkeypatch)
     assert len(launch("a", ("0", "1", "2"))) == 3
     assert clock.now == 0
-    assert limits.of("run_instances")._level == 4
+    assert limits.bucket("run_instances")._level == 4
     assert len(launch("b", ("3", "4", "5"))) == 3
     assert clock.now == pytest.approx(1)  # two more than the bucket held, at two a second
 
@@ -116,9 +116,9 @@ def test_a_throttled_launch_slows_down(options, cloud, monkeypatch):
     cloud.inject("RunInstances", Fault("RequestLimitExceeded", status=503))
     with pytest.raises(Throttled):
         launch("c", ("6",))
-    assert limits.of("run_instances").refill == pytest.approx(1)
-    assert limits.of("instances").refill == pytest.approx(1)
-    assert limits.of("describe_instances").refill == rate.READING[1]
+    assert limits.bucket("run_instances").refill == pytest.approx(1)
+    assert limits.bucket("instances").refill == pytest.approx(1)
+    assert limits.bucket("describe_instances").refill == rate.READING[1]
     assert clock.now == 0
     assert len(launch("c", ("6",))) == 1
     assert clock.now >= 1

@@ -246,10 +246,12 @@ def test_every_page_is_read(bench, document, parse, cloud, monkeypatch):
     one = bench(document)
     record = one.launcher.launch(parse(document))
     cloud.bodies.clear()
-    assert len(one.plain.of_job(record.job)) == 5
+    assert len(one.plain.list_instances(record.job)) == 5
     assert [form["MaxResults"] for form in cloud.bodies] == ["1000"]
     cloud.bodies.clear()
     monkeypatch.setattr("provisioner.providers.ec2.provider.PAGE", 2)
-    assert sorted(item.id for item in one.plain.of_job(record.job)) == sorted(item.id for item in record.instances)
+    assert sorted(item.id for item in one.plain.list_instances(record.job)) == sorted(
+        item.id for item in record.instances
+    )
     assert [form["MaxResults"] for form in cloud.bodies] == ["2"] * 3
     assert ["NextToken" in form for form in cloud.bodies] == [False, True, True]

@@ -15,9 +15,10 @@ from agent.grant import instant
 from provisioner import errors
 from provisioner.clock import from_seconds
 from provisioner.jobs import record as records
-from provisioner.jobs import watch
+from provisioner.jobs import status, watch
+from provisioner.jobs.decide import LOST_AFTER
 from provisioner.jobs.launch import Launcher
-from provisioner.jobs.watch import LOST_AFTER, Watcher
+from provisioner.jobs.watch import Watcher
 from provisioner.plan.layout import JobKeys
 from provisioner.providers.ec2 import requests
 from provisioner.providers.ec2.rate import Limits
@@ -73,9 +74,9 @@ def test_a_retry_without_room_is_not_stuck(bench, document, parse, cloud, ec2):
         one.launcher.retry(record, ["0"])
     assert recorded(one, record).expires == record.expires.replace(microsecond=0)
     clock = Ahead(one)
-    assert [item.event for item in watcher(one, clock).look(record, {})] == ["launched"]
+    assert [item.event for item in watcher(one, clock).poll(record, {})] == ["launched"]
     clock.by = LOST_AFTER + timedelta(seconds=5)
-    (found,) = watcher(one, clock).look(record, {})
+    (found,) = watcher(one, clock).poll(record, {})
     assert (found.attempt, found.event, found.unstarted) == (2, "lost", True)
     assert watch.to_retry(watcher(one, Ahead(one)), record, None) == ["0"]
     again = one.launcher.retry(record, ["0"])
@@ -103,7 +104,7 @@ def test_a_retry_that_was_killed_is_recorded_by_the_next(bench, document, parse,
     record = retried_and_killed(one, parse(document), monkeypatch)
     clock = Ahead(one)
     clock.by = timedelta(minutes=6)
-    assert [item.event for item in watcher(one, clock).look(record, {})] == ["launched"]
+    assert [item.event for item in watcher(one, clock).poll(record, {})] == ["launched"]
     again = one.launcher.recover(record)
     assert again.attempts == {"0": 2}
     assert recorded(one, record).instances == again.instances
@@ -139,7 +140,7 @@ def test_waiting_tries_a_retry_without_room_again(bench, document, parse, cloud)
     following = dataclasses.replace(
         watcher(one, clock), sleep=sleep, finished=lambda _, task, attempt: over.append((task, attempt))
     )
-    (found,) = following.wait(record, launched=True)
+    (found,) = following.follow(record, launched=True)
     assert (found.attempt, found.event) == (2, "succeeded")
     delays = [event for event in one.events if event.name == "delayed"]
     assert [event.data["seconds"] for event in delays] == [30, 60]
@@ -153,10 +154,10 @@ def test_one_look_sees_a_lost_vm(bench, document, parse, ec2):
     record = one.launcher.launch(parse(document))
     ec2.terminate_instances(InstanceIds=[item.id for item in record.instances])
     clock = Ahead(one)
-    (row,) = watch.describe(watcher(one, clock), record)
-    assert row["status"] == "lost"
-    assert "User initiated" in row["reason"]
-    assert "User initiated" in watch.table([row])
+    (row,) = status.describe(one.store, record, watcher(one, clock).settle(record, timedelta(0)))
+    assert row.event == "lost"
+    assert "User initiated" in row.details["reason"]
+    assert "User initiated" in status.table([row])
     assert sum(clock.slept) == 0
     assert watch.to_retry(watcher(one, clock), record, None) == ["0"]
     assert sum(clock.slept) >= LOST_AFTER.total_seconds()
@@ -182,14 +183,14 @@ def test_a_spot_interruption_reaches_the_watcher(bench, document, parse, ec2):
     one = bench(document)
     record = one.launcher.launch(parse(document))
     ec2.terminate_instances(InstanceIds=[item.id for item in record.instances])
-    described = one.plain._described
+    described = one.plain._describe
 
     def interrupted(wanted):
         taken = {"Code": "Server.SpotInstanceTermination", "Message": "Server.SpotInstanceTermination: taken"}
         return [{**found, "StateReason": taken} for found in described(wanted)]
 
-    one.plain._described = interrupted
-    watcher(one, Ahead(one)).wait(record, launched=True)
+    one.plain._describe = interrupted
+    watcher(one, Ahead(one)).follow(record, launched=True)
     (event,) = [event for event in one.events if event.name == "task"]
     assert event.data["status"] == "lost"
     assert event.data["reason"] == "interrupted: EC2 took the spot capacity back"
@@ -229,7 +230,7 @@ def test_a_launch_that_outlasts_the_signers_session_ends(bench, document, parse,
     launcher = slow(one, 1)
     ends = one.clock() + timedelta(hours=1.5)
     own = Credentials(one.store.credentials.access_key, one.store.credentials.secret_key, None, ends)
-    launcher = dataclasses.replace(launcher, signer=dataclasses.replace(launcher.signer, own=own))
+    launcher = dataclasses.replace(launcher, sessions=dataclasses.replace(launcher.sessions, own=own))
     with pytest.raises(errors.Incomplete, match=r"started 2 of 3 tasks, then: .*"):
         launcher.launch(parse(document))
     assert len(instances(ec2)) == 2

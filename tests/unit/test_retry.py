@@ -14,9 +14,12 @@ from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, StoreSpec
 from provisioner.jobs import index
 from provisioner.jobs.record import JobRecord
 from provisioner.providers import base, registry
-from provisioner.retry import Download, retried
+from provisioner.providers.retrying import RetryingProvider
+from provisioner.retry import Download, Retry
 from provisioner.s3.bucket import Store, open_store
 from provisioner.s3.probe import FormClient
+from provisioner.s3.retrying import RetryingStore
+from provisioner.s3.retrying_forms import RetryingFormClient
 from provisioner.s3.signing import RequestSigner
 from tests.support.resets import resetting
 
@@ -30,7 +33,8 @@ def through(store, bucket):
 
     def connect(proxy, sleep=lambda _: None):
         spec = StoreSpec(bucket, "p", proxy.url, store.region, "path")
-        return retried(open_store(spec, access_key=store.access_key, secret_key=store.secret_key), sleep=sleep)
+        plain = open_store(spec, access_key=store.access_key, secret_key=store.secret_key)
+        return RetryingStore(plain, Retry(sleep=sleep))
 
     return connect
 
@@ -76,7 +80,7 @@ def test_a_form_whose_connection_is_reset_is_posted_again(store, opened):
         target = RequestSigner(bucket, opened.credentials, now).sign_prefix(
             "p/", expires=now + timedelta(hours=1), max_bytes=MIB
         )
-        retried(FormClient(), sleep=lambda _: None).post(target, "launched", data)
+        RetryingFormClient(FormClient(), Retry(sleep=lambda _: None)).post(target, "launched", data)
         assert proxy.resets == 1
     assert opened.get("p/launched") == data
 
@@ -106,15 +110,30 @@ def _said(hint):
         yield from _said(inner)
 
 
-WRAPPED = [Store, FormClient, base.Cloud, *(registry.provider_class(name) for name in registry.BUILT_IN)]
+WRAPPED = [Store, FormClient, base.Provider, *(registry.provider_class(name) for name in registry.BUILT_IN)]
 ONCE = (collections.abc.Iterator, collections.abc.Callable, typing.IO)  # what can be read, or filled, only once
 
 
 @pytest.mark.parametrize("wrapped", WRAPPED, ids=lambda each: each.__name__)
 def test_what_is_tried_again_takes_and_gives_nothing_that_works_once(wrapped):
-    """No method of what `retried` wraps takes or returns an open file, an iterator or a function."""
+    """No method of what is wrapped takes or returns an open file, an iterator or a function."""
     for name, method in inspect.getmembers(wrapped, inspect.isfunction):
         if not name.startswith("_"):
             for where, hint in typing.get_type_hints(method).items():
                 wrong = [each for each in _said(hint) if isinstance(each, type) and issubclass(each, ONCE)]
                 assert not wrong, f"{wrapped.__name__}.{name}: {where}"
+
+
+WRAPPERS = [(Store, RetryingStore), (FormClient, RetryingFormClient), (base.Provider, RetryingProvider)]
+
+
+@pytest.mark.parametrize(("wrapped", "wrapper"), WRAPPERS, ids=lambda each: each.__name__)
+def test_nothing_is_left_out_of_what_is_tried_again(wrapped, wrapper):
+    """A wrapper has each public method and property of what it wraps, with the same signature."""
+    for name, member in inspect.getmembers(wrapped):
+        if not name.startswith("_"):
+            own = vars(wrapper).get(name)
+            assert own is not None, name
+            assert isinstance(own, property) == isinstance(member, property), name
+            if inspect.isfunction(member):
+                assert inspect.signature(own) == inspect.signature(member), name

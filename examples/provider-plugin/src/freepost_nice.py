@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from provisioner.errors import BadInput
-from provisioner.providers.base import Instance, Order, Phase, State
-from provisioner.providers.registry import Context
+from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
 from provisioner.userdata.parse import unpack
 from provisioner.userdata.render import GRANT_PATH, LAUNCHER_PATH, TASK_PATH
 
-STOP_SECONDS = 15  # for the agent to bring home what there is
+STOP_SECONDS = 15  # for the agent to upload what there is
 
 
-class NiceProvider:
+class NiceProvider(Provider):
     """What `vm.provider: nice` names. `niceness` under `vm` says how much others go first, 0 to 19."""
 
     name = "nice"
@@ -41,80 +40,80 @@ class NiceProvider:
 
     @classmethod
     def create(cls, context: Context) -> NiceProvider:
-        """Freepost calls this with a `registry.Context`."""
+        """Make it; Freepost calls this."""
         return cls(context.state_dir / "nice")
 
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start the task, or find the one that this token started before."""
         (task,) = order.tasks
-        home = self._home(order.token)
-        if not (home / "start").exists():
-            shutil.rmtree(home, ignore_errors=True)  # of a launch that was cut off before it started anything
-            self._start(home, order)
+        folder = self._launch_folder(order.token)
+        if not (folder / "start").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a launch that was cut off before it started anything
+            self._start(folder, order)
         return [Instance(order.token, task, order.attempt)]
 
     def state(self, instances: Sequence[Instance]) -> Mapping[str, State]:
         """RUNNING while the process that was started is there."""
-        return {item.id: self._state(self._home(item.id)) for item in instances}
+        return {item.id: self._state(self._launch_folder(item.id)) for item in instances}
 
     def console(self, instance: Instance) -> bytes:
-        """What the agent printed."""
-        path = self._home(instance.id) / "console"
+        """Return what the agent printed."""
+        path = self._launch_folder(instance.id) / "console"
         return path.read_bytes() if path.exists() else b""
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """Ask each to stop, kill it if it doesn't, and delete its files."""
         for item in instances:
-            home = self._home(item.id)
+            folder = self._launch_folder(item.id)
             deadline = time.monotonic() + STOP_SECONDS
             number = signal.SIGTERM
-            while self._state(home).phase is Phase.RUNNING:
+            while self._state(folder).phase is Phase.RUNNING:
                 with contextlib.suppress(ProcessLookupError):  # it ended this moment
-                    os.killpg(int((home / "pid").read_text()), number)
+                    os.killpg(int((folder / "pid").read_text()), number)
                 time.sleep(0.1)  # it is no child of ours, whose end the kernel would tell
                 number = signal.SIGKILL if time.monotonic() > deadline else signal.Signals(0)
-            shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _home(self, token: str) -> Path:
+    def _launch_folder(self, token: str) -> Path:
         if not token.isalnum():
             raise BadInput(f"{token!r} is no launch of the nice provider")
         return self._folder / token
 
-    def _start(self, home: Path, order: Order) -> None:
-        root = home / "root"
+    def _start(self, folder: Path, order: Order) -> None:
+        root = folder / "root"
         for item in unpack(order.user_data).files:
-            item.write(root, _at_home(item.content, root) if item.path == TASK_PATH else None)
+            item.write(root, _adapt_task(item.content, root) if item.path == TASK_PATH else None)
         grant = root / GRANT_PATH.lstrip("/")
         command = ["nice", "-n", str(order.options.get("niceness", 19)), root / LAUNCHER_PATH.lstrip("/"), "run"]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        with (home / "console").open("ab") as console:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        with (folder / "console").open("ab") as console:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                env={**kept, "FREEPOST_GRANT": str(grant)},
+                env={**inherited, "FREEPOST_GRANT": str(grant)},
                 start_new_session=True,
             )
-        (home / "pid").write_text(str(process.pid))
-        (home / "start").write_text(_started(process.pid))
+        (folder / "pid").write_text(str(process.pid))
+        (folder / "start").write_text(_start_time(process.pid))
 
-    def _state(self, home: Path) -> State:
-        if not (home / "start").exists():
+    def _state(self, folder: Path) -> State:
+        if not (folder / "start").exists():
             return State(Phase.GONE, "never launched here")
-        began = (home / "start").read_text()
-        alive = began and _started(int((home / "pid").read_text())) == began
+        began = (folder / "start").read_text()
+        alive = began and _start_time(int((folder / "pid").read_text())) == began
         return State(Phase.RUNNING) if alive else State(Phase.GONE, "the agent ended")
 
 
-def _at_home(document: bytes, root: Path) -> bytes:
-    """The task's document, for a job that runs as us and below `root`."""
+def _adapt_task(document: bytes, root: Path) -> bytes:
+    """Return the task's document for a job that runs as us and below `root`."""
     task = json.loads(document)
     return json.dumps({**task, "user": None, "workdir": str(root / task["workdir"].lstrip("/"))}).encode()
 
 
-def _started(pid: int) -> str:
-    """When a process started, by the kernel's count; empty when there is none, or only its body."""
+def _start_time(pid: int) -> str:
+    """Return when a process started, by the kernel's count; empty when there is none, or only its body."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

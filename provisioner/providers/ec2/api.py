@@ -1,4 +1,4 @@
-"""One call to EC2: its turn under the limits, one request, and its error as one of ours."""
+"""Makes one call to EC2: waits for its turn under the limits, sends one request, turns its error into one of ours."""
 
 from __future__ import annotations
 
@@ -6,48 +6,50 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
+from botocore.session import Session
 
 from provisioner.boto import make_session
 from provisioner.errors import BadInput, Throttled
 from provisioner.providers.ec2.errors import translate
 from provisioner.providers.ec2.rate import Limits
 
+Client: TypeAlias = Any  # botocore makes its clients' classes, and what they answer, as it goes
+Answer: TypeAlias = Any
+
 PAGE = 1000  # the most that DescribeInstances gives, and the most ids that a call takes
 CONNECTIONS = 32
 
 
 class Api:
-    """EC2, and the services beside it, in the region and with the profile that a job names."""
+    """EC2, and the other services that launching needs, in the region and with the profile that a job names."""
 
     def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
         self._options = options
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[str, Client] = {}
         self._lock = threading.RLock()
-        self._session: boto3.session.Session | None = None
+        self._session: Session | None = None
         self.endpoint_url: str | None = options.get("endpoint_url")
         self.limits = limits or Limits(bounded=self.endpoint_url is None)
 
     @property
-    def session(self) -> boto3.session.Session:
-        """The boto3 session, made when it is first needed."""
+    def session(self) -> Session:
+        """The session of the job's profile, made when it is first needed."""
         with self._lock:
             if self._session is None:
                 try:
-                    shared = make_session(self._options.get("profile"))
-                    self._session = boto3.session.Session(botocore_session=shared)
+                    self._session = make_session(self._options.get("profile"))
                 except boto_errors.BotoCoreError as error:
                     raise translate(error, "find credentials") from None
             return self._session
 
     @property
-    def ends(self) -> datetime | None:
-        """When the session of these credentials ends; None for long-lived ones. Raise NoCredentials without any."""
+    def credentials_expire(self) -> datetime | None:
+        """When the credentials expire; None for long-lived ones. Raise NoCredentials where they can't be fetched."""
         try:
             found = self.session.get_credentials()
             if found is not None:
@@ -58,16 +60,16 @@ class Api:
 
     @property
     def region(self) -> str:
-        """The region: the job's, or this machine's own. Raise BadInput when neither says."""
-        found = self._options.get("region") or self.session.region_name
+        """The job's region, or the one that this machine is configured for. Raise BadInput where there is neither."""
+        found = self._options.get("region") or self.session.get_config_variable("region")
         if found is None and self.endpoint_url:
             found = "us-east-1"  # a cloud with an endpoint of its own seldom cares
         if found is None:
-            raise BadInput("the job names no region", hint="set vm.region, or AWS_REGION")
+            raise BadInput("the job names no region", hint="set vm.region, or AWS_DEFAULT_REGION")
         return str(found)
 
-    def client(self, service: str = "ec2") -> Any:  # noqa: ANN401 - boto3 clients have no static type
-        """A client; any number of threads may share it."""
+    def client(self, service: str = "ec2") -> Client:
+        """Return a client; any number of threads may share it."""
         with self._lock:
             if service not in self._clients:
                 config = Config(
@@ -77,8 +79,8 @@ class Api:
                     max_pool_connections=CONNECTIONS,
                 )
                 try:
-                    self._clients[service] = self.session.client(
-                        service,  # type: ignore[call-overload]
+                    self._clients[service] = self.session.create_client(
+                        service,
                         region_name=self.region,
                         endpoint_url=self.endpoint_url,
                         config=config,
@@ -89,27 +91,27 @@ class Api:
 
     def call(
         self, action: str, parameters: Mapping[str, Any] | None = None, *, instances: int = 0, service: str = "ec2"
-    ) -> Any:  # noqa: ANN401 - as boto3 answers
-        """Make one request, when its turn has come. `action` is boto3's name, `instances` the VMs it starts."""
+    ) -> Answer:
+        """Make one request, when its turn has come. `action` is botocore's name, `instances` the VMs it starts."""
         client = self.client(service)
-        buckets = [self.limits.of(action), *([self.limits.of("instances")] if instances else [])]
+        buckets = [self.limits.bucket(action), *([self.limits.bucket("instances")] if instances else [])]
         for bucket, tokens in zip(buckets, (1, instances), strict=False):
             bucket.take(tokens)
-        doing = client.meta.method_to_api_mapping[action]
+        name = client.meta.method_to_api_mapping[action]
         try:
             answer = getattr(client, action)(**(parameters or {}))
         except (boto_errors.BotoCoreError, boto_errors.ClientError, ResponseParserError) as error:
-            found = translate(error, doing, service)
+            found = translate(error, name, service)
             if isinstance(found, Throttled):
                 for bucket in buckets:
-                    bucket.slower()
+                    bucket.slow_down()
             raise found from None
         for bucket in buckets:
-            bucket.faster()
+            bucket.speed_up()
         return answer
 
-    def pages(self, action: str, key: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
-        """Every item below `key` of a paged answer, each page a call of its own."""
+    def paginate(self, action: str, key: str, parameters: Mapping[str, Any]) -> Iterator[Answer]:
+        """Yield every item below `key` of a paged answer, each page a call of its own."""
         token: dict[str, Any] = {}
         while True:
             answer = self.call(action, {**parameters, **token})
@@ -119,6 +121,6 @@ class Api:
             token = {"NextToken": answer["NextToken"]}
 
 
-def named_ids(text: str) -> set[str]:
-    """The instance ids that an error's sentence names."""
-    return set(re.findall(r"\bi-[0-9a-f]+", text))
+def find_instance_ids(sentence: str) -> set[str]:
+    """Return the instance ids that an error's sentence names."""
+    return set(re.findall(r"\bi-[0-9a-f]+", sentence))

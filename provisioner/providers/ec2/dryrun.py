@@ -1,10 +1,10 @@
-"""Asks EC2 whether it would launch, so that nothing can be paid for, whatever the cloud makes of ``DryRun``.
+"""Asks EC2 by ``DryRun`` whether it would launch, without paying for anything.
 
 Not every cloud with EC2's API knows the parameter, and one that doesn't launches. So there are three guards:
 
 1. nothing that costs is asked of a cloud that carries out a dry run of DescribeInstances;
 2. what is asked for would end itself: its user-data powers it off, and it terminates when it is off;
-3. what comes back all the same, or may have while the answer was lost, is ended at once, and said.
+3. what is launched all the same, or may have been when the answer was lost, is ended at once and reported.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from provisioner.providers.base import Check, Choice, Order
 from provisioner.providers.ec2 import requests
 from provisioner.providers.ec2.api import Api
 
-WOULD = "DryRunOperation"  # EC2 says "it would have succeeded" by an error of its own
-LIFE = timedelta(minutes=10)  # after which `provision gc` removes whatever else came of it
+WOULD_SUCCEED = "DryRunOperation"  # the error by which EC2 answers that it would have succeeded
+LIFETIME = timedelta(minutes=10)  # after which `provision gc` removes what else it may have started
 ENDS_ITSELF = b"#!/bin/sh\npoweroff\n"
 
 
-def asked(api: Api, offered: Sequence[Choice]) -> Iterator[Check]:
-    """One line a choice; a single one where this cloud can't be asked."""
+def check_choices(api: Api, choices: Sequence[Choice]) -> Iterator[Check]:
+    """Yield one line a choice; a single one where this cloud can't be asked."""
     try:
         api.call("describe_instances", {"DryRun": True, "MaxResults": 5})
     except FreepostError as error:
-        if WOULD not in error.message:
+        if WOULD_SUCCEED not in error.message:
             yield Check("dry run", good=False, text=error.message, hint=error.hint)
             return
     else:
         text = "not asked: this cloud carries out what it is to try only, so a VM would be paid for"
         yield Check("dry run", good=None, text=text, hint="launch a job of one task to find out")
         return
-    for choice in offered:
-        yield _ask(api, choice)
+    for choice in choices:
+        yield _check_choice(api, choice)
 
 
-def _ask(api: Api, choice: Choice) -> Check:
+def _check_choice(api: Api, choice: Choice) -> Check:
     """Ask EC2 whether it would launch this. Capacity is not part of the answer."""
-    token = f"doctor-{secrets.token_hex(8)}"  # no other run's: what it started can be told from theirs
-    ends = utc_now() + LIFE
+    token = f"doctor-{secrets.token_hex(8)}"  # of this run alone: what it started is never taken for another's
+    ends = utc_now() + LIFETIME
     order = Order("freepost-doctor", ("0",), 1, token, ends, ENDS_ITSELF, choice.options)
     name = f"dry run: {choice.name}"
     try:
@@ -54,17 +54,17 @@ def _ask(api: Api, choice: Choice) -> Check:
     except NoCapacity as error:
         return Check(name, good=None, text=error.message, hint=error.hint)
     except Unreachable as error:
-        return _undone(name, error.message, error.hint, lambda: _undo(api, order, ()))
+        return _checked_after(name, error.message, error.hint, lambda: _undo(api, order, ()))
     except FreepostError as error:
-        if WOULD in error.message:
+        if WOULD_SUCCEED in error.message:
             return Check(name, good=True, text="EC2 would launch it (capacity and quota are seen only then)")
         return Check(name, good=False, text=error.message, hint=error.hint)
     text = "this cloud doesn't know a dry run of it"
     started = [each["InstanceId"] for each in answer.get("Instances", ())]
-    return _undone(name, text, "launch a job of one task to find out", lambda: _undo(api, order, started))
+    return _checked_after(name, text, "launch a job of one task to find out", lambda: _undo(api, order, started))
 
 
-def _undone(name: str, text: str, hint: str, undo: Callable[[], Sequence[str]]) -> Check:
+def _checked_after(name: str, text: str, hint: str, undo: Callable[[], Sequence[str]]) -> Check:
     try:
         found = undo()
     except FreepostError as error:
@@ -85,7 +85,7 @@ def _undo(api: Api, order: Order, started: Sequence[str]) -> Sequence[str]:
             return []
         return [template]
     wanted = [{"Name": f"tag:{requests.ORDER}", "Values": [order.token]}]
-    pages = api.pages("describe_instances", "Reservations", {"Filters": wanted})
+    pages = api.paginate("describe_instances", "Reservations", {"Filters": wanted})
     found = started or [each["InstanceId"] for page in pages for each in page["Instances"]]
     if found:
         api.call("terminate_instances", {"InstanceIds": list(found)})

@@ -1,4 +1,4 @@
-"""What EC2's errors mean: each becomes one of ours, whose class says what helps.
+"""Turns EC2's errors into ours, whose class says what helps.
 
 ============  ==========================================================================
 NoCapacity    another type, zone or market
@@ -19,6 +19,7 @@ is looked at before the status.
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 
 import botocore.exceptions as boto_errors
 from botocore.parsers import ResponseParserError
@@ -71,16 +72,20 @@ SESSION = (
     boto_errors.CredentialRetrievalError, boto_errors.SSOError, boto_errors.TokenRetrievalError,
     boto_errors.RefreshWithMFAUnsupportedError,
 )  # fmt: skip
-_SHOWN = 300  # characters of EC2's own sentence
+_SENTENCE_LENGTH = 300  # characters of EC2's own sentence
 SERVICES = {"ec2": "EC2", "ssm": "SSM", "sts": "STS", "service-quotas": "Service Quotas"}
 
 
-def classify(code: str, said: str, doing: str, status: int = 0, service: str = "ec2") -> FreepostError:
-    """Return the error that EC2's `code`, sentence and HTTP status mean. `doing` names the call, of `service`."""
+def classify(code: str, sentence: str, action: str, status: int = 0, service: str = "ec2") -> FreepostError:
+    """Return the error that EC2's `code`, sentence and HTTP status mean. `action` names the call, of `service`."""
     # A call may need the permission of another, as RunInstances does to tag.
-    missing = re.search(r"to perform:? ([a-z0-9-]+:[A-Za-z]+)", said)
-    said = re.sub(r"\s*Encoded authorization failure message:.*", "", said, flags=re.DOTALL)[:_SHOWN].strip()
-    text = f"{SERVICES.get(service, service)} answered {doing} with {code or status}" + f": {said}" * bool(said)
+    missing = re.search(r"to perform:? ([a-z0-9-]+:[A-Za-z]+)", sentence)
+    sentence = re.sub(r"\s*Encoded authorization failure message:.*", "", sentence, flags=re.DOTALL)[
+        :_SENTENCE_LENGTH
+    ].strip()
+    text = f"{SERVICES.get(service, service)} answered {action} with {code or status}" + f": {sentence}" * bool(
+        sentence
+    )
     if code in CAPACITY:
         return NoCapacity(text, hint="name more types, zones or markets, or try again later")
     if code in QUOTA:
@@ -96,35 +101,35 @@ def classify(code: str, said: str, doing: str, status: int = 0, service: str = "
     if code in CREDENTIALS:
         return NoCredentials(text, hint="check the keys, the session and the region (vm.profile, vm.region)")
     if code in PERMISSION:
-        needed = missing[1] if missing else f"{service.replace('-', '')}:{doing}"
+        needed = missing[1] if missing else f"{service.replace('-', '')}:{action}"
         return Refused(text, hint=f"the credentials need the permission {needed}")
-    if code in TRANSIENT or status >= 500:  # noqa: PLR2004 - HTTP's own classes
+    if code in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unreachable(text, hint="try again later")
     if code.startswith(("InvalidInstanceID.", "InvalidLaunchTemplateId.", "InvalidLaunchTemplateName.NotFound")):
         return NotFound(text)
     return BadInput(text, hint="correct what it names under vm in job.yaml")
 
 
-def translate(error: Exception, doing: str, service: str = "ec2") -> FreepostError:
+def translate(error: Exception, action: str, service: str = "ec2") -> FreepostError:
     """Turn an error of botocore into one of ours; never quotes a parameter's value, which may be the user-data."""
     name = SERVICES.get(service, service)
     if isinstance(error, boto_errors.ClientError):
         found = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return classify(str(found.get("Code", "")), str(found.get("Message", "")), doing, status, service)
+        return classify(str(found.get("Code", "")), str(found.get("Message", "")), action, status, service)
     if isinstance(error, boto_errors.ParamValidationError):
         names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9_.\[\]]*)", str(error))))
-        return BadInput(f"{doing} can't be asked: {', '.join(names) or 'a parameter'} is not what EC2 takes")
+        return BadInput(f"{action} can't be asked: {', '.join(names) or 'a parameter'} is not what EC2 takes")
     if isinstance(error, (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError)):
         return NoCredentials(
             "there are no credentials for EC2", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if isinstance(error, SESSION):
-        return NoCredentials("the credentials for EC2 can't be had", hint="sign in again")
+        return NoCredentials("the credentials for EC2 can't be fetched", hint="sign in again")
     if isinstance(error, (boto_errors.ProfileNotFound, boto_errors.NoRegionError, boto_errors.InvalidRegionError)):
         return BadInput(str(error), hint="set vm.region, and vm.profile to a profile of ~/.aws/config")
     if isinstance(error, ResponseParserError):
-        return Unreachable(f"what answered {doing} is not {name}", hint="check vm.endpoint_url, and the proxy if any")
+        return Unreachable(f"what answered {action} is not {name}", hint="check vm.endpoint_url, and the proxy if any")
     return Unreachable(
-        f"{name} can't be reached for {doing}: {type(error).__name__}", hint="check vm.endpoint_url and the network"
+        f"{name} can't be reached for {action}: {type(error).__name__}", hint="check vm.endpoint_url and the network"
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from provisioner.job.fields import flag, items, mapping, text
+from provisioner.job.fields import flag, mapping, text
 from provisioner.job.validate import Schema
+from provisioner.providers.options import PRINTABLE, one_or_more
 
 IMAGE = "ssm:/aws/service/debian/release/12/latest/amd64"
 TYPE = "t3.small"
@@ -14,17 +13,9 @@ MARKETS = ("on-demand", "spot")
 _TAGGED = r"tag:[^=]{1,128}=.{0,256}"
 
 
-def _one_or_more(doc: str, item: Schema, **more: object) -> dict[str, Any]:
-    """One, or a list of them in the order of preference."""
-    several = items("", item, minItems=1)
-    one = {**item, "x-read": lambda value: (value,)}
-    words = f"{item['x-allowed']}, or a list of them"
-    return {"anyOf": [one, several], "description": doc, "x-allowed": words, **more}
-
-
 SCHEMA: dict[str, Schema] = {
     "region": text("The region.", "a region such as eu-central-1", "^[a-z0-9-]{1,40}$"),
-    "profile": text("The AWS profile that launches.", "the name of a profile", r"^[^\x00-\x1f\x7f]+$", maxLength=200),
+    "profile": text("The AWS profile that launches.", "the name of a profile", PRINTABLE, maxLength=200),
     "endpoint_url": text(
         "Of a cloud with EC2's API that isn't AWS.",
         "a URL without user or query, such as http://127.0.0.1:5000",
@@ -38,21 +29,21 @@ SCHEMA: dict[str, Schema] = {
         maxLength=1100,
         default=IMAGE,
     ),
-    "type": _one_or_more(
+    "type": one_or_more(
         "Instance types, the best first.",
         text("", "a type such as t3.small", r"^[a-z0-9-]+\.[a-z0-9-]+$"),
         default=TYPE,
     ),
-    "zones": _one_or_more("Availability zones, the best first.", text("", "a zone such as eu-west-1a", "^[a-z0-9-]+$")),
-    "subnets": _one_or_more(
+    "zones": one_or_more("Availability zones, the best first.", text("", "a zone such as eu-west-1a", "^[a-z0-9-]+$")),
+    "subnets": one_or_more(
         "Subnets, the best first, instead of the default VPC's.",
         text("", "subnet-… or tag:KEY=VALUE", rf"^(?:subnet-[0-9a-f]+|{_TAGGED})$"),
     ),
-    "security_groups": _one_or_more(
+    "security_groups": one_or_more(
         "Security groups, instead of the VPC's default one.",
         text("", "sg-… or tag:KEY=VALUE", rf"^(?:sg-[0-9a-f]+|{_TAGGED})$"),
     ),
-    "market": _one_or_more(
+    "market": one_or_more(
         "How VMs are bought, the best first.",
         {**text("", "on-demand or spot"), "enum": list(MARKETS)},
         default="on-demand",

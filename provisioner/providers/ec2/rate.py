@@ -1,4 +1,4 @@
-"""Keeps a client below EC2's limits: token buckets like EC2's own, that shrink when it throttles and grow back.
+"""Keeps requests below EC2's limits: token buckets like EC2's own, which slow down when it throttles and recover.
 
 The figures are AWS's "Request throttling for the Amazon EC2 API": how many at once, and how many a second after that.
 A cloud that isn't AWS has limits of its own: there nothing is held back until it throttles for the first time.
@@ -46,12 +46,12 @@ class Bucket:
         self._lock = threading.Lock()
 
     def take(self, tokens: float = 1) -> None:
-        """Take tokens when they are there. Raise Stopped if told to give up first.
+        """Wait for tokens and take them. Raise Stopped if `Limits.stop` comes first.
 
-        More than the capacity may be taken: it is owed, and whoever comes next waits for it too.
+        More than the capacity may be taken: it is owed, and the next call waits for it, too.
         """
         with self._lock:
-            self._fill()
+            self._refill()
             if not self.bounded:
                 return
             self._level -= tokens
@@ -59,21 +59,21 @@ class Bucket:
         if due > 0 and self._wait(due):
             raise Stopped("stopped before the request was sent", hint="the same command goes on from here")
 
-    def slower(self) -> None:
-        """The service throttled: halve the rate, and begin with what comes in from now on."""
+    def slow_down(self) -> None:
+        """Halve the rate, after the service throttled, and drop what was saved up."""
         with self._lock:
-            self._fill()
+            self._refill()
             self.bounded = True
             self.refill = max(self.refill / 2, self.nominal * _SLOWEST)
             self._level = min(self._level, 0.0)
 
-    def faster(self) -> None:
-        """The service did not throttle: creep back to the nominal rate."""
+    def speed_up(self) -> None:
+        """Raise the rate a little towards the nominal one, after the service did not throttle."""
         with self._lock:
-            self._fill()
+            self._refill()
             self.refill = min(self.nominal, self.refill + self.nominal * _GROWTH)
 
-    def _fill(self) -> None:
+    def _refill(self) -> None:
         now = self._clock()
         self._level = min(self.capacity, self._level + (now - self._last) * self.refill)
         self._last = now
@@ -97,12 +97,12 @@ class Limits:
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """Let everyone who waits give up."""
+        """Let every call that waits give up."""
         self._stop.set()
 
-    def of(self, action: str) -> Bucket:
-        """The bucket of an API call, by its name in boto3, or ``instances``, the VMs that calls start."""
-        kind = action if action in REQUESTS or action == "instances" else self._kind(action)
+    def bucket(self, action: str) -> Bucket:
+        """Return the bucket of an API call, by its name in botocore, or ``instances``, the VMs that calls start."""
+        kind = action if action in REQUESTS or action == "instances" else self._kind_of(action)
         figures = {**REQUESTS, "instances": RUN_INSTANCES, "mutating": MUTATING, "reading": READING}[kind]
         with self._lock:
             if kind not in self._buckets:
@@ -110,5 +110,5 @@ class Limits:
             return self._buckets[kind]
 
     @staticmethod
-    def _kind(action: str) -> str:
+    def _kind_of(action: str) -> str:
         return "reading" if action.startswith(("describe_", "get_", "list_")) else "mutating"

@@ -1,4 +1,4 @@
-"""Orders to EC2's requests. Pure: the same order is the same request, byte for byte, whoever sends it again."""
+"""Turns orders into EC2's requests. Pure: the same order makes the same request, byte for byte, on any machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ JOB, TASK, TASKS, ATTEMPT, ORDER, EXPIRES = (
 _TAG_VALUE = 256  # characters (AWS, "Tag your Amazon EC2 resources")
 
 
-def tags(order: Order) -> dict[str, str]:
-    """What every instance and volume of an order is tagged with, in the very call that makes it."""
+def order_tags(order: Order) -> dict[str, str]:
+    """Return the tags of every instance and volume of an order. The call that makes them sets them."""
     if len(order.tasks) == 1:
         own = task_tags(order.job, order.tasks[0])
     else:
@@ -30,20 +30,20 @@ def tags(order: Order) -> dict[str, str]:
 
 
 def task_tags(job: str, task: str) -> dict[str, str]:
-    """What tells a VM of a group from the others."""
+    """Return the tags by which a VM of a group differs from the others."""
     return {"Name": f"{job} {task}", TASK: task}
 
 
 def tag_list(given: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags as EC2 writes them."""
+    """Return tags as EC2 writes them."""
     return [{"Key": key, "Value": value} for key, value in given.items()]
 
 
 def run_instances(order: Order) -> dict[str, Any]:
-    """RunInstances for an order: all of its VMs or none. `order.options` are those of a Choice."""
+    """Return the RunInstances request of an order: all of its VMs or none. `order.options` are those of a Choice."""
     options = order.options
     request = {
-        **_machine(order),
+        **_common(order),
         "InstanceType": options["type"],
         "MinCount": len(order.tasks),
         "MaxCount": len(order.tasks),
@@ -61,28 +61,29 @@ def run_instances(order: Order) -> dict[str, Any]:
 
 
 def template_name(order: Order) -> str:
-    """The name of an order's launch template."""
+    """Return the name of an order's launch template."""
     return f"freepost-{order.token}"
 
 
 def create_launch_template(order: Order) -> dict[str, Any]:
-    """CreateLaunchTemplate for an order that a fleet serves. A template wants its user-data in base64.
+    """Return the CreateLaunchTemplate request of an order that a fleet serves.
 
-    Its name makes it unique. A token would be answered with the template of before, which was deleted since.
+    A template takes its user-data in base64. Its name makes it unique. A token would be answered with the template of
+    before, which was deleted since.
     """
-    data = {**_machine(order), "UserData": base64.b64encode(order.user_data).decode()}
+    data = {**_common(order), "UserData": base64.b64encode(order.user_data).decode()}
     return {
         "LaunchTemplateName": template_name(order),
         "LaunchTemplateData": data,
-        "TagSpecifications": [{"ResourceType": "launch-template", "Tags": tag_list(tags(order))}],
+        "TagSpecifications": [{"ResourceType": "launch-template", "Tags": tag_list(order_tags(order))}],
     }
 
 
 def create_fleet(order: Order) -> dict[str, Any]:
-    """CreateFleet for an order of one VM, by its launch template: EC2 chooses among the types and places.
+    """Return the CreateFleet request of an order of one VM, by its launch template.
 
-    A fleet that found no room has spent its token, too. So the token is that of these very bytes: an order that is sent
-    again finds its fleet, and one that is signed anew makes another.
+    EC2 chooses among the types and places. A fleet that found no room has spent its token, too. So the token is that of
+    these very bytes: an order that is sent again finds its fleet, and one that is signed anew makes another.
     """
     options = order.options
     overrides = [{"InstanceType": kind, **place} for kind in options["types"] for place in options["places"]]
@@ -97,7 +98,7 @@ def create_fleet(order: Order) -> dict[str, Any]:
             }
         ],
         "TargetCapacitySpecification": {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": market},
-        "TagSpecifications": [{"ResourceType": "fleet", "Tags": tag_list(tags(order))}],
+        "TagSpecifications": [{"ResourceType": "fleet", "Tags": tag_list(order_tags(order))}],
     }
     if market == "spot":
         request["SpotOptions"] = {
@@ -107,37 +108,37 @@ def create_fleet(order: Order) -> dict[str, Any]:
     return request
 
 
-def _machine(order: Order) -> dict[str, Any]:
-    """What RunInstances and a launch template have in common: no credentials, no way back, nothing left behind."""
+def _common(order: Order) -> dict[str, Any]:
+    """Return what RunInstances and a launch template share: no credentials, no way back, nothing left behind."""
     options = order.options
     disk = {"VolumeSize": options["disk"]} if options.get("disk") else {}
     root = {"Encrypted": True, "DeleteOnTermination": True, "VolumeType": "gp3", **disk}
-    marked = tag_list(tags(order))
-    machine: dict[str, Any] = {
+    tags = tag_list(order_tags(order))
+    request: dict[str, Any] = {
         "ImageId": options["image"],
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
         "BlockDeviceMappings": [{"DeviceName": options["root_device"], "Ebs": root}],
-        "TagSpecifications": [{"ResourceType": kind, "Tags": marked} for kind in ("instance", "volume")],
+        "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
     }
     if options.get("security_groups"):
-        machine["SecurityGroupIds"] = list(options["security_groups"])
+        request["SecurityGroupIds"] = list(options["security_groups"])
     if options.get("key"):
-        machine["KeyName"] = options["key"]
+        request["KeyName"] = options["key"]
     if options.get("instance_profile"):
-        machine["IamInstanceProfile"] = {"Name": options["instance_profile"]}
-    return machine
+        request["IamInstanceProfile"] = {"Name": options["instance_profile"]}
+    return request
 
 
 def tags_of(found: Mapping[str, Any]) -> dict[str, str]:
-    """The tags of a resource as EC2 describes it."""
+    """Return the tags of a resource as EC2 describes it."""
     return {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())}
 
 
 def instance_of(found: Mapping[str, Any], tasks: Sequence[str] = ()) -> Instance:
-    """An instance as EC2 describes it; its task by its own tag, or by its launch index among the order's tasks."""
-    marked = tags_of(found)
-    tasks = tasks or (members(marked[TASKS]) if TASKS in marked else ())
+    """Return an instance that EC2 describes: its task by its tag, or by its launch index among the order's tasks."""
+    tags = tags_of(found)
+    tasks = tasks or (members(tags[TASKS]) if TASKS in tags else ())
     index = int(found.get("AmiLaunchIndex", 0))
-    task = marked.get(TASK) or (tasks[index] if index < len(tasks) else "?")
-    return Instance(found["InstanceId"], task, int(marked.get(ATTEMPT, "0")))
+    task = tags.get(TASK) or (tasks[index] if index < len(tasks) else "?")
+    return Instance(found["InstanceId"], task, int(tags.get(ATTEMPT, "0")))

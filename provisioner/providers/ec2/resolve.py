@@ -23,22 +23,22 @@ def choices(api: Api, options: Mapping[str, Any]) -> list[Choice]:
     kinds, markets = options.get("type", (TYPE,)), options.get("market", ("on-demand",))
     places = find_places(api, options)
     if options.get("fleet"):
-        together = {"fleet": True, "types": list(kinds), "places": [_override(place) for place in places]}
+        together = {"fleet": True, "types": list(kinds), "places": [_fleet_override(place) for place in places]}
         return [Choice(f"a fleet, {market}", {**fixed, **together, "market": market}) for market in markets]
     return [
-        Choice(_name(kind, place, market), {**fixed, **place, "type": kind, "market": market})
+        Choice(_choice_name(kind, place, market), {**fixed, **place, "type": kind, "market": market})
         for market in markets
         for kind in kinds
         for place in places
     ]
 
 
-def _name(kind: str, place: Mapping[str, str], market: str) -> str:
+def _choice_name(kind: str, place: Mapping[str, str], market: str) -> str:
     where = " ".join(place.values())
     return f"{kind}{' in ' * bool(where)}{where}, {market}"
 
 
-def _override(place: Mapping[str, str]) -> dict[str, str]:
+def _fleet_override(place: Mapping[str, str]) -> dict[str, str]:
     if "subnet" in place:
         return {"SubnetId": place["subnet"]}
     return {"AvailabilityZone": place["zone"]} if place else {}
@@ -48,13 +48,13 @@ def find_image(api: Api, wanted: str) -> dict[str, Any]:
     """Return the image's id, the name of its root device and the GiB of it. Raise NotFound or BadInput."""
     if wanted.startswith("ssm:"):
         answer = api.call("get_parameter", {"Name": wanted.removeprefix("ssm:")}, service="ssm")
-        found = _images(api, {"ImageIds": [answer["Parameter"]["Value"]]})
+        found = _describe_images(api, {"ImageIds": [answer["Parameter"]["Value"]]})
     elif wanted.startswith("ami-"):
-        found = _images(api, {"ImageIds": [wanted]})
+        found = _describe_images(api, {"ImageIds": [wanted]})
     else:
         owner, _, name = wanted.partition("/")
         alive = [{"Name": "name", "Values": [name]}, {"Name": "state", "Values": ["available"]}]
-        found = _images(api, {"Owners": [owner], "Filters": alive})
+        found = _describe_images(api, {"Owners": [owner], "Filters": alive})
     if not found:
         raise NotFound(f"there is no image {wanted} in {api.region}", hint="correct vm.image, or vm.region")
     newest = max(found, key=lambda image: str(image.get("CreationDate", "")))
@@ -64,43 +64,43 @@ def find_image(api: Api, wanted: str) -> dict[str, Any]:
     return {"image": newest["ImageId"], "root_device": root, **({"disk": size} if size else {})}
 
 
-def _images(api: Api, wanted: Mapping[str, Any]) -> Sequence[Any]:
+def _describe_images(api: Api, wanted: Mapping[str, Any]) -> Sequence[Any]:
     images: Sequence[Any] = api.call("describe_images", wanted)["Images"]
     return images
 
 
 def find_places(api: Api, options: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Where VMs may go: subnets with their zones, zones, or one place of EC2's own choice."""
+    """Return where VMs may go: subnets with their zones, zones, or one place of EC2's own choice."""
     zones = options.get("zones", ())
     if not options.get("subnets"):
         return [{"zone": zone} for zone in zones] or [{}]
     found = []
     for wanted in options["subnets"]:
-        subnets = api.call("describe_subnets", _chosen(wanted, "SubnetIds"))["Subnets"]
+        subnets = api.call("describe_subnets", _by_id_or_tag(wanted, "SubnetIds"))["Subnets"]
         if not subnets:
             raise NotFound(f"there is no subnet {wanted} in {api.region}", hint="correct vm.subnets")
         found += [{"subnet": each["SubnetId"], "zone": each["AvailabilityZone"]} for each in subnets]
-    kept = [place for place in found if not zones or place["zone"] in zones]
-    if not kept:
+    matching = [place for place in found if not zones or place["zone"] in zones]
+    if not matching:
         raise BadInput(f"no subnet of vm.subnets is in {', '.join(zones)}", hint="correct vm.zones or vm.subnets")
-    return kept
+    return matching
 
 
 def find_groups(api: Api, wanted: Sequence[str]) -> list[str]:
-    """The ids of security groups."""
+    """Return the ids of security groups."""
     found: list[str] = []
     for each in wanted:
         if each.startswith("sg-"):
             found.append(each)
             continue
-        groups = api.call("describe_security_groups", _chosen(each, "GroupIds"))["SecurityGroups"]
+        groups = api.call("describe_security_groups", _by_id_or_tag(each, "GroupIds"))["SecurityGroups"]
         if not groups:
             raise NotFound(f"there is no security group {each} in {api.region}", hint="correct vm.security_groups")
         found += [group["GroupId"] for group in groups]
     return found
 
 
-def _chosen(wanted: str, ids: str) -> dict[str, Any]:
+def _by_id_or_tag(wanted: str, ids: str) -> dict[str, Any]:
     """Name something by its id, or by ``tag:KEY=VALUE``."""
     if not wanted.startswith("tag:"):
         return {ids: [wanted]}

@@ -30,7 +30,8 @@ from typing import IO, Any
 
 from provisioner.errors import BadInput, MissingDependency, NotFound, Refused
 from provisioner.paths import cache_dir as default_cache
-from provisioner.providers.guest.build_sandbox import last_line, run
+from provisioner.providers.guest.build_sandbox import run_sandboxed
+from provisioner.providers.guest.commands import last_line
 
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
 DEFAULT = "bookworm"  # where a job names none
@@ -82,7 +83,7 @@ class Image:
     initrd: Path | None = None
 
 
-def need(*programs: str, purpose: str) -> None:
+def require_programs(*programs: str, purpose: str) -> None:
     """Raise MissingDependency, naming the Debian packages to install, unless every program is there."""
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     # Root by a plain `su` has no sbin in its PATH, nor has a user; from here on the programs are found there.
@@ -90,13 +91,13 @@ def need(*programs: str, purpose: str) -> None:
     missing = [PROGRAMS[program] for program in programs if not shutil.which(program)]
     if missing:
         raise MissingDependency(
-            f"{purpose} needs programs that are not installed: {', '.join(missing)}.",
-            hint=f"Run: apt-get install --no-install-recommends {' '.join(missing)}",
+            f"{purpose} needs programs that are not installed: {', '.join(missing)}",
+            hint=f"run: apt-get install --no-install-recommends {' '.join(missing)}",
         )
 
 
 def recipe(suite: str, config: str = "99-local.cfg") -> list[str]:
-    """The mmdebstrap command without its last argument, the folder to fill. `config` is a file holding CLOUD_CFG."""
+    """Return the mmdebstrap command but its last argument, the folder to fill. `config` is a file holding CLOUD_CFG."""
     return [
         "mmdebstrap",
         "--variant=apt",
@@ -115,29 +116,29 @@ def recipe(suite: str, config: str = "99-local.cfg") -> list[str]:
 
 
 def recipe_hash(suite: str) -> str:
-    """Ten hexadecimal digits that change with anything that goes into the image but the packages' versions."""
+    """Return ten hexadecimal digits that change with anything that goes into the image but the packages' versions."""
     return hashlib.sha256(json.dumps([recipe(suite), CLOUD_CFG, DISK_SIZE]).encode()).hexdigest()[:10]
 
 
 def find(name: str, cache_dir: Path | None = None) -> Image:
-    """The image of a suite or of an imported name. Raise NotFound when it was not built or imported."""
+    """Return the image of a suite or of an imported name. Raise NotFound when it was not built or imported."""
     folder = (cache_dir or default_cache()) / "images"
     if name in SUITES:
         path = folder / f"{name}-{recipe_hash(name)}"
         if path.is_dir():
             return Image(name, path / "disk.raw", "raw", path / "root", path / "vmlinuz", path / "initrd.img")
-        raise NotFound(f"The image {name} has not been built.", hint=f"Run: provision image build --suite {name}")
+        raise NotFound(f"the image {name} has not been built", hint=f"run: provision image build --suite {name}")
     disk = folder / "imported" / name / "disk.qcow2"
     if re.fullmatch(r"[\w.+-]{1,64}", name, re.ASCII) and disk.is_file():
         return Image(name, disk, "qcow2")
     raise NotFound(
-        f"There is no image {name}.",
-        hint=f"An image is one of {', '.join(SUITES)}, or a name given to: provision image import FILE.qcow2",
+        f"there is no image {name}",
+        hint=f"name one of {', '.join(SUITES)}, or an image of `provision image import FILE.qcow2`",
     )
 
 
 def listing(cache_dir: Path | None = None) -> list[Image]:
-    """Every image that `find` would find, suites first."""
+    """Return every image that `find` would find, suites first."""
     imported = (cache_dir or default_cache()) / "images" / "imported"
     names = [*SUITES, *(sorted(path.name for path in imported.iterdir()) if imported.is_dir() else ())]
     found = []
@@ -152,11 +153,11 @@ def listing(cache_dir: Path | None = None) -> list[Image]:
 def build(suite: str, cache_dir: Path | None = None, *, fresh: bool = False, log: IO[bytes] | None = None) -> Image:
     """Build the image of a suite, or find the one that this very recipe made before.
 
-    `fresh` builds anew, for newer packages. What mmdebstrap says goes to `log`, an open file (default: nowhere).
+    `fresh` builds anew, for newer packages. What mmdebstrap prints goes to `log`, an open file (default: nowhere).
     Raise BadInput, MissingDependency, Unreachable, or Refused when machines run on the image to be replaced.
     """
     if suite not in SUITES:
-        raise BadInput(f"There is no suite {suite!r}.", hint=f"One of: {', '.join(SUITES)}")
+        raise BadInput(f"there is no suite {suite!r}", hint=f"one of: {', '.join(SUITES)}")
     with contextlib.suppress(NotFound):
         if not fresh:
             return find(suite, cache_dir)
@@ -166,10 +167,10 @@ def build(suite: str, cache_dir: Path | None = None, *, fresh: bool = False, log
                 return find(suite, cache_dir)
         if os.geteuid() != 0:
             command = f"provision image build --suite {suite}{' --fresh' if fresh else ''}"
-            raise MissingDependency("Building an image needs root.", hint=f"Run: {as_root(cache_dir)} {command}")
-        need("mmdebstrap", "mke2fs", purpose="Building an image")
+            raise MissingDependency("building an image needs root", hint=f"run: {sudo_prefix(cache_dir)} {command}")
+        require_programs("mmdebstrap", "mke2fs", purpose="building an image")
         final = folder / f"{suite}-{recipe_hash(suite)}"
-        with _scratch(folder, suite) as made:
+        with _temporary_folder(folder, suite) as made:
             _bootstrap(suite, made, log)
             _replace(made, final)
     return find(suite, cache_dir)
@@ -182,20 +183,20 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
     """
     if name in SUITES or not re.fullmatch(r"[\w+-][\w.+-]{0,63}", name, re.ASCII):
         raise BadInput(
-            f"An image can't be called {name!r}.",
-            hint=f"Up to 64 letters, digits and . _ + - but none of {', '.join(SUITES)}",
+            f"an image can't be called {name!r}",
+            hint=f"up to 64 letters, digits and . _ + - but none of {', '.join(SUITES)}",
         )
     if not path.is_file():
-        raise BadInput(f"There is no file {path}.")
-    need("qemu-img", purpose="Importing an image")
+        raise BadInput(f"there is no file {path}")
+    require_programs("qemu-img", purpose="importing an image")
     about = _disk_info(path)
     if about["format"] != "qcow2":
         raise BadInput(
-            f"{path} is {about['format']}, not qcow2.", hint=f"Convert it: qemu-img convert -O qcow2 {path} image.qcow2"
+            f"{path} is {about['format']}, not qcow2", hint=f"convert it: qemu-img convert -O qcow2 {path} image.qcow2"
         )
     if "backing-filename" in about or about.get("format-specific", {}).get("data", {}).get("data-file"):
-        raise BadInput(f"{path} depends on another file.", hint="Flatten it: qemu-img convert -O qcow2 OLD NEW")
-    with _locked("imported", cache_dir) as folder, _scratch(folder, "imported") as made:
+        raise BadInput(f"{path} depends on another file", hint="flatten it: qemu-img convert -O qcow2 OLD NEW")
+    with _locked("imported", cache_dir) as folder, _temporary_folder(folder, "imported") as made:
         (folder / "imported").mkdir(exist_ok=True)
         # Converting reads every cluster, drops snapshots, and leaves out what is unused.
         done = subprocess.run(
@@ -209,13 +210,13 @@ def import_qcow2(path: Path, name: str, cache_dir: Path | None = None) -> Image:
     return find(name, cache_dir)
 
 
-def as_root(cache_dir: Path | None = None) -> str:
-    """The beginning of a command that root runs on this user's images, and not on those of its own cache."""
+def sudo_prefix(cache_dir: Path | None = None) -> str:
+    """Return how a command begins that root runs on this user's images, and not on those of its own cache."""
     return f"sudo FREEPOST_CACHE_DIR={shlex.quote(str((cache_dir or default_cache()).absolute()))}"
 
 
 def virtual_size(disk: Path) -> int:
-    """The bytes that a disk has for its guest."""
+    """Return the size of a disk as its guest sees it, in bytes."""
     return int(_disk_info(disk)["virtual-size"])
 
 
@@ -223,18 +224,18 @@ def _bootstrap(suite: str, made: Path, log: IO[bytes] | None) -> None:
     config = made / "99-local.cfg"
     config.write_text(CLOUD_CFG)
     root = made / "root"
-    run([*recipe(suite, str(config)), str(root)], log, f"The image {suite} could not be built")
+    run_sandboxed([*recipe(suite, str(config)), str(root)], log, f"the image {suite} could not be built")
     config.unlink()
     for kernel, name in (("vmlinuz-*", "vmlinuz"), ("initrd.img-*", "initrd.img")):
         found = sorted((root / "boot").glob(kernel))
         if not found:
-            raise Refused(f"The image {suite} got no {name}.", hint="Build it with --verbose to see why.")
+            raise Refused(f"the image {suite} got no {name}", hint="build it with --verbose to see why")
         shutil.copyfile(found[-1], made / name)
     disk = made / "disk.raw"
     with disk.open("wb") as file:
         file.truncate(DISK_SIZE)
     options = ["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(root)]
-    run(["mke2fs", *options, str(disk)], log, f"The disk of the image {suite} could not be made")
+    run_sandboxed(["mke2fs", *options, str(disk)], log, f"the disk of the image {suite} could not be made")
 
 
 def _disk_info(path: Path) -> dict[str, Any]:
@@ -255,12 +256,12 @@ def _locked(name: str, cache_dir: Path | None) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder
     except OSError as error:
-        hint = f"Is there room in {folder}, and is it yours? FREEPOST_CACHE_DIR names another cache folder."
-        raise Refused(f"The image could not be written: {error}", hint=hint) from None
+        hint = f"check that {folder} is yours and has room, or name another cache folder by FREEPOST_CACHE_DIR"
+        raise Refused(f"the image could not be written: {error}", hint=hint) from None
 
 
 @contextlib.contextmanager
-def _scratch(folder: Path, name: str) -> Iterator[Path]:
+def _temporary_folder(folder: Path, name: str) -> Iterator[Path]:
     """A folder on the same file system that is gone afterwards, unless it was renamed. Under the lock of `name`."""
     for stale in folder.glob(f".making-{name}-*"):  # of a build that was killed; what it mounted went with it
         shutil.rmtree(stale)
@@ -286,6 +287,6 @@ def _replace(made: Path, final: Path) -> None:
         made.rename(final)
         shutil.rmtree(old)
     except BlockingIOError:
-        raise Refused(f"Machines run on the image {final.name}.", hint="Terminate them, then build again.") from None
+        raise Refused(f"machines run on the image {final.name}", hint="terminate them, then build again") from None
     finally:
         os.close(descriptor)

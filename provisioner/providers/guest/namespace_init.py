@@ -1,8 +1,8 @@
-"""The first process of a machine's own namespaces: makes its network, starts the guest, takes all along when it ends.
+"""The first process of a machine's own namespaces: makes its network and runs the guest; when it ends, all else does.
 
-Run as ``python -m provisioner.providers.guest.namespace_init HOME FD GROUP…`` by the supervisor, as process 1 of new
+Run as ``python -m provisioner.providers.guest.namespace_init FOLDER FD GROUP…`` by the supervisor, as process 1 of new
 pid, mount and network namespaces; FD is a socket to the supervisor, GROUP a control group's folder to join. When this
-process ends, the kernel kills whatever is left in the namespaces and drops their mounts and network: nothing can leak.
+process ends, the kernel kills what is left in the namespaces and drops their mounts and network: nothing can leak.
 
 The network, from the outside in::
 
@@ -27,31 +27,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-from provisioner.providers.guest import cgroup, nspawn, vm
-from provisioner.providers.guest.commands import run, said
-from provisioner.providers.guest.state_dir import Home
+from provisioner.providers.guest import cgroup, nspawn, qemu
+from provisioner.providers.guest.commands import describe_failure, run_quietly
+from provisioner.providers.guest.state_dir import StateDir
 
 RESOLVER = "10.0.3.3"  # the outer slirp4netns answers DNS here
 SETUP_FAILED = 125
 
 
-def main(home_path: str, descriptor: str, *groups: str) -> int:
-    """Become the machine. The supervisor is told of what went wrong before the guest ran."""
+def main(folder: str, descriptor: str, *groups: str) -> int:
+    """Set up the machine and wait for its end. Report to the supervisor what fails before the guest runs."""
     supervisor = socket.socket(fileno=int(descriptor))
     supervisor.set_inheritable(False)
     try:
         cgroup.join(groups)
-        guest = _set_up(Home(Path(home_path)), supervisor)
+        guest = _set_up(StateDir(Path(folder)), supervisor)
     except (OSError, subprocess.CalledProcessError) as error:
-        supervisor.sendall(said(error).encode())
+        supervisor.sendall(describe_failure(error).encode())
         return SETUP_FAILED
     supervisor.sendall(b"up")
     return guest.wait()
 
 
-def _set_up(home: Home, supervisor: socket.socket) -> nspawn.Guest | vm.Guest:
-    record = home.record()
-    run("ip", "link", "set", "lo", "up")
+def _set_up(machine: StateDir, supervisor: socket.socket) -> nspawn.NspawnGuest | qemu.QemuGuest:
+    record = machine.read_record()
+    run_quietly("ip", "link", "set", "lo", "up")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", record["store"][1] if record["store"] else 0))
@@ -63,17 +63,17 @@ def _set_up(home: Home, supervisor: socket.socket) -> nspawn.Guest | vm.Guest:
             os.close(each)
     prohibited = json.loads(supervisor.recv(1 << 16))  # arrives when tap0 is there
     for address in prohibited:
-        run("ip", "route", "add", "prohibit", address)
-    _resolve(home)
-    return nspawn.start(home, record) if record["provider"] == "machine" else vm.start(home, record)
+        run_quietly("ip", "route", "add", "prohibit", address)
+    _use_outer_resolver(machine)
+    return nspawn.start(machine, record) if record["provider"] == "machine" else qemu.start(machine, record)
 
 
-def _resolve(home: Home) -> None:
+def _use_outer_resolver(machine: StateDir) -> None:
     """Let the inner network's DNS ask the outer one: the host's own resolver may be out of reach from in here."""
     if Path("/etc/resolv.conf").exists():
-        ours = home.path / "resolv.conf"
+        ours = machine.path / "resolv.conf"
         ours.write_text(f"nameserver {RESOLVER}\n")
-        run("mount", "--bind", str(ours), "/etc/resolv.conf")
+        run_quietly("mount", "--bind", str(ours), "/etc/resolv.conf")
 
 
 if __name__ == "__main__":

@@ -15,22 +15,22 @@ _BLOCK = 256 << 10
 async def serve(listener: socket.socket, host: str, port: int) -> asyncio.Server:
     """Accept on `listener` and connect each to `host`:`port`, until the server that is returned is closed."""
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection(host, port, limit=_BLOCK)
+            store_reader, store_writer = await asyncio.open_connection(host, port, limit=_BLOCK)
         except OSError:
             writer.transport.abort()  # to the guest it looks as it would on the host: refused
             return
         try:
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+            await asyncio.gather(_copy(reader, store_writer), _copy(store_reader, writer))
         except (OSError, asyncio.CancelledError):
             writer.transport.abort()
-            far_writer.transport.abort()
+            store_writer.transport.abort()
         finally:
             writer.close()
-            far_writer.close()
+            store_writer.close()
 
-    return await asyncio.start_server(carry, sock=listener, limit=_BLOCK)
+    return await asyncio.start_server(relay_connection, sock=listener, limit=_BLOCK)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

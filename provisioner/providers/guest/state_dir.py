@@ -1,4 +1,4 @@
-"""The folder of one machine: all that is known of it, to whatever process asks.
+"""The folder of one machine, which holds all that is known of it, for any process that asks.
 
 ::
 
@@ -7,7 +7,7 @@
     ID/disk           what the guest wrote; deleted when it has powered off, kept when it lost power
     ID/console        what the guest printed, and ID/console.old before that
     ID/state.json     phase, reason, the supervisor's pid
-    ID/launching      locked by whoever is starting or ending this machine
+    ID/launching      locked by the process that is starting or ending this machine (`StateDir.exclusive`)
     ID/lock           locked by the supervisor for as long as it lives: who is alive is never a guess about a pid
     ID/log            what the supervisor and its helpers had to say
 
@@ -32,7 +32,7 @@ REMOVED = ".removed-"  # a folder that is being deleted
 CONSOLE_BYTES = 4 << 20  # the console keeps the last one to two times this
 
 
-class Home:
+class StateDir:
     """The folder of the machine called `path.name`."""
 
     def __init__(self, path: Path) -> None:
@@ -44,8 +44,8 @@ class Home:
         """Tell whether anything is known of this machine."""
         return (self.path / "machine.json").exists()
 
-    def record(self) -> dict[str, Any]:
-        """What was ordered."""
+    def read_record(self) -> dict[str, Any]:
+        """Return what was ordered, as `record.make_record` wrote it."""
         record: dict[str, Any] = json.loads((self.path / "machine.json").read_text())
         return record
 
@@ -57,29 +57,29 @@ class Home:
         self._write("machine.json", json.dumps(record, indent=1).encode())
 
     def status(self) -> dict[str, Any]:
-        """The last word of the launcher or the supervisor: phase, reason, pid. Empty before the first."""
+        """Return what the launcher or the supervisor wrote last: phase, reason, pid. Empty before the first."""
         try:
             status: dict[str, Any] = json.loads((self.path / "state.json").read_text())
         except FileNotFoundError:
             return {}
         return status
 
-    def say(self, phase: str, reason: str = "", pid: int = 0) -> None:
-        """Put down a new state, at once or not at all."""
+    def set_status(self, phase: str, reason: str = "", pid: int = 0) -> None:
+        """Write down a new status, whole or not at all."""
         self._write("state.json", json.dumps({"phase": phase, "reason": reason, "pid": pid}).encode())
 
     def console(self) -> bytes:
-        """The end of what the guest printed."""
-        said = b""
+        """Return the end of what the guest printed."""
+        output = b""
         for name in ("console.old", "console"):
             try:
-                said += (self.path / name).read_bytes()
+                output += (self.path / name).read_bytes()
             except FileNotFoundError:
                 continue
-        return said
+        return output
 
     @contextmanager
-    def launching(self, *, wait: bool = True) -> Iterator[None]:
+    def exclusive(self, *, wait: bool = True) -> Iterator[None]:
         """Wait until nobody else starts or ends this machine, and keep them from it.
 
         Raise BlockingIOError when somebody does and we are not to wait.
@@ -91,22 +91,22 @@ class Home:
             try:
                 file = (self.path / "launching").open("a")
             except FileNotFoundError:
-                continue  # whoever had the folder has just removed it
+                continue  # another process has just removed the folder
             with file:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_still(self.path / "launching", file.fileno()):
+                if _is_same_file(self.path / "launching", file.fileno()):
                     yield
                     return
 
     def remove(self) -> None:
-        """Forget this machine. Only for one who holds `launching` and knows that no supervisor lives."""
-        # Renamed first: whoever waits for the lock finds it gone, and never a folder that is half deleted.
-        beside = self.path.with_name(f"{REMOVED}{self.path.name}-{os.getpid()}-{time.monotonic_ns()}")
-        self.path.rename(beside)
-        shutil.rmtree(beside, ignore_errors=True)  # `sweep` comes back for what can't be deleted now
+        """Delete the folder. Only for a caller inside `exclusive` who knows that no supervisor lives."""
+        # Renamed first: a process that waits for the lock finds the folder gone, never half deleted.
+        removed = self.path.with_name(f"{REMOVED}{self.path.name}-{os.getpid()}-{time.monotonic_ns()}")
+        self.path.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)  # `delete_removed` comes back for what can't be deleted now
 
-    def forgettable(self, seconds: float) -> bool:
-        """Tell whether this machine ended so long ago, or its launch was killed before it was one."""
+    def is_stale(self, seconds: float) -> bool:
+        """Tell whether this machine ended more than `seconds` ago, or its launch was killed before it was one."""
         status = self.status()
         if not status:
             return True
@@ -114,15 +114,15 @@ class Home:
             age = time.time() - (self.path / "state.json").stat().st_mtime
         except FileNotFoundError:
             return False
-        return age > seconds and status["phase"] == GONE and not self.alive()
+        return age > seconds and status["phase"] == GONE and not self.is_supervised()
 
-    def lock(self) -> int:
-        """Take the supervisor's lock, for it to inherit. Only for one who holds `launching` and saw it dead."""
+    def lock_supervisor(self) -> int:
+        """Take the supervisor's lock, for it to inherit. Only for a caller inside `exclusive` who saw it dead."""
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits at most for an `alive` elsewhere
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits at most for an `is_supervised` elsewhere
         return descriptor
 
-    def alive(self) -> bool:
+    def is_supervised(self) -> bool:
         """Tell whether the supervisor lives."""
         try:
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -153,19 +153,19 @@ class Home:
         new.replace(path)
 
 
-def homes(folder: Path) -> list[Home]:
-    """Every machine's folder, and what is left of one after a crash."""
-    found = sorted(folder.iterdir()) if folder.exists() else []
-    return [Home(path) for path in found if not path.name.startswith(REMOVED)]
+def list_machines(folder: Path) -> list[StateDir]:
+    """Return every machine's folder, also what a crash left of one."""
+    paths = sorted(folder.iterdir()) if folder.exists() else []
+    return [StateDir(path) for path in paths if not path.name.startswith(REMOVED)]
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a crash left of folders that were being deleted."""
+def delete_removed(folder: Path) -> None:
+    """Delete what a crash left of folders that were being removed."""
     for path in folder.glob(f"{REMOVED}*"):
         shutil.rmtree(path, ignore_errors=True)  # another process may be at it
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

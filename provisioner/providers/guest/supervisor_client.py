@@ -1,4 +1,4 @@
-"""Starts supervisors and ends them: the launcher's side of `supervisor`."""
+"""Starts supervisors and stops them: the launcher's side of `supervisor`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from pathlib import Path
 
 import provisioner
 from provisioner.errors import Refused
-from provisioner.providers.guest.state_dir import PENDING, Home
+from provisioner.providers.guest.commands import last_line, output_of
+from provisioner.providers.guest.state_dir import PENDING, StateDir
 
 _END_SECONDS = 30  # a supervisor that takes longer to clean up is stuck
 
 
-def start(home: Home) -> subprocess.Popen[bytes]:
-    """Start a supervisor; only for one who holds `launching` and knows that there is none."""
-    lock = home.lock()
+def start(machine: StateDir) -> subprocess.Popen[bytes]:
+    """Start a supervisor. Only for a caller inside `exclusive` who knows that there is none."""
+    lock = machine.lock_supervisor()
     try:
-        home.say(PENDING, "starting")
+        machine.set_status(PENDING, "starting")
         environment = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-        with (home.path / "log").open("ab") as log:
+        with (machine.path / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "provisioner.providers.guest.supervisor", str(home.path), str(lock)],
+                [sys.executable, "-m", "provisioner.providers.guest.supervisor", str(machine.path), str(lock)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -39,46 +40,44 @@ def start(home: Home) -> subprocess.Popen[bytes]:
         os.close(lock)
 
 
-def outcome(home: Home, launch: subprocess.Popen[bytes]) -> str:
-    """Wait until the guest runs; return why it doesn't, and leave nothing of it, so that it may be launched again."""
-    with launch:
-        assert launch.stdout  # noqa: S101 - for mypy: it is a pipe
-        answer = launch.stdout.readline().decode().strip()
+def await_start(machine: StateDir, launcher: subprocess.Popen[bytes]) -> str:
+    """Wait until the guest runs, and return nothing. If it can't run: return why, and remove the machine's folder."""
+    with launcher:
+        answer = output_of(launcher).readline().decode().strip()
     if answer == "up":
         return ""
-    wait([home])
-    log = home.path / "log"
-    failure = answer or log.read_text().strip().rpartition("\n")[2] or "its supervisor ended without a word"
-    home.remove()
+    await_end([machine])
+    failure = answer or last_line((machine.path / "log").read_bytes(), "its supervisor ended without a word")
+    machine.remove()
     return failure
 
 
-def end(homes: Sequence[Home], number: signal.Signals) -> None:
-    """Signal the supervisors that live, and wait for their end."""
-    with _pidfds(homes) as descriptors:
+def stop(machines: Sequence[StateDir], number: signal.Signals) -> None:
+    """Send a signal to the supervisors that live, and wait for their end."""
+    with _pidfds(machines) as descriptors:
         for descriptor in descriptors:
             signal.pidfd_send_signal(descriptor, number)
         _await_all(descriptors)
 
 
-def wait(homes: Sequence[Home]) -> None:
+def await_end(machines: Sequence[StateDir]) -> None:
     """Wait for the end of these supervisors."""
-    with _pidfds(homes) as descriptors:
+    with _pidfds(machines) as descriptors:
         _await_all(descriptors)
 
 
 @contextlib.contextmanager
-def _pidfds(homes: Sequence[Home]) -> Iterator[list[int]]:
-    """Descriptors of the supervisors that live: they can't come to mean another process."""
+def _pidfds(machines: Sequence[StateDir]) -> Iterator[list[int]]:
+    """Open descriptors of the supervisors that live: they can't come to mean another process."""
     descriptors = []
     try:
-        for home in homes:
+        for machine in machines:
             with contextlib.suppress(ProcessLookupError):
-                pid = home.status().get("pid")
+                pid = machine.status().get("pid")
                 if pid:
                     descriptor = os.pidfd_open(pid)
                     # Alive after the pid was opened: so the pid was still its own.
-                    descriptors.append(descriptor) if home.alive() else os.close(descriptor)
+                    descriptors.append(descriptor) if machine.is_supervised() else os.close(descriptor)
         yield descriptors
     finally:
         for descriptor in descriptors:
@@ -91,4 +90,4 @@ def _await_all(descriptors: Sequence[int]) -> None:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)  # readable when the process has ended
         if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
-            raise Refused(f"A machine did not end within {_END_SECONDS} s.", hint="See the log in its folder.")
+            raise Refused(f"a machine did not end within {_END_SECONDS} s", hint="see the log in its folder")

@@ -1,4 +1,4 @@
-"""Renewed grants: from the operator's mailbox to a job's uploads, on the real store."""
+"""RefreshingCredentials grants: from the operator's mailbox to a job's uploads, on the real store."""
 
 import json
 import os
@@ -13,14 +13,15 @@ import pytest
 
 from agent import grant as grants
 from agent.renew import Renewal, places
-from provisioner.cli import context
 from provisioner.errors import BadInput, Expiry
 from provisioner.job.load import parse
 from provisioner.job.spec import JobSpec, RunSpec, SignerSpec
 from provisioner.jobs import gc, renew, role_session
-from provisioner.jobs.index import Place
+from provisioner.jobs.index import StoreLocation
 from provisioner.jobs.record import JobRecord
-from provisioner.jobs.watch import TaskStatus
+from provisioner.jobs.status import TaskStatus
+from provisioner.jobs.stores import OpenStore, embedded_location, find_job
+from provisioner.jobs.toolbox import Toolbox, make_provider
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import UPLOAD_MARGIN
@@ -109,7 +110,7 @@ def test_a_job_that_nobody_renews_tells_what_it_could_not_store(provision, state
     name = next(line.split()[1] for line in done.err.splitlines() if line.startswith("job "))
     token = json.loads(opened.get(f"p/{name}/job.json"))["instances"][0]["id"]
     home = state_folder / "local" / token
-    using = context.make_provider("local", context.Opened(opened, context.embedded_place(None, "p")), {})
+    using = make_provider("local", OpenStore(opened, embedded_location(None, "p")), {})
     until = time.monotonic() + 40
     while using.state([Instance(token, "0", 1)])[token].phase is Phase.RUNNING:
         assert time.monotonic() < until
@@ -274,9 +275,9 @@ def running(opened):
     deadline = now() + timedelta(days=21)
     record = JobRecord("long-1", spec, "local", now(), deadline, deadline + UPLOAD_MARGIN, instances=instances)
     found = [TaskStatus(task, 1, "started", now()) for task in ("0", "1")]
-    place = context.Opened(opened, Place(None, embedded=True))
-    using = context.make_provider("local", context.Opened(opened, context.embedded_place(None, "p")), {})
-    who = role_session.open_signer(place.store, None, now)
+    place = OpenStore(opened, StoreLocation(None, embedded=True))
+    using = make_provider("local", OpenStore(opened, embedded_location(None, "p")), {})
+    who = role_session.open_role_sessions(place.store, None, now)
     events = []
     return record, found, renew.Renewer(opened, using, now, events.append, lambda: who), events
 
@@ -289,9 +290,9 @@ def letters(opened):
 def test_letters_are_numbered_and_name_the_next(running, opened):
     """Each renewal is the next letter of each running task; its grant is for the same prefixes, and names the next."""
     record, found, renewer, _ = running
-    assert 1700 < renewer.tend(record, found) <= 1800
+    assert 1700 < renewer.tick(record, found) <= 1800
     assert letters(opened) == ["0/1/000001", "1/1/000001"]
-    assert 1700 < renewer.tend(record, found) <= 1800  # nothing is due
+    assert 1700 < renewer.tick(record, found) <= 1800  # nothing is due
     assert letters(opened) == ["0/1/000001", "1/1/000001"]
     events = renewer.extend(record, found[:1], timedelta(days=7))
     assert letters(opened) == ["0/1/000001", "0/1/000002", "1/1/000001"]
@@ -302,7 +303,7 @@ def test_letters_are_numbered_and_name_the_next(running, opened):
     assert grants.timestamp(grant.expires) == events[0].data["expires"]
     assert abs(grant.expires - time.time() - 7 * 86_400) < 10
     over = [replace(found[0], event="succeeded"), found[1]]
-    renewer.tend(record, over)
+    renewer.tick(record, over)
     assert letters(opened) == ["1/1/000001"]
     renew.drop(opened, record)
     assert letters(opened) == []
@@ -312,11 +313,11 @@ def test_renewal_ends_at_the_deadline(running, opened):
     """No policy outlives the deadline by more than the margin, and past it there is nothing to renew."""
     record, found, renewer, _ = running
     soon = replace(record, deadline=now() + timedelta(seconds=60))
-    renewer.tend(soon, found)
+    renewer.tick(soon, found)
     grant = grants.parse(opened.get("p/long-1/mail/0/1/000001"))
     assert grant.expires - time.time() < 60 + UPLOAD_MARGIN.total_seconds() + 5
     past = replace(record, deadline=now() - timedelta(seconds=1))
-    assert renewer.tend(past, found) is None
+    assert renewer.tick(past, found) is None
     with pytest.raises(Expiry, match="deadline"):
         renewer.extend(past, found, None)
 
@@ -327,26 +328,26 @@ def test_a_session_bounds_its_grants_and_a_new_one_goes_on(running, opened):
     own = opened.credentials
 
     def by(ends):
-        who = role_session.Signer(Credentials(own.access_key, own.secret_key, None, ends), lambda *_: None, now)
-        return replace(renewer, signer=lambda: who)
+        who = role_session.RoleSessions(Credentials(own.access_key, own.secret_key, None, ends), lambda *_: None, now)
+        return replace(renewer, sessions=lambda: who)
 
     ends = now().replace(microsecond=0) + timedelta(seconds=300)
     first = by(ends)
-    assert first.tend(record, found) < 151
+    assert first.tick(record, found) < 151
     assert grants.parse(opened.get("p/long-1/mail/0/1/000001")).expires == int(ends.timestamp())
     first._due.clear()
-    assert first.tend(record, found) <= 60
+    assert first.tick(record, found) <= 60
     assert letters(opened) == ["0/1/000001", "1/1/000001"]
     later = by(now() + timedelta(seconds=3000))
     later._due.clear()
-    later.tend(record, found)
+    later.tick(record, found)
     assert letters(opened)[:2] == ["0/1/000001", "0/1/000002"]
     ended, events = by(now() - timedelta(seconds=1)), running[3]
     clock = [now(), now() + timedelta(seconds=61)]
     ended = replace(ended, clock=lambda: clock[0])
     for _ in range(2):
         ended._due.clear()
-        ended.tend(record, found)
+        ended.tick(record, found)
         clock.reverse()
     assert [event.name for event in events] == ["not renewed"]
     assert "credentials expired at" in events[-1].text
@@ -357,7 +358,7 @@ def test_credentials_are_found_again_before_they_end():
     clock = [now()]
     found = iter([Credentials("b", "s", "t", clock[0] + timedelta(hours=2))])
     first = Credentials("a", "s", "t", clock[0] + timedelta(hours=1))
-    renewed = role_session.Renewed(lambda: next(found), lambda: clock[0], first)
+    renewed = role_session.RefreshingCredentials(lambda: next(found), lambda: clock[0], first)
     assert renewed().access_key == "a"
     clock[0] += timedelta(minutes=55)
     assert renewed().access_key == "b"
@@ -366,7 +367,7 @@ def test_credentials_are_found_again_before_they_end():
 def test_gc_and_rm_take_the_letters(running, opened, provision):
     """The letters of a job that is over are rubbish, and rm leaves none."""
     record, found, renewer, _ = running
-    renewer.tend(record, found)
+    renewer.tick(record, found)
     finder = gc.Finder(opened, {}, record.expires + timedelta(days=1))
     assert [each.kind for each in finder.find({record.job: record})] == ["grant", "grant"]
     assert not gc.Finder(opened, {}, now()).find({record.job: record})
@@ -410,9 +411,9 @@ def test_a_retry_while_watching_is_signed_by_fresh_credentials(provision, opened
     job.write_text("name: again\nretries: 1\nrun:\n  command: 'false'\n")
     assert provision.launch(job, "--wait", "--set", "retries=0").code == 1
     (name,) = (folder for folder in opened.folders("p/") if not folder.startswith("."))
-    found, record = context.find_job(name, context.embedded_place(bucket, "p"))
+    found, record = find_job(name, embedded_location(bucket, "p"))
     found.store.credentials = replace(opened.credentials, expires=now() + timedelta(minutes=1))
-    watcher = context.watcher(found, context.make_provider("local", found, {}), lambda _: None)
+    watcher = Toolbox(found, lambda _: None).watcher(make_provider("local", found, {}))
     record = watcher.retry(record, ["0"])
     assert record.attempts == {"0": 2}
     assert provision("terminate", name).code == 0
@@ -474,7 +475,7 @@ def test_the_roles_policy_lets_the_mailbox_be_read(opened):
     plan = make_plan(
         LaunchRequest(spec, job="j-1", bucket=opened.bucket, prefix="p", provider="x", user_data_limit=9, now=now())
     )
-    assert role_session.reads(plan, plan.tasks[0]) == [JobKeys("p", "j-1").mail("0", 1) + "*"]
+    assert role_session.read_resources(plan, plan.tasks[0]) == [JobKeys("p", "j-1").mail("0", 1) + "*"]
 
 
 def test_audit_names_the_mailbox(provision, tmp_path):

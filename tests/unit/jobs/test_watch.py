@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from provisioner.errors import JobFailed, Unreachable
-from provisioner.jobs.watch import TaskStatus, Watcher, require_success, standing
+from provisioner.jobs.status import TaskStatus, latest_status, require_success
+from provisioner.jobs.watch import Watcher
 from provisioner.plan.layout import JobKeys, parse_status
 from provisioner.providers.base import Instance, Phase, State
-from provisioner.retry import retried
+from provisioner.retry import Retry
 from provisioner.s3.bucket import ObjectInfo
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
@@ -25,7 +26,7 @@ def listing(*keys):
 def test_the_last_event_of_the_latest_attempt_counts():
     """Events outrank each other by their order, whatever their times; an older attempt counts no more."""
     entries = listing("0/1/failed", "0/2/started", "0/2/launched", "0/2/booted", "0/2/log/000001", "1/1/succeeded")
-    found = standing(["0", "1", "2"], ROOT, [*entries, *listing("1/1/manifest.json")])
+    found = latest_status(["0", "1", "2"], ROOT, [*entries, *listing("1/1/manifest.json")])
     assert [(item.attempt, item.event, item.manifest) for item in found] == [
         (2, "started", False),
         (1, "succeeded", True),
@@ -44,11 +45,8 @@ def test_failure_names_the_tasks():
     """The error names each task that didn't succeed, up to ten."""
     found = [TaskStatus(str(number), 1, "failed", NOW) for number in range(12)]
 
-    class Record:
-        job = "j"
-
     with pytest.raises(JobFailed, match=r"12 of 12 tasks of j did not succeed: 0 \(failed\), .* …"):
-        require_success(Record(), found)
+        require_success("j", found)
 
 
 def test_only_what_may_pass_is_tried_again():
@@ -69,16 +67,16 @@ def test_only_what_may_pass_is_tried_again():
 
     pauses = []
     flaky = Flaky()
-    assert retried(flaky, sleep=pauses.append).call() == "done"
+    assert Retry(sleep=pauses.append)(flaky.call) == "done"
     assert len(pauses) == 2
     other = Flaky()
     with pytest.raises(JobFailed):
-        retried(other, sleep=pauses.append).refuse()
+        Retry(sleep=pauses.append)(other.refuse)
     assert other.calls == 1
     never = Flaky()
     never.calls = -100
     with pytest.raises(Unreachable):
-        retried(never, attempts=4, sleep=pauses.append).call()
+        Retry(attempts=4, sleep=pauses.append)(never.call)
     assert never.calls == -96
 
 
@@ -116,7 +114,7 @@ def test_the_attempts_that_a_watcher_launches_are_told_by_the_launcher(opened):
 
     told = []
     watcher = Watcher(opened, Cloud(), lambda: clock[0], sleep, told.append, retry)
-    watcher.wait(
+    watcher.follow(
         SimpleNamespace(
             job="j", spec=spec, instances=(first,), created=NOW, expires=NOW + timedelta(days=1), launched=True
         )

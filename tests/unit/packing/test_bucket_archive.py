@@ -129,19 +129,19 @@ def test_a_retry_uploads_what_had_no_room(provision, opened, tmp_path):
 @pytest.mark.parametrize("become", ["changed", "shorter", "deleted"])
 def test_without_the_rest_the_outputs_come_home(provision, opened, tmp_path, monkeypatch, become):
     """An archive that isn't what was launched with is refused before it runs; the job and its bundles go on without."""
-    from provisioner.jobs.launch import Launcher
+    from provisioner.jobs.staging import Stager
 
-    move = Launcher._move
+    move = Stager.move
 
-    def harm(launcher, plan):
-        move(launcher, plan)
+    def harm(stager, plan):
+        move(stager, plan)
         data = agent_archive.rest()
         if become == "deleted":
-            launcher.store.delete([plan.archive.key])
+            stager.store.delete([plan.archive.key])
         else:
-            launcher.store.put(plan.archive.key, data[:-9] + b"\0" * (9 if become == "changed" else 0))
+            stager.store.put(plan.archive.key, data[:-9] + b"\0" * (9 if become == "changed" else 0))
 
-    monkeypatch.setattr(Launcher, "_move", harm)
+    monkeypatch.setattr(Stager, "move", harm)
     text = (
         "name: alone\nrun: {command: 'echo 1 >a; agent push a; echo $? >code'}\noutputs: [{glob: '*', bundle: true}]\n"
     )

@@ -81,8 +81,8 @@ def test_the_operators_own_processes_are_left_alone(provision, left, monkeypatch
 def test_an_agent_that_has_not_told_its_pid_yet_is_terminated(tmp_path, monkeypatch):
     """Terminated right after its launch, an agent is asked as soon as its pid is known, not killed after a while."""
     provider = local.LocalProvider(tmp_path)
-    real, first = local._pid, iter([None])
-    monkeypatch.setattr(local, "_pid", lambda home: next(first, real(home)))
+    real, first = local._read_pid, iter([None])
+    monkeypatch.setattr(local, "_read_pid", lambda folder: next(first, real(folder)))
     began = time.monotonic()
     instances = provider.launch(guests.order(guests.KINDS["local"].user_data("exec sleep 600"), "a0a0"))
     provider.terminate(instances)

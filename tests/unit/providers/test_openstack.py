@@ -17,14 +17,13 @@ import pytest
 
 from provisioner import errors
 from provisioner.providers.base import Order, Phase
+from provisioner.providers.openstack import OpenstackProvider, server_name
 
 pytest.importorskip("openstack")
 # The SDK warns of what it will drop from itself; a test of ours can't mend that.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::PendingDeprecationWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"
 )
-
-from provisioner.providers.openstack import OpenstackProvider, server_name  # noqa: E402 - after the question for the SDK
 
 IMAGE, FLAVOR = str(uuid.uuid4()), str(uuid.uuid4())
 
@@ -199,12 +198,12 @@ def test_its_life_can_be_followed_and_ended(nova):
     (made,) = provider.launch(order())
     assert provider.state([made])[made.id].phase is Phase.RUNNING
     assert provider.console(made) == b"hello from the console"
-    assert [each.id for each in provider.of_job("job-1")] == [made.id]
+    assert [each.id for each in provider.list_instances("job-1")] == [made.id]
     nova.servers[made.id].update(status="ERROR", fault={"code": 500, "message": "No valid host was found."})
     state = provider.state([made])[made.id]
     assert state.phase is Phase.GONE
     assert "No valid host" in state.reason
-    provider.remove(provider.leftovers())
+    provider.remove_resources(provider.list_resources())
     provider.terminate([made])
     assert nova.servers == {}
     assert provider.state([made])[made.id].phase is Phase.GONE

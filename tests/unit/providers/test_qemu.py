@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from provisioner.providers import qemu
-from provisioner.providers.guest import images, vm
-from provisioner.providers.guest.state_dir import Home
+from provisioner.providers.guest import images
+from provisioner.providers.guest import qemu as guest_qemu
+from provisioner.providers.guest.state_dir import StateDir
 
 PANIC = "echo 'Kernel panic - not syncing: VFS: Unable to mount root fs'"
 OURS = images.Image("bookworm", Path("disk"), "raw", Path("root"), Path("vmlinuz"), Path("initrd.img"))
@@ -98,5 +99,5 @@ def test_the_processor(tmp_path, image, accel, cpu):
         "kernel": image.kernel and str(image.kernel), "initrd": str(image.initrd), "disk": str(image.disk),
         "disk_format": image.disk_format,
     }  # fmt: skip
-    words = vm.command(Home(tmp_path), json.loads(json.dumps(record)), 3)
+    words = guest_qemu.command(StateDir(tmp_path), json.loads(json.dumps(record)), 3)
     assert words[words.index("-cpu") + 1].split(",")[0] == cpu

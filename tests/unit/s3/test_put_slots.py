@@ -12,7 +12,7 @@ from agent.http import Failed
 from agent.put_upload import Slots
 from provisioner.errors import BadInput
 from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec
-from provisioner.jobs.role_session import reads
+from provisioner.jobs.role_session import read_resources
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.s3 import put_slots
@@ -149,4 +149,4 @@ def test_a_store_that_is_away_when_parts_are_put_together_is_tried_again():
 def test_a_role_may_look_at_what_it_uploads_in_parts():
     """The agent's HEAD of a large output, when the answer was lost, is within the session's policy; others' aren't."""
     made = plan(spec(OutputSpec("a"), OutputSpec("big", max_size=1 << 40), signer=SignerSpec("arn:aws:iam::1:r")))
-    assert reads(made, made.tasks[0]) == ["p/j-1/out/0/1/big"]
+    assert read_resources(made, made.tasks[0]) == ["p/j-1/out/0/1/big"]

@@ -20,7 +20,7 @@ import pytest
 from provisioner.errors import BadInput
 from provisioner.job.spec import InputSpec, JobSpec, OutputSpec, RunSpec, StoreSpec, VmSpec
 from provisioner.jobs.launch import Launcher
-from provisioner.jobs.role_session import Signer
+from provisioner.jobs.role_session import RoleSessions
 from provisioner.providers.ec2 import Ec2Provider
 from provisioner.providers.ec2.rate import Limits
 from provisioner.s3.bucket import Store
@@ -100,7 +100,7 @@ def launcher(case, now=NOW):
     credentials = Credentials("ASIAEXAMPLEEXAMPLE01", "secret", token, now + timedelta(hours=12) if token else None)
     url = f"{case['scheme']}://{bucket}.s3.eu-central-1.amazonaws.com/"
     store = Store(None, Bucket(bucket, "eu-central-1", url), prefix, credentials)
-    signer = Signer(credentials, lambda *_: None, lambda: now)
+    signer = RoleSessions(credentials, lambda *_: None, lambda: now)
     return Launcher(store, Ec2Provider({"region": "eu-central-1"}, Limits(bounded=False)), lambda: now, print, signer)
 
 

@@ -88,7 +88,7 @@ def test_an_image_that_was_not_built(cache):
     """Looking for a suite says which command builds it, and changes nothing."""
     with pytest.raises(NotFound) as caught:
         images.find("trixie")
-    assert caught.value.hint == "Run: provision image build --suite trixie"
+    assert caught.value.hint == "run: provision image build --suite trixie"
     assert images.listing() == []
     assert not cache.exists()
 
@@ -96,7 +96,7 @@ def test_an_image_that_was_not_built(cache):
 @pytest.mark.parametrize("name", ["ubuntu", "../bookworm", "", "a/b", ".."])
 def test_an_image_nobody_imported(cache, name):
     """A name that is no image's says what there is; a path is no name."""
-    with pytest.raises(NotFound, match="There is no image"):
+    with pytest.raises(NotFound, match="there is no image"):
         images.find(name)
     assert not cache.exists()
 
@@ -116,7 +116,7 @@ def test_missing_programs_are_named_by_package(cache, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(MissingDependency) as caught:
         images.build("bookworm")
-    assert caught.value.hint == "Run: apt-get install --no-install-recommends mmdebstrap e2fsprogs"
+    assert caught.value.hint == "run: apt-get install --no-install-recommends mmdebstrap e2fsprogs"
     assert not list(cache.glob("images/[!.]*"))
 
 
@@ -163,10 +163,10 @@ def test_no_room_for_an_image(cache, tmp_path):
         from provisioner.errors import Refused
         cache = Path(os.environ["FREEPOST_CACHE_DIR"])
         cache.mkdir()
-        images.need = lambda *_, **_more: None  # neither mmdebstrap nor mke2fs is run here
+        images.require_programs = lambda *_, **_more: None  # neither mmdebstrap nor mke2fs is run here
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", cache], check=True)
         images.DISK_SIZE = 1 << 20
-        images.run = lambda command, *_: [
+        images.run_sandboxed = lambda command, *_: [
             (Path(command[-1]) / "boot").mkdir(parents=True),
             (Path(command[-1]) / "boot/vmlinuz-1").write_bytes(b"x" * (1 << 16)),
         ]
@@ -271,7 +271,7 @@ def test_an_image_in_use_stays(cache, mmdebstrap):
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # as a machine's supervisor does
-        with pytest.raises(Refused, match="Machines run on"):
+        with pytest.raises(Refused, match="machines run on"):
             images.build("bookworm", fresh=True)
     finally:
         os.close(descriptor)
@@ -314,7 +314,7 @@ def test_import_refuses_what_is_no_whole_qcow2(cache, qemu_img, tmp_path):
     broken = tmp_path / "broken.qcow2"
     broken.write_bytes(whole.read_bytes()[:64])
     for name, reason in (
-        ("none.qcow2", "There is no file"),
+        ("none.qcow2", "there is no file"),
         ("disk.raw", "not qcow2"),
         ("overlay.qcow2", "depends on another file"),
         ("broken.qcow2", "broken.qcow2"),

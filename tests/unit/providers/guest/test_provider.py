@@ -14,7 +14,7 @@ import pytest
 from provisioner.errors import MissingDependency, Refused
 from provisioner.providers.guest import images, supervisor_client
 from provisioner.providers.guest import provider as guest_provider
-from provisioner.providers.guest.state_dir import GONE, Home
+from provisioner.providers.guest.state_dir import GONE, StateDir
 from provisioner.providers.nspawn import MachineProvider
 from provisioner.providers.qemu import QemuProvider
 from tests.support import guests
@@ -74,17 +74,17 @@ def test_what_a_killed_launch_left_goes_with_the_next(kind, tmp_path, monkeypatc
     """A folder with a grant that never became a machine, and one half deleted, are removed; one in hand is not."""
     provider = kind()
     folder = tmp_path / "machines"
-    left, held = Home(folder / "machine-left-0"), Home(folder / "machine-held-0")
+    left, held = StateDir(folder / "machine-left-0"), StateDir(folder / "machine-held-0")
     for home in (left, held):
-        with home.launching():
+        with home.exclusive():
             home.prepare({"provider": "machine"}, {"user-data": SECRET})
     half = folder / ".removed-xyz/machine-half-0/seed"
     half.mkdir(parents=True)
-    assert provider.leftovers() == []
-    with held.launching():
-        provider._forget()
+    assert provider.list_resources() == []
+    with held.exclusive():
+        provider._remove_stale()
         assert [path.name for path in folder.iterdir()] == ["machine-held-0"]
-    provider._forget()
+    provider._remove_stale()
     assert list(folder.iterdir()) == []
 
 
@@ -92,30 +92,30 @@ def test_launches_at_once_forget_the_old_together(kind, tmp_path):
     """Several processes that forget the same old machines do so without a fault."""
     provider = kind()
     for number in range(50):
-        home = Home(tmp_path / f"machines/machine-{number}-0")
-        with home.launching():
+        home = StateDir(tmp_path / f"machines/machine-{number}-0")
+        with home.exclusive():
             home.prepare({"provider": "machine"}, {"user-data": SECRET})
-            home.say(GONE, "powered off")
-        old = time.time() - guest_provider.REMEMBERED - 60
+            home.set_status(GONE, "powered off")
+        old = time.time() - guest_provider.REMEMBERED_SECONDS - 60
         os.utime(home.path / "state.json", (old, old))
     with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(provider._forget) for _ in range(8)]:
+        for done in [pool.submit(provider._remove_stale) for _ in range(8)]:
             done.result()
     assert list((tmp_path / "machines").iterdir()) == []
 
 
 def test_who_waits_for_a_machine_that_goes_gets_a_new_one(tmp_path):
     """A launch that waits while another's fails, and is taken away, goes on in a folder of its own."""
-    home = Home(tmp_path / "machine-0")
+    home = StateDir(tmp_path / "machine-0")
     waiting, got = threading.Event(), threading.Event()
 
     def second():
         waiting.set()
-        with home.launching():
+        with home.exclusive():
             home.prepare({"provider": "machine"}, {"user-data": SECRET})
             got.set()
 
-    with home.launching():
+    with home.exclusive():
         thread = threading.Thread(target=second)
         thread.start()
         waiting.wait()
@@ -136,7 +136,7 @@ def test_the_hint_for_root_names_the_users_images(monkeypatch, tmp_path):
     assert f"sudo FREEPOST_CACHE_DIR='{cache}'" in caught.value.hint
     with pytest.raises(MissingDependency) as caught:
         images.build("bookworm", cache)
-    assert caught.value.hint == f"Run: sudo FREEPOST_CACHE_DIR='{cache}' provision image build --suite bookworm"
+    assert caught.value.hint == f"run: sudo FREEPOST_CACHE_DIR='{cache}' provision image build --suite bookworm"
 
 
 def test_programs_of_root_are_found(monkeypatch, tmp_path):
@@ -146,5 +146,5 @@ def test_programs_of_root_are_found(monkeypatch, tmp_path):
     (tmp_path / "bin").rename(sbin)
     monkeypatch.setattr(images, "SBIN", (str(sbin),))
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    images.need("mke2fs", purpose="A disk")
+    images.require_programs("mke2fs", purpose="A disk")
     assert subprocess.run(["mke2fs"], check=True, capture_output=True).stdout == b"made\n"

@@ -8,10 +8,10 @@ import socket
 import subprocess
 from typing import Any
 
-from provisioner.providers.guest.commands import POWERED_OFF, REBOOT, wait_for
-from provisioner.providers.guest.state_dir import Home
+from provisioner.providers.guest.commands import POWERED_OFF, REBOOT, exit_status, last_line
+from provisioner.providers.guest.state_dir import StateDir
 
-LOST = 1
+DIED = 1  # the status of a guest that was killed and left none
 CPU = {"kvm": "host,-arch-capabilities", "tcg": "qemu64"}
 # Slower than qemu64 under TCG, but what a distribution may need: that of Rocky 9 does not start below x86-64-v2.
 CPU_IMPORTED = {"kvm": CPU["kvm"], "tcg": "max"}
@@ -22,15 +22,15 @@ COMMAND_LINE = (
 )
 
 
-class Guest:
-    """A running QEMU and its monitor, which tells a reboot from a power-off. Protocol: QEMU's docs/interop/qmp-spec."""
+class QemuGuest:
+    """A running QEMU and its monitor, which tells a reboot from a power-off (QEMU's docs/interop/qmp-spec)."""
 
     def __init__(self, process: subprocess.Popen[bytes], monitor: socket.socket) -> None:
         self._process = process
         self._monitor = monitor.makefile("rw", encoding="utf-8")
 
-    def greet(self) -> bool:
-        """Tell whether QEMU has started, and have it report events from now on."""
+    def connect(self) -> bool:
+        """Have QEMU report events from now on. Return False if it didn't start."""
         try:
             if not self._monitor.readline():
                 return False
@@ -50,31 +50,30 @@ class Guest:
                     reason = message["data"]["reason"]
         except ConnectionError:
             reason = ""  # QEMU was killed
-        status = wait_for(self._process)
-        return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOT}.get(reason, status or LOST)
+        status = exit_status(self._process)
+        return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOT}.get(reason, status or DIED)
 
 
-def start(home: Home, record: dict[str, Any]) -> Guest:
+def start(machine: StateDir, record: dict[str, Any]) -> QemuGuest:
     """Start QEMU on the machine's disk and seed. Runs in the machine's own namespaces."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             process = subprocess.Popen(
-                command(home, record, theirs.fileno()),
+                command(machine, record, theirs.fileno()),
                 stdin=subprocess.DEVNULL,  # its errors go to the supervisor's log
                 pass_fds=[theirs.fileno()],
                 env={"PATH": os.environ["PATH"]},
             )
-        guest = Guest(process, ours)
-    if not guest.greet():
-        wait_for(process)
-        log = (home.path / "log").read_text(errors="replace").strip()
-        raise OSError(log.rpartition("\n")[2])
+        guest = QemuGuest(process, ours)
+    if not guest.connect():
+        exit_status(process)
+        raise OSError(last_line((machine.path / "log").read_bytes(), ""))
     return guest
 
 
-def command(home: Home, record: dict[str, Any], monitor: int) -> list[str]:
-    """The QEMU command of a machine; `monitor` is an open socket."""
+def command(machine: StateDir, record: dict[str, Any], monitor: int) -> list[str]:
+    """Return the QEMU command of a machine; `monitor` is the descriptor of an open socket."""
     image, accel = record["image"], record["accel"]
     own_kernel = []
     if image["kernel"]:
@@ -96,9 +95,9 @@ def command(home: Home, record: dict[str, Any], monitor: int) -> list[str]:
         *("-chardev", f"socket,id=monitor,fd={monitor}"),
         *("-mon", "chardev=monitor,mode=control"),
         *own_kernel,
-        *("-blockdev", json.dumps(_overlay(home, image))),
+        *("-blockdev", json.dumps(_overlay_disk(machine, image))),
         *("-device", "virtio-blk-pci,drive=disk" + ("" if own_kernel else ",bootindex=0")),
-        *("-blockdev", json.dumps(_seed(home))),
+        *("-blockdev", json.dumps(_seed_disk(machine))),
         *("-device", "virtio-blk-pci,drive=seed"),
         *("-netdev", "user,id=net,ipv6=off"),
         *("-device", f"virtio-net-pci,netdev=net,mac={record['mac']},romfile="),
@@ -106,15 +105,15 @@ def command(home: Home, record: dict[str, Any], monitor: int) -> list[str]:
     ]
 
 
-def _overlay(home: Home, image: dict[str, Any]) -> dict[str, Any]:
-    below = {"driver": image["disk_format"], "file": {"driver": "file", "filename": image["disk"]}, "read-only": True}
+def _overlay_disk(machine: StateDir, image: dict[str, Any]) -> dict[str, Any]:
+    base = {"driver": image["disk_format"], "file": {"driver": "file", "filename": image["disk"]}, "read-only": True}
     return {
         "driver": "qcow2",
         "node-name": "disk",
-        "file": {"driver": "file", "filename": str(home.disk)},
-        "backing": below,
+        "file": {"driver": "file", "filename": str(machine.disk)},
+        "backing": base,
     }
 
 
-def _seed(home: Home) -> dict[str, Any]:
-    return {"driver": "vvfat", "node-name": "seed", "dir": str(home.seed), "label": "CIDATA", "read-only": True}
+def _seed_disk(machine: StateDir) -> dict[str, Any]:
+    return {"driver": "vvfat", "node-name": "seed", "dir": str(machine.seed), "label": "CIDATA", "read-only": True}

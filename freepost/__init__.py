@@ -1,0 +1,72 @@
+"""Freepost: launch VMs that mail their results to S3 and hold no credential.
+
+The names are those of `provisioner.api`, which is loaded when one of them is used: importing this costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from provisioner.api import (
+        BadInput,
+        Event,
+        Expiry,
+        FreepostError,
+        Incomplete,
+        Integrity,
+        Job,
+        JobFailed,
+        MissingDependency,
+        NoCapacity,
+        NoCredentials,
+        NotFound,
+        Refused,
+        Unreachable,
+        Unsupported,
+        __version__,
+        download_url,
+        job,
+        jobs,
+        launch,
+        plan,
+        render,
+        sign,
+        upload_url,
+    )
+
+__all__ = [
+    "BadInput",
+    "Event",
+    "Expiry",
+    "FreepostError",
+    "Incomplete",
+    "Integrity",
+    "Job",
+    "JobFailed",
+    "MissingDependency",
+    "NoCapacity",
+    "NoCredentials",
+    "NotFound",
+    "Refused",
+    "Unreachable",
+    "Unsupported",
+    "__version__",
+    "download_url",
+    "job",
+    "jobs",
+    "launch",
+    "plan",
+    "render",
+    "sign",
+    "upload_url",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("provisioner.api"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
