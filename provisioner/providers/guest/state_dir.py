@@ -27,6 +27,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from provisioner import atomic
+
 PENDING, RUNNING, GONE = "pending", "running", "gone"
 REMOVED = ".removed-"  # a folder that is being deleted
 CONSOLE_BYTES = 4 << 20  # the console keeps the last one to two times this
@@ -146,11 +148,7 @@ class StateDir:
             _delete(self.seed)
 
     def _write(self, name: str, content: bytes) -> None:
-        path = self.path / name
-        new = path.with_name(path.name + ".new")
-        with open(new, "wb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
-            file.write(content)
-        new.replace(path)
+        atomic.write(self.path / name, content)
 
 
 def list_machines(folder: Path) -> list[StateDir]:
