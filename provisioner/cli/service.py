@@ -67,7 +67,6 @@ def serve(
 
     Every grant is logged, without its signature.
     """
-    from provisioner.clock import utc_now
     from provisioner.jobs.role_session import RefreshingCredentials
     from provisioner.jobs.stores import open_location
 

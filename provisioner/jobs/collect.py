@@ -11,13 +11,13 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from agent.grant import decode_name
+from provisioner import atomic
 from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
 from provisioner.jobs import status
 from provisioner.jobs.record import JobRecord
@@ -210,15 +210,14 @@ class _Fetch:
         if self._is_there(entry):
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path) as (file, name):
+        with atomic.replacing(path) as file:
             digest = fill(file)
             if file.tell() != entry["size"] or digest != entry.get("sha256", digest):
                 message = f"the {file.tell()} bytes that are stored are not the {entry['size']} that the VM sent"
                 raise Integrity(message)
             file.flush()
             os.fchmod(file.fileno(), int(entry["mode"], 8) & 0o777)
-            os.utime(name, (entry["mtime"], entry["mtime"]))
-            Path(name).replace(path)
+            os.utime(file.fileno(), (entry["mtime"], entry["mtime"]))
         return int(entry["size"])
 
     def _is_there(self, entry: Mapping[str, Any]) -> bool:
@@ -283,14 +282,3 @@ def _hash(file: IO[bytes]) -> str:
     while block := file.read(_BLOCK):
         digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[tuple[IO[bytes], str]]:
-    """A file beside `path`, removed unless it was renamed."""
-    descriptor, name = tempfile.mkstemp(prefix=".freepost-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file, name
-    finally:
-        Path(name).unlink(missing_ok=True)

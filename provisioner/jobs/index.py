@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from provisioner import atomic
 from provisioner.errors import BadInput, NotFound
 from provisioner.job.spec import StoreSpec
 from provisioner.jobs import record as records
@@ -19,6 +19,7 @@ from provisioner.jobs.record import JobRecord
 from provisioner.plan import put_outputs
 from provisioner.plan.layout import JobKeys
 from provisioner.s3.bucket import Store
+from provisioner.s3url import is_s3_url, split_url
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class JobIndex:
         """Note where a job lies."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{job}.json"
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps({"store": dataclasses.asdict(store), "embedded": embedded}))
-        fresh.rename(path)
+        atomic.write(path, json.dumps({"store": dataclasses.asdict(store), "embedded": embedded}))
 
     def forget(self, job: str) -> None:
         """Drop a job that was removed."""
@@ -61,9 +60,7 @@ def locate(job: str, *, location: StoreLocation | None, index: JobIndex) -> tupl
 
     `location` is the store the operator named, if any.
     """
-    if job.startswith("s3://"):
-        from provisioner.s3url import split_url
-
+    if is_s3_url(job):
         bucket, path = split_url(job)
         prefix, _, name = path.strip("/").rpartition("/")
         base = location or StoreLocation(StoreSpec(bucket), embedded=False)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from provisioner import atomic
 from provisioner.errors import MissingDependency
 from provisioner.paths import cache_dir
 from provisioner.providers.guest import images
@@ -87,9 +88,7 @@ def _write_answer(found: str, cache: Path | None) -> None:
     for old in file.parent.glob("kvm-*"):
         if not old.name.startswith(file.name):  # another process may be writing the answer of this boot
             old.unlink(missing_ok=True)
-    new = file.with_suffix(f".{os.getpid()}")
-    new.write_text(found)
-    new.replace(file)
+    atomic.write(file, found)
 
 
 def _kvm_opens() -> bool:
