@@ -259,9 +259,6 @@ def _location(store: str | StoreLocation | None, endpoint_url: str | None) -> St
 
 
 def _link_signer(bucket: str, seconds: int, endpoint_url: str | None, *, local: bool) -> LinkSigner:
-    from provisioner import clock
-    from provisioner.jobs import stores
-    from provisioner.links.signer import make_signer
+    from provisioner.jobs.stores import link_opener
 
-    store = stores.open_location(stores.bucket_location(bucket, endpoint_url, local=local)).store
-    return make_signer(store.bucket, store.credentials, now=clock.utc_now(), seconds=seconds)
+    return link_opener(endpoint_url, seconds, local=local)(bucket)[1]

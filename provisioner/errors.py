@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 class FreepostError(Exception):
-    """A failure that a person can act on. `cli.py` prints it and exits with `exit_code`."""
+    """A failure that a person can act on. `cli.app` prints it and exits with `exit_code`."""
 
     exit_code = 1
 

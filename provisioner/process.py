@@ -37,7 +37,7 @@ class Process:
             if self.alive():
                 os.kill(self.pid, signal.SIGKILL)
             return
-        descriptor = self._open()
+        descriptor = self._open_pidfd()
         if descriptor is not None:
             try:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
@@ -54,12 +54,12 @@ class Process:
         """
         if not hasattr(os, "pidfd_open"):
             deadline = time.monotonic() + within
-            while (found := _look(self.pid)) is not None and found == (False, self.started):
+            while (found := _inspect(self.pid)) is not None and found == (False, self.started):
                 if time.monotonic() >= deadline:
                     return False
                 time.sleep(_NO_PIDFD_POLL_SECONDS)  # macOS: a process that isn't our child can only be looked at
             return True
-        descriptor = self._open()
+        descriptor = self._open_pidfd()
         if descriptor is None:
             return True
         try:
@@ -69,14 +69,14 @@ class Process:
         finally:
             os.close(descriptor)
 
-    def _open(self) -> int | None:
+    def _open_pidfd(self) -> int | None:
         """Return a pidfd of this very process, or None when nobody, or someone else, has its pid."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except (OSError, OverflowError):
             return None
         # Looked at after the pidfd is held: from here on it can't come to mean anyone else.
-        found = _look(self.pid)
+        found = _inspect(self.pid)
         if found is not None and found[1] == self.started:
             return descriptor
         os.close(descriptor)
@@ -85,11 +85,11 @@ class Process:
 
 def identify(pid: int) -> Process | None:
     """Return the process that has this pid now; None when there is none, or only a zombie."""
-    found = _look(pid)
+    found = _inspect(pid)
     return None if found is None or found[0] else Process(pid, found[1])
 
 
-def _look(pid: int) -> tuple[bool, str] | None:
+def _inspect(pid: int) -> tuple[bool, str] | None:
     """Return whether the process is a zombie, and its start time."""
     if Path("/proc/self/stat").exists():
         return _from_proc(pid)
@@ -118,7 +118,7 @@ def _from_ps(pid: int) -> tuple[bool, str] | None:
         )
     except FileNotFoundError:
         raise MissingDependency(
-            "whether a process runs can't be told: there is neither /proc nor the program ps",
+            "can't tell whether a process runs: there is neither /proc nor the program ps",
             hint="mount /proc, or install ps (Debian: procps)",
         ) from None
     state, _, started = answer.stdout.strip().partition(" ")

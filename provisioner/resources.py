@@ -24,7 +24,7 @@ def templates() -> Path:
         if folder.is_dir():
             return folder
     raise MissingDependency(
-        f"the templates are missing: {_HERE / 'templates'} is no folder", hint="install freepost again"
+        f"the templates are missing: {_HERE / 'templates'} is not a folder", hint="install freepost again"
     )
 
 

@@ -28,7 +28,7 @@ def _tell_version(*, value: bool) -> None:
 @app.callback()
 def provision(
     _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version and exit.")
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version and exit")
     ] = False,
 ) -> None:
     """Launch batch VMs that hold no credentials, and bring their results home."""

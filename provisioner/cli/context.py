@@ -17,13 +17,13 @@ def named_location(url: str | None, endpoint_url: str | None) -> StoreLocation |
 
     if not url:
         if endpoint_url:
-            message = "--endpoint-url needs --store s3://BUCKET/PREFIX"
+            message = "--endpoint-url: needs --store s3://BUCKET/PREFIX"
             raise BadInput(message)
         return None
     try:
         return location_of(url, endpoint_url)
     except BadInput as error:
-        raise BadInput(f"--store {error.message}") from None
+        raise BadInput(f"--store: {error.message}") from None
 
 
 def reporter(output: Output, *, without: str = "") -> Report:

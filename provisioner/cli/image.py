@@ -24,10 +24,10 @@ def register(app: typer.Typer) -> None:
 def build(
     context: typer.Context,
     suite: Annotated[
-        str, typer.Option("--suite", metavar="SUITE", help="Debian's: bullseye, bookworm, trixie, sid.")
+        str, typer.Option("--suite", metavar="SUITE", help="Debian's release: bullseye, bookworm, trixie, sid")
     ] = "bookworm",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Build anew, for newer packages.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show what mmdebstrap says.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Build it again, for newer packages")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the output of mmdebstrap")] = False,
     _json: JsonDocument = False,
 ) -> None:
     """Build a Debian image with mmdebstrap, or find the one that was built. Needs root; takes a minute or two."""
@@ -41,9 +41,9 @@ def build(
 @image_app.command("import")
 def import_(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.qcow2", help="A cloud image.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.qcow2", help="Cloud image to copy")],
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="What vm.image calls it; the file's name if not given.")
+        str | None, typer.Option("--name", metavar="NAME", help="Name for vm.image (default: the name of the file)")
     ] = None,
     _json: JsonDocument = False,
 ) -> None:

@@ -38,14 +38,14 @@ def launch(
     context: typer.Context,
     job: JobFile,
     local: Annotated[
-        bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated.")
+        bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated")
     ] = False,
     provider: ProviderName = None,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until every task is over.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until every task is over")] = False,
     collect: Annotated[
-        Path | None, typer.Option("--collect", metavar="DIR", help="Wait, then bring the results to DIR.")
+        Path | None, typer.Option("--collect", metavar="DIR", help="Wait, then bring the results to DIR")
     ] = None,
     _json: JsonEvents = False,
 ) -> None:
@@ -106,7 +106,7 @@ def logs(chosen: JobChoice) -> None:
 def collect(
     chosen: JobChoice,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Where to.", show_default="the job's id")
+        Path | None, typer.Argument(metavar="[DIR]", help="The folder for the results", show_default="the job's id")
     ] = None,
 ) -> None:
     """Bring results home, each verified. Safe to run again."""
@@ -145,7 +145,10 @@ def list_jobs(chosen: StoreChoice) -> None:
 def extend(
     chosen: JobChoice,
     life: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="How long they live, e.g. 7d; what the job says.")
+        str | None,
+        typer.Option(
+            "--for", metavar="TIME", help="Lifetime of the renewed grants, e.g. 7d (default: the job's `renew`)"
+        ),
     ] = None,
 ) -> None:
     """Renew what a job's running VMs may do: each finds the new grant in its mailbox. `watch` does so by itself."""

@@ -6,6 +6,7 @@ What they make goes to standard output or to the file that is named, and nowhere
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 
 url_app = typer.Typer(help="Presigned URLs: download links and upload slots.", no_args_is_help=True)
 
-Prefix = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where uploads go.")]
-Local = Annotated[bool, typer.Option("--local", help="The bucket is one of the embedded store.")]
+Prefix = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where uploads go")]
+Local = Annotated[bool, typer.Option("--local", help="Use a bucket of the embedded store")]
 Expires = Annotated[
-    str, typer.Option("--expires", metavar="TIME", help="How long it works, e.g. 90s, 1h30m; at most 7d.")
+    str, typer.Option("--expires", metavar="TIME", help="How long it works, such as 90s or 1h30m; at most 7d")
 ]
-MaxBytes = Annotated[str, typer.Option("--max-bytes", metavar="SIZE", help="The largest file, e.g. 100MB, 5GiB.")]
-Curl = Annotated[bool, typer.Option("--curl", help="Print curl commands instead of URLs.")]
-Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="The page's title.")]
+MaxBytes = Annotated[
+    str, typer.Option("--max-bytes", metavar="SIZE", help="Largest file to accept, such as 100MB or 5GiB")
+]
+Curl = Annotated[bool, typer.Option("--curl", help="Print curl commands instead of URLs")]
+Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,38 +47,41 @@ def register(app: typer.Typer) -> None:
 def get(
     context: typer.Context,
     keys: Annotated[
-        list[str], typer.Argument(metavar="s3://BUCKET/KEY...", help="Objects; all below one that ends in /.")
+        list[str],
+        typer.Argument(
+            metavar="s3://BUCKET/KEY...", help="Objects to link to; one that ends in / stands for all objects below it"
+        ),
     ],
     endpoint_url: Endpoint = None,
     local: Local = False,
     expires: Expires = "1h",
     filename: Annotated[
-        str | None, typer.Option("--filename", metavar="NAME", help="The name that a browser saves it under.")
+        str | None, typer.Option("--filename", metavar="NAME", help="Name under which a browser saves the object")
     ] = None,
     content_type: Annotated[
-        str | None, typer.Option("--content-type", metavar="TYPE", help="The type it is served with.")
+        str | None, typer.Option("--content-type", metavar="TYPE", help="Content type to serve the object with")
     ] = None,
     headers: Annotated[
         list[str] | None,
         typer.Option(
-            "--header", metavar="'NAME: VALUE'", help="A response header to override, e.g. 'Cache-Control: x'."
+            "--header", metavar="'NAME: VALUE'", help="Response header to override, such as 'Cache-Control: no-store'"
         ),
     ] = None,
     qr: Annotated[
-        bool, typer.Option("--qr", help="Print a QR code below each URL, or into the page of --html.")
+        bool, typer.Option("--qr", help="Print a QR code below each URL, or draw it into the page of --html")
     ] = False,
     _json: JsonDocument = False,
     curl: Curl = False,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page of the links.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the links to an HTML page")] = None,
     title: Title = "Files to download",
-    check: Annotated[bool, typer.Option("--check/--no-check", help="See that each object is there.")] = True,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Check that each object exists")] = True,
 ) -> None:
     """Print download links, one a line: whoever has one may download that object until it expires."""
     from provisioner.links import downloads
 
     output = streams(context)
     if output.as_json and str(html) == "-":
-        raise BadInput("--json and --html - both want standard output", hint="name a file for --html")
+        raise BadInput("--json and --html: both would write to standard output", hint="name a file for --html")
     options = downloads.DownloadOptions(headers or (), content_type, filename, check)
     opener = _opener(endpoint_url, option_seconds("--expires", expires), local=local)
     found = downloads.sign_downloads(keys, opener, options)
@@ -91,36 +97,42 @@ def get(
 @url_app.command()
 def put(
     context: typer.Context,
-    key: Annotated[str, typer.Argument(metavar="s3://BUCKET/KEY", help="The object to be.")],
+    key: Annotated[str, typer.Argument(metavar="s3://BUCKET/KEY", help="Object to be written")],
     endpoint_url: Endpoint = None,
     local: Local = False,
     expires: Expires = "1h",
-    size: Annotated[str | None, typer.Option("--size", metavar="BYTES", help="Exactly this many bytes.")] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="BYTES", help="Accept exactly this many bytes")] = None,
     content_type: Annotated[
-        str | None, typer.Option("--type", metavar="TYPE", help="Exactly this content type.")
+        str | None, typer.Option("--type", metavar="TYPE", help="Accept exactly this content type")
     ] = None,
-    sha256: Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="Exactly these contents.")] = None,
-    no_overwrite: Annotated[bool, typer.Option("--no-overwrite", help="Only while there is no such object.")] = False,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", metavar="HEX", help="Accept only content with this SHA-256")
+    ] = None,
+    no_overwrite: Annotated[
+        bool, typer.Option("--no-overwrite", help="Accept the upload only while there is no such object")
+    ] = False,
     file: Annotated[
-        str | None, typer.Option("--file", metavar="FILE", help="The local file in the curl command.")
+        str | None, typer.Option("--file", metavar="FILE", help="Local file to name in the curl command")
     ] = None,
     _json: JsonDocument = False,
     curl: Curl = False,
 ) -> None:
     """Print an upload slot: whoever has it may write that one object, by PUT, until it expires."""
-    from provisioner.s3url import parse_object_url
+    from provisioner import api
 
     output = streams(context)
-    place = parse_object_url(key)
-    _, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
-    link = signer.put(
-        place.key,
+    _check_place(endpoint_url, local=local)
+    link = api.upload_url(
+        key,
+        expires=option_seconds("--expires", expires),
         size=option_size("--size", size) if size else None,
         content_type=content_type or "",
         sha256=sha256 or "",
         overwrite=not no_overwrite,
-        file=file or "",
+        endpoint_url=endpoint_url,
+        local=local,
     )
+    link = replace(link, file=file) if file else link
     if link.headers and not (output.as_json or curl):
         needed = ", ".join(f"{header}: {value}" for header, value in link.headers.items())
         output.event(Event("headers", f"send it with exactly these headers: {needed}"))
@@ -136,28 +148,43 @@ def sign(
     max_bytes: MaxBytes = "5GiB",
     form_of: Annotated[
         Literal["grant", "json", "curl"],
-        typer.Option("--format", help="grant: for `agent push`; json: url and fields, as boto3 gives; curl: a line."),
+        typer.Option(
+            "--format",
+            help="What to print: a grant for `agent push`, the URL and fields that boto3 returns, or a curl command",
+        ),
     ] = "grant",
-    file: Annotated[str, typer.Option("--file", metavar="FILE", help="The local file in the curl command.")] = "FILE",
+    file: Annotated[
+        str, typer.Option("--file", metavar="FILE", help="Local file to name in the curl command")
+    ] = "FILE",
     names: Annotated[
         list[str] | None,
-        typer.Option("--put", metavar="NAME", help="A grant of presigned PUTs, for stores that take no forms."),
+        typer.Option(
+            "--put",
+            metavar="NAME",
+            help="Grant a presigned PUT of this file instead, for stores that accept no forms; can be repeated",
+        ),
     ] = None,
 ) -> None:
     """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
-    from agent.grant import dump
-    from provisioner.links.forms import curl_form, post_fields
-    from provisioner.s3url import parse_url
-
     output = streams(context)
-    place = parse_url(prefix)
-    _, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
-    limit = option_size("--max-bytes", max_bytes)
+    seconds, limit = option_seconds("--expires", expires), option_size("--max-bytes", max_bytes)
     if names and form_of != "grant":
-        raise BadInput("--put makes a grant, for `agent push`", hint="for one URL, use `provision url put`")
+        raise BadInput(
+            "--put: presigned PUTs make a grant, which is for `agent push`", hint="for one URL, use `provision url put`"
+        )
     if form_of == "grant":
-        text = dump(signer.grant(place.prefix, max_bytes=limit, names=names or ()))
+        from provisioner import api
+
+        _check_place(endpoint_url, local=local)
+        text = api.sign(
+            prefix, expires=seconds, max_bytes=limit, names=names or (), endpoint_url=endpoint_url, local=local
+        )
     else:
+        from provisioner.links.forms import curl_form, post_fields
+        from provisioner.s3url import parse_url
+
+        place = parse_url(prefix)
+        _, signer = _opener(endpoint_url, seconds, local=local)(place.bucket)
         target = signer.post(place.prefix, max_bytes=limit)
         curl = form_of == "curl"
         text = curl_form(target, file) if curl else json.dumps({"url": target.url, "fields": post_fields(target)})
@@ -167,22 +194,26 @@ def sign(
 def form(
     context: typer.Context,
     prefix: Prefix,
-    target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page; - for standard output.")],
+    target: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="File to write the page to; - is standard output")
+    ],
     endpoint_url: Endpoint = None,
     local: Local = False,
     expires: Expires = "1d",
     max_bytes: MaxBytes = "100MB",
     title: Title = "Upload files",
     success_url: Annotated[
-        str | None, typer.Option("--success-url", metavar="URL", help="The page that follows an upload.")
+        str | None, typer.Option("--success-url", metavar="URL", help="Page to open after an upload")
     ] = None,
-    cors: Annotated[bool, typer.Option("--cors", help="Set the bucket's CORS rules so that the page works.")] = False,
+    cors: Annotated[
+        bool, typer.Option("--cors", help="Set the CORS rules of the bucket so that the page works")
+    ] = False,
     origins: Annotated[
         list[str] | None,
         typer.Option(
             "--origin",
             metavar="ORIGIN",
-            help="Where the page will be, e.g. https://example.org; anywhere if not given.",
+            help="Where the page will be, such as https://example.org (default: anywhere)",
         ),
     ] = None,
 ) -> None:
@@ -208,25 +239,18 @@ def form(
 
 def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, LinkSigner]]":
     """Return a function that opens a bucket once, and what signs for it."""
-    from provisioner.clock import utc_now
-    from provisioner.jobs.stores import bucket_location, open_location
-    from provisioner.links.signer import make_signer
+    from provisioner.jobs.stores import link_opener
 
+    _check_place(endpoint_url, local=local)
+    return link_opener(endpoint_url, seconds, local=local)
+
+
+def _check_place(endpoint_url: str | None, *, local: bool) -> None:
     if local and endpoint_url:
         raise BadInput(
-            "--local is the embedded store, and --endpoint-url another",
+            "--local and --endpoint-url: they name different stores",
             hint="give one of them; FREEPOST_ENDPOINT_URL counts",
         )
-    opened: dict[str, tuple[Store, LinkSigner]] = {}
-
-    def open_bucket(bucket: str) -> "tuple[Store, LinkSigner]":
-        if bucket not in opened:
-            store = open_location(bucket_location(bucket, endpoint_url, local=local)).store
-            signer = make_signer(store.bucket, store.credentials, now=utc_now(), seconds=seconds)
-            opened[bucket] = store, signer
-        return opened[bucket]
-
-    return open_bucket
 
 
 def _print(output: Output, found: "Sequence[Link]", data: object, *, curl: bool, qr: bool = False) -> None:

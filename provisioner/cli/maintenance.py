@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 @store_command(json=Kind.DOCUMENT)
 def doctor(
     chosen: StoreChoice,
-    job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM.")] = False,
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM")] = False,
     provider: ProviderName = None,
     overrides: Overrides = None,
 ) -> None:
@@ -76,10 +76,10 @@ def _spec(job: Path | None, provider: str | None, overrides: Sequence[str], chos
 @store_command(json=Kind.DOCUMENT)
 def gc(
     chosen: StoreChoice,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown")] = False,
     providers: Annotated[
         list[str] | None,
-        typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs."),
+        typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs"),
     ] = None,
 ) -> None:
     """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
@@ -126,7 +126,7 @@ def _clouds(
     for each in more:
         name, *pairs = each.split(",")
         if not all("=" in pair for pair in pairs):
-            raise BadInput(f"--provider {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
+            raise BadInput(f"--provider: {each!r} is not P or P,KEY=VALUE", hint="such as ec2,region=eu-west-1")
         keys = dict(pair.split("=", 1) for pair in pairs)
         wanted[_label(name, keys)] = name, keys
     made: dict[str, Provider] = {}

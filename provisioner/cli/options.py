@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from provisioner.jobs.handle import Job
     from provisioner.jobs.index import StoreLocation
 
-DOCUMENT_HELP = "Print one JSON document, and nothing else, on standard output."
-EVENTS_HELP = "Print each event as a line of JSON, and nothing else, on standard output."
+DOCUMENT_HELP = "Print one JSON document, and nothing else, on standard output"
+EVENTS_HELP = "Print each event as a line of JSON, and nothing else, on standard output"
 
 
 def streams(context: typer.Context) -> Output:
@@ -43,10 +43,10 @@ def _tell(kind: Kind) -> Callable[..., bool]:
     return tell
 
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to run.")]
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or s3://BUCKET/PREFIX/ID.")]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job to run")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or s3://BUCKET/PREFIX/ID")]
 StoreUrl = Annotated[
-    str | None, typer.Option("--store", metavar="s3://BUCKET/PREFIX", envvar="FREEPOST_STORE", help="The store.")
+    str | None, typer.Option("--store", metavar="s3://BUCKET/PREFIX", envvar="FREEPOST_STORE", help="The store")
 ]
 Endpoint = Annotated[
     str | None,
@@ -54,17 +54,17 @@ Endpoint = Annotated[
         "--endpoint-url",
         metavar="URL",
         envvar="FREEPOST_ENDPOINT_URL",
-        help="The store's endpoint, if it isn't AWS.",
+        help="The store's endpoint, if it isn't AWS",
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h"),
 ]
 ProviderName = Annotated[
-    str | None, typer.Option("--provider", metavar="NAME", help="Where VMs run, instead of vm.provider.")
+    str | None, typer.Option("--provider", metavar="NAME", help="Where VMs run, instead of vm.provider")
 ]
-Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Only this task.")]
+Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Only this task")]
 JsonDocument = Annotated[bool, typer.Option("--json", callback=_tell(Kind.DOCUMENT), help=DOCUMENT_HELP)]
 JsonEvents = Annotated[bool, typer.Option("--json", callback=_tell(Kind.EVENTS), help=EVENTS_HELP)]
 

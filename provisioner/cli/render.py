@@ -25,23 +25,36 @@ def register(app: typer.Typer) -> None:
 def render(
     context: typer.Context,
     job: JobFile,
-    local: Annotated[bool, typer.Option("--local", help="For the embedded store and the local provider.")] = False,
-    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Whose limits to keep to.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Render for the embedded store and the local provider")
+    ] = False,
+    provider: Annotated[
+        str | None, typer.Option("--provider", metavar="NAME", help="Provider whose limits apply")
+    ] = None,
     overrides: Overrides = None,
-    task: Annotated[str | None, typer.Option("--task", metavar="TASK", help="This task, not the first.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what is in it and what each part costs.")] = False,
-    audit: Annotated[bool, typer.Option("--audit", help="Say who can read each secret, where, until when.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Not gzipped, for platforms that refuse gzip.")] = False,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Task to render (default: the first)")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what is in the user-data and what each part costs")
+    ] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Show who can read each secret, where and until when")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Leave it uncompressed, for platforms that refuse gzip")] = False,
     seed: Annotated[
-        Path | None, typer.Option("--seed", metavar="DIR|ISO", help="Write NoCloud files to DIR, or to a file.iso.")
+        Path | None,
+        typer.Option(
+            "--seed", metavar="DIR|ISO", help="Write NoCloud files to a folder, or to a file that ends in .iso"
+        ),
     ] = None,
     stage: Annotated[
         bool,
-        typer.Option("--stage", help="Upload its inputs and record, so that the job can be watched and collected."),
+        typer.Option(
+            "--stage", help="Upload the inputs and the record of the job, so that it can be watched and collected"
+        ),
     ] = False,
     form: Annotated[
         Literal["user-data", "terraform"],
-        typer.Option("--format", help="terraform: answer as a program of the external data source."),
+        typer.Option("--format", help="Answer as Terraform's external data source, or print the user-data"),
     ] = "user-data",
     _json: JsonDocument = False,
 ) -> None:
@@ -52,7 +65,7 @@ def render(
         raise BadInput(f"{reason}: --json is for --explain, --audit and --seed", hint="leave out --json")
     wanted = [explain, audit, seed is not None, terraform]
     if sum(wanted) > 1:
-        raise BadInput("--explain, --audit, --seed and --format terraform each want the output", hint="give one")
+        raise BadInput("--explain, --audit, --seed and --format: each would be the output", hint="give one")
     changes = list(overrides or ())
     if terraform:
         task, more = _query(task)

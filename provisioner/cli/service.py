@@ -22,10 +22,10 @@ _LONGEST = 366 * 86_400  # seconds that a token lives
 
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--key-file", metavar="FILE", envvar="FREEPOST_TOKEN_KEY", help="The key that tokens are made with."),
+    typer.Option("--key-file", metavar="FILE", envvar="FREEPOST_TOKEN_KEY", help="Key that tokens are made with"),
 ]
 RevokedFile = Annotated[
-    Path | None, typer.Option("--revoked", metavar="FILE", help="The list of revoked tokens: one id a line.")
+    Path | None, typer.Option("--revoked", metavar="FILE", help="List of revoked tokens, one id a line")
 ]
 
 
@@ -39,22 +39,34 @@ def register(app: typer.Typer) -> None:
 @store_command(json=Kind.EVENTS, first=True)
 def serve(
     chosen: StoreChoice,
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Not loopback: needs TLS.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0: any that is free.")] = 8450,
-    unix: Annotated[Path | None, typer.Option("--unix", metavar="PATH", help="A Unix socket instead.")] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; anything but loopback requires TLS")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 is any free one")
+    ] = 8450,
+    unix: Annotated[Path | None, typer.Option("--unix", metavar="PATH", help="Listen on a Unix socket instead")] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", metavar="FILE", help="The certificate chain, PEM.")
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain for TLS (PEM)")
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key, PEM.")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="Key of the certificate (PEM)")
+    ] = None,
     key_file: KeyFile = None,
     revoked: RevokedFile = None,
-    longest: Annotated[str, typer.Option("--longest", metavar="TIME", help="The longest life of a signature.")] = "12h",
+    longest: Annotated[str, typer.Option("--longest", metavar="TIME", help="Longest lifetime of a signature")] = "12h",
     rate: Annotated[
-        float, typer.Option("--rate", metavar="N", min=0.001, help="Signatures a second for one token.")
+        float,
+        typer.Option("--rate", metavar="N", min=0.001, help="Signatures per second for one token, in the long run"),
     ] = 50,
-    burst: Annotated[int, typer.Option("--burst", metavar="N", min=1, help="As many may come at once.")] = 1000,
+    burst: Annotated[
+        int, typer.Option("--burst", metavar="N", min=1, help="Signatures that one token may have at once")
+    ] = 1000,
 ) -> None:
-    """Sign for whoever shows a token, holding the credentials. Every grant is logged, without its signature."""
+    """Run a service that signs requests for token holders, so that clients need no credentials.
+
+    Every grant is logged, without its signature.
+    """
     from provisioner.clock import utc_now
     from provisioner.jobs.role_session import RefreshingCredentials
     from provisioner.jobs.stores import open_location
@@ -90,39 +102,48 @@ def serve(
 def token_(
     chosen: StoreChoice,
     where: Annotated[
-        str | None, typer.Argument(metavar="[s3://BUCKET/PREFIX/ | JOB]", help="What a new token is for.")
+        str | None, typer.Argument(metavar="[s3://BUCKET/PREFIX/ | JOB]", help="What a new token is for")
     ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", metavar="TASK", help="Which task of the JOB; its only one.")
+        str | None, typer.Option("--task", metavar="TASK", help="Which task of the JOB (default: its only one)")
     ] = None,
     attempt: Annotated[
-        int | None, typer.Option("--attempt", metavar="N", min=1, help="Which attempt; its latest.")
+        int | None,
+        typer.Option("--attempt", metavar="N", min=1, help="Which attempt of the task (default: its latest)"),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", metavar="METHODS", help="Some of GET,POST,PUT; POST if not given.")
+        str | None, typer.Option("--methods", metavar="METHODS", help="Some of GET,POST,PUT (default: POST)")
     ] = None,
     max_bytes: Annotated[
-        str | None, typer.Option("--max-bytes", metavar="SIZE", help="The largest object; 5GiB.")
+        str | None, typer.Option("--max-bytes", metavar="SIZE", help="Largest object (default: 5GiB)")
     ] = None,
-    expires: Annotated[str | None, typer.Option("--expires", metavar="TIME", help="How long it lives; 1d.")] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="TIME", help="Lifetime of the token (default: 1d)")
+    ] = None,
     prefixes: Annotated[
-        list[str] | None, typer.Option("--prefix", metavar="KEY", help="Only below this; several if repeated.")
+        list[str] | None,
+        typer.Option("--prefix", metavar="KEY", help="Allow only keys below this one; can be repeated"),
     ] = None,
     narrow: Annotated[
         Path | None,
-        typer.Option("--narrow", metavar="FILE", help="Print a narrower token than the one in FILE (or -)."),
+        typer.Option(
+            "--narrow", metavar="FILE", help="Print a narrower token than the one in FILE; - is standard input"
+        ),
     ] = None,
     show: Annotated[
-        Path | None, typer.Option("--show", metavar="FILE", help="Say what the token in FILE (or -) allows.")
+        Path | None,
+        typer.Option("--show", metavar="FILE", help="Show what the token in FILE allows; - is standard input"),
     ] = None,
-    revoke_id: Annotated[str | None, typer.Option("--revoke", metavar="ID", help="Revoke a token.")] = None,
+    revoke_id: Annotated[
+        str | None, typer.Option("--revoke", metavar="ID", help="Revoke the token with this ID")
+    ] = None,
     key_file: KeyFile = None,
     revoked: RevokedFile = None,
 ) -> None:
     """Make a token of the signing service, narrow one, show one, or revoke one."""
     output = chosen.output
     if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
-        raise BadInput("one thing at a time", hint="name s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
+        raise BadInput("name one thing to do", hint="s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
     if revoke_id is not None:
         _revoke_token(output, revoke_id, revoked or _own("revoked"))
         return
@@ -146,7 +167,7 @@ def token_(
 @job_command(json=Kind.EVENTS)
 def revoke_(
     chosen: JobChoice,
-    undo: Annotated[bool, typer.Option("--undo", help="Let its grants be used again, as far as they live.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Let grants that haven't expired be used again")] = False,
 ) -> None:
     """Make the store refuse what a job's VMs were granted, before it expires."""
     chosen.open().revoke(undo=undo)

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 @store_app.command()
 def start(
     context: typer.Context,
-    buckets: Annotated[list[str] | None, typer.Argument(metavar="[BUCKET]...", help="Buckets to make.")] = None,
+    buckets: Annotated[list[str] | None, typer.Argument(metavar="[BUCKET]...", help="Buckets to make")] = None,
     _json: JsonDocument = False,
 ) -> None:
     """Start the store, or find the running one."""

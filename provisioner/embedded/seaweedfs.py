@@ -168,6 +168,9 @@ def arguments(ports: Ports) -> Sequence[str]:
 
 
 def environment(home: Path) -> Mapping[str, str]:
-    """Return the server's whole environment: it lets in whoever AWS_ACCESS_KEY_ID names and obeys WEED_… variables,
-    and reads settings in $HOME/.seaweedfs."""  # noqa: D205, D209 - one thought
+    """Return the server's whole environment.
+
+    The operator's has no say: the server lets in whoever AWS_ACCESS_KEY_ID names, obeys WEED_… variables, and reads
+    settings in $HOME/.seaweedfs.
+    """
     return {"PATH": os.defpath, "HOME": str(home), "GOMEMLIMIT": "512MiB"}

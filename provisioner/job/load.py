@@ -41,13 +41,13 @@ def _text(path: Path) -> str:
             content = file.read(yaml_positions.MAX_BYTES + 1)
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise errors.BadInput(f"{path} is not UTF-8 text (byte {error.start}).", hint="Save it as UTF-8.") from None
+        raise errors.BadInput(f"{path} is not UTF-8 text (byte {error.start})", hint="save it as UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise errors.BadInput(f"{str(path)[-120:]} can't be read: {reason}.", hint="Name a job.yaml.") from None
+        raise errors.BadInput(f"{str(path)[-120:]} can't be read: {reason}", hint="name a job.yaml") from None
     if len(content) > yaml_positions.MAX_BYTES:
         limit = units.show_size(yaml_positions.MAX_BYTES)
-        raise errors.BadInput(f"{path} is larger than {limit}.", hint="Put large content under inputs.")
+        raise errors.BadInput(f"{path} is larger than {limit}", hint="put large content under inputs")
     return text
 
 
@@ -72,7 +72,7 @@ def _parse(document: object, faults: Faults, providers: Options | None) -> JobSp
         run = _run(made["run"], written["run"], faults.base)
         inputs = tuple(_input(each, faults.base) for each in made["inputs"])
     except OSError as error:  # checked a moment ago, and gone since
-        raise errors.BadInput(f"{error.filename} can't be read: {error.strerror}.", hint="Try again.") from None
+        raise errors.BadInput(f"{error.filename} can't be read: {error.strerror}", hint="try again") from None
     return JobSpec(
         **{
             **made,

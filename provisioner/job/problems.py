@@ -36,7 +36,7 @@ class Faults:
         """Raise BadInput with all of it, if there is any."""
         if self.found:
             count = "a fault" if len(self.found) == 1 else f"{len(self.found)} faults"
-            raise errors.BadInput(f"{self.where} has {count}.", hint="Correct what is listed.", faults=self.found)
+            raise errors.BadInput(f"{self.where} has {count}", hint="correct what is listed", faults=self.found)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ Each method imports what it uses, so that looking at a job loads nothing that la
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from provisioner.jobs.stores import OpenStore
     from provisioner.providers.base import Provider
 
+FRESH_SECONDS = 5.0  # for which the record that opening a job has read serves the first thing that is done with it
+
 
 class Job:
     """A launched job. Get one from `launch` or `job`; any number of them, on any machine, may stand for the same job.
@@ -33,7 +37,7 @@ class Job:
         self._opened = opened
         self._report = report
         self._provider = provider
-        self._unused: JobRecord | None = record  # serves the first method; what came since is read by the next
+        self._read, self._read_at = record, time.monotonic()
         self._launched_here = provider is not None
         self._followed = False
         self.id = record.job
@@ -174,11 +178,13 @@ class Job:
         return Toolbox(self._opened, self._report)
 
     def _record(self) -> JobRecord:
-        """The job's record: as it was read a moment ago, the first time, and as it is now, later."""
+        """The job's record as it is now, read once for what follows at once: opening a job and looking at it."""
         from provisioner.jobs import index
 
-        record, self._unused = self._unused, None
-        return record or index.read(self._opened.store, self.id)
+        if time.monotonic() - self._read_at > FRESH_SECONDS:
+            self._read = index.read(self._opened.store, self.id)
+        self._read_at = -math.inf  # whatever is done may change it
+        return self._read
 
     def _provider_of(self, record: JobRecord) -> Provider:
         if self._provider is None:

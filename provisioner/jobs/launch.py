@@ -4,11 +4,12 @@
 2. the provider says what may be ordered (types, zones, markets), the best first;
 3. the first task's ``launched`` event is posted with the very policy its VM will get, before anything is paid for;
 4. the inputs and the job's record go to the bucket;
-5. what a launch that was cut off had ordered is found again (`provisioner.jobs.orders`);
-6. each task, or group of tasks, is signed, announced and ordered, several at a time;
+5. what a launch that was cut off had ordered is found again (`provisioner.jobs.journal`);
+6. each task, or group of tasks, is signed, announced and ordered, several at a time (`jobs.task_orders`);
 7. the record says what was started, and that all was.
 
-Killed at any point, the same launch finds its own mark in the bucket and goes on where it stopped.
+Killed at any point, the same launch finds its own mark in the bucket and goes on where it stopped. `Launcher` takes
+these steps in this order; what else it does (stage, retry, recover) comes after them and is made of the same.
 """
 
 from __future__ import annotations
@@ -70,45 +71,14 @@ class Launcher:
         self.store.delete([mark])
         return record
 
-    def stage(self, plan: Plan) -> JobRecord:
-        """Do all of a launch but ordering VMs, for a plan whose user-data something else gives to one."""
-        self._prove(plan)
-        Stager(self.store, self.report).stage(plan)
-        record = dataclasses.replace(self._recorded(plan), launched=True)
-        self.store.put(plan.keys.record, records.dump(record))
-        return record
-
-    def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
-        """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
-        posted = {item.task: item for item in status.read(self.store, record)}
-        attempts = {task: _next(record, posted[task]) for task in tasks}
-        plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
-        choices, avoid = self._choices(record.spec), self._taken_from(record, tasks)
-        self._prove(plan)
-        record = self._named(record, plan)
-        Stager(self.store, self.report).move(plan)
-        return self._start(plan, record, choices, avoid)
-
-    def recover(self, record: JobRecord) -> JobRecord:
-        """Record what a retry that was cut off had ordered; an order that may be sent again is."""
-        journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
-        entries = journal.entries() if record.launched else []
-        if not entries:
-            return record
-        started = Started(record.job, record.provider, sum(len(each.order.tasks) for each in entries), self.report)
-        placer = OrderPlacer(self.provider, journal, (), self.clock)
+    def _unfinished(self, mark: str) -> str | None:
+        """The id of the job whose launch was cut off after its mark was set."""
         try:
-            for entry in entries:
-                started.add(placer.resume(entry))
-        finally:
-            record = self._keep(record, started, journal)
-        return record
-
-    def _taken_from(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
-        """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
-        taken = {item.task for item in status.read(self.store, record) if item.event != "failed"} & set(tasks)
-        latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
-        return {task: latest[task].place for task in taken & set(latest)}
+            job = str(json.loads(self.store.get(mark))["job"])
+        except NotFound:
+            return None
+        self.report(Event("continuing", f"continuing {job}, whose launch was cut off", {"job": job}))
+        return job
 
     def plan(
         self,
@@ -146,33 +116,9 @@ class Launcher:
         )
         return self._granter.made_to_fit(plan, staged=staged)
 
-    def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
-        """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
-        grant, user_data = self.render(plan, plan.tasks[0])
-        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
-        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
-        return grant, user_data
-
-    def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
-        """Sign the grant of a task and render its user-data, as `Granter.render` does."""
-        return self._granter.render(plan, task, use=use)
-
-    def _unfinished(self, mark: str) -> str | None:
-        """The id of the job whose launch was cut off after its mark was set."""
-        try:
-            job = str(json.loads(self.store.get(mark))["job"])
-        except NotFound:
-            return None
-        self.report(Event("continuing", f"continuing {job}, whose launch was cut off", {"job": job}))
-        return job
-
     def _choices(self, spec: JobSpec) -> Sequence[Choice]:
         """What the provider offers for this job; for one that has no choice to make, the job's own options."""
         return self.provider.choices(spec.vm.options)
-
-    @property
-    def _granter(self) -> Granter:
-        return Granter(self.store, self.provider, self.clock, self.sessions, self.forms)
 
     def _proven(self, plan: Plan) -> Plan:
         """Prove a plan; where the store takes no forms and the job leaves it to us, one of PUTs instead."""
@@ -192,6 +138,17 @@ class Launcher:
         first = member(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
         probe.verify_stored(self.store, first.status.prefix + "launched")
+
+    def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
+        """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
+        grant, user_data = self.render(plan, plan.tasks[0])
+        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
+        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
+        return grant, user_data
+
+    def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
+        """Sign the grant of a task and render its user-data, as `Granter.render` does."""
+        return self._granter.render(plan, task, use=use)
 
     def _recorded(self, plan: Plan) -> JobRecord:
         """The record that a cut-off launch of this job left, or a new one, written before any VM starts."""
@@ -244,6 +201,50 @@ class Launcher:
         self.store.put(journal.keys.record, records.dump(record))
         journal.drop(started.tokens)
         return record
+
+    def stage(self, plan: Plan) -> JobRecord:
+        """Do all of a launch but ordering VMs, for a plan whose user-data something else gives to one."""
+        self._prove(plan)
+        Stager(self.store, self.report).stage(plan)
+        record = dataclasses.replace(self._recorded(plan), launched=True)
+        self.store.put(plan.keys.record, records.dump(record))
+        return record
+
+    def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
+        """Launch the next attempt of these tasks of a launched job, with new signatures and a new deadline."""
+        posted = {item.task: item for item in status.read(self.store, record)}
+        attempts = {task: _next(record, posted[task]) for task in tasks}
+        plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
+        choices, avoid = self._choices(record.spec), self._taken_from(record, tasks)
+        self._prove(plan)
+        record = self._named(record, plan)
+        Stager(self.store, self.report).move(plan)
+        return self._start(plan, record, choices, avoid)
+
+    def _taken_from(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
+        """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
+        taken = {item.task for item in status.read(self.store, record) if item.event != "failed"} & set(tasks)
+        latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
+        return {task: latest[task].place for task in taken & set(latest)}
+
+    def recover(self, record: JobRecord) -> JobRecord:
+        """Record what a retry that was cut off had ordered; an order that may be sent again is."""
+        journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
+        entries = journal.entries() if record.launched else []
+        if not entries:
+            return record
+        started = Started(record.job, record.provider, sum(len(each.order.tasks) for each in entries), self.report)
+        placer = OrderPlacer(self.provider, journal, (), self.clock)
+        try:
+            for entry in entries:
+                started.add(placer.resume(entry))
+        finally:
+            record = self._keep(record, started, journal)
+        return record
+
+    @property
+    def _granter(self) -> Granter:
+        return Granter(self.store, self.provider, self.clock, self.sessions, self.forms)
 
 
 def _naming(record: JobRecord, plan: Plan) -> JobRecord:

@@ -5,6 +5,8 @@ Each function imports what it uses, so a command loads no more: whether the embe
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from provisioner.job.spec import JobSpec
     from provisioner.jobs.index import JobIndex, StoreLocation
     from provisioner.jobs.record import JobRecord
+    from provisioner.links.signer import LinkSigner
     from provisioner.s3.bucket import Store
 
 NEAR = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
@@ -63,14 +66,6 @@ def location_of(url: str, endpoint_url: str | None = None) -> StoreLocation:
     if not is_s3_url(url) or not bucket:
         raise BadInput(f"{url!r} is not s3://BUCKET or s3://BUCKET/PREFIX")
     return StoreLocation(StoreSpec(bucket, prefix.strip("/"), endpoint_url), embedded=False)
-
-
-def bucket_location(bucket: str, endpoint_url: str | None, *, local: bool) -> StoreLocation:
-    """A whole bucket: of the embedded store if `local`, else at the endpoint, which is AWS if none is named."""
-    from provisioner.job.spec import StoreSpec
-    from provisioner.jobs.index import StoreLocation
-
-    return embedded_location(bucket) if local else StoreLocation(StoreSpec(bucket, "", endpoint_url), embedded=False)
 
 
 def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLocation, str]:
@@ -129,3 +124,22 @@ def find_job(job: str, location: StoreLocation | None) -> tuple[OpenStore, JobRe
     found, name = index.locate(job, location=location, index=job_index())
     opened = open_location(found)
     return opened, index.read(opened.store, name)
+
+
+def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[[str], tuple[Store, LinkSigner]]:
+    """Return a function that opens a bucket, each once, and what signs links in it for `seconds` from now.
+
+    The bucket is one of the embedded store if `local`, else at `endpoint_url`, which is AWS if None.
+    """
+    from provisioner.clock import utc_now
+    from provisioner.job.spec import StoreSpec
+    from provisioner.jobs.index import StoreLocation
+    from provisioner.links.signer import make_signer
+
+    @functools.cache
+    def open_bucket(bucket: str) -> tuple[Store, LinkSigner]:
+        elsewhere = StoreLocation(StoreSpec(bucket, "", endpoint_url), embedded=False)
+        store = open_location(embedded_location(bucket) if local else elsewhere).store
+        return store, make_signer(store.bucket, store.credentials, now=utc_now(), seconds=seconds)
+
+    return open_bucket

@@ -64,7 +64,7 @@ def sign_downloads(urls: Sequence[str], open_bucket: OpenBucket, options: Downlo
     """
     overrides = options.overrides()
     if options.filename and (len(urls) != 1 or urls[0].endswith("/")):
-        raise BadInput("--filename names one object's file, and there are several", hint="give one key")
+        raise BadInput("--filename: it names the file of one object, and there are several", hint="give one key")
     links: list[Link] = []
     for url in urls:
         place = parse_url(url)

@@ -23,7 +23,7 @@ OVERRIDABLE = (
 def disposition(filename: str) -> str:
     """A Content-Disposition that saves under `filename`, in any script (RFC 6266, RFC 8187)."""
     if not filename or CONTROL.search(filename) or "/" in filename or "\\" in filename:
-        raise BadInput(f"{filename!r} can't be a file's name", hint="a name without slashes and control characters")
+        raise BadInput(f"--filename: invalid name {filename!r}", hint="a name without slashes and control characters")
     plain = re.sub(r'[^ -~]|["%]', "_", filename)
     extended = f"; filename*=UTF-8''{quote(filename, safe='')}" if plain != filename else ""
     return f'attachment; filename="{plain}"{extended}'
@@ -36,7 +36,7 @@ def parse_overrides(headers: Sequence[str]) -> dict[str, str]:
         name, colon, value = line.partition(":")
         name, value = name.strip().lower(), value.strip()
         if not colon or name not in OVERRIDABLE:
-            raise BadInput(f"--header {line!r} can't be overridden", hint=f"NAME: VALUE, of {', '.join(OVERRIDABLE)}")
+            raise BadInput(f"--header: no store overrides {line!r}", hint=f"NAME: VALUE, of {', '.join(OVERRIDABLE)}")
         found[name] = header_value(name, value)
     return found
 
@@ -44,5 +44,5 @@ def parse_overrides(headers: Sequence[str]) -> dict[str, str]:
 def header_value(name: str, value: str) -> str:
     """Return a header's value. Raise BadInput for an empty one and for what HTTP doesn't carry."""
     if not value or not value.isascii() or CONTROL.search(value):
-        raise BadInput(f"{name} can't be {value!r}", hint="printable ASCII, at least one character")
+        raise BadInput(f"{name}: invalid value {value!r}", hint="printable ASCII, at least one character")
     return value

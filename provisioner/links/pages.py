@@ -25,8 +25,9 @@ from provisioner.links.forms import post_fields
 from provisioner.links.link import Link
 from provisioner.links.signer import LinkSigner
 from provisioner.resources import make_environment, templates
-from provisioner.s3.answers import ANSWERS, EXPIRED
+from provisioner.s3.answers import EXPIRED, ROWS
 
+_STEP = 1000
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _QR_BYTES = 1800  # a denser code (QR version 32 and up) is beyond what telephones read from a screen
 
@@ -63,8 +64,8 @@ def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
         "upload.html.j2",
         csp=f"default-src 'none'; style-src {_hashed(style)}; script-src {_hashed(script)}; connect-src {store};"
         f" form-action {targets}; frame-src {store}; base-uri 'none'",
-        style=Markup(style),  # noqa: S704 - our own constant file
-        script=Markup(script),  # noqa: S704 - our own constant file
+        style=_markup(style),
+        script=_markup(script),
         title=options.title,
         limit=show_bytes(options.max_bytes),
         expires=signer.expires,
@@ -79,7 +80,7 @@ def upload_form(signer: LinkSigner, prefix: str, options: FormOptions) -> str:
             "expires": iso(signer.expires),
             "successUrl": options.success_url,
             "expired": EXPIRED,
-            "answers": ANSWERS,
+            "answers": ROWS,
         },
     )
 
@@ -90,7 +91,7 @@ def index_page(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
     return _page(
         "index.html.j2",
         csp=f"default-src 'none'; style-src {_hashed(style)}; base-uri 'none'; form-action 'none'",
-        style=Markup(style),  # noqa: S704 - our own constant file
+        style=_markup(style),
         title=title,
         expires=min(link.expires for link in links),
         links=[
@@ -98,7 +99,7 @@ def index_page(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
                 "name": link.file.removeprefix("./"),
                 "url": link.url,
                 "size": "" if link.size is None else show_bytes(link.size),
-                "qr": Markup(_code(link).svg_inline(scale=3, light="#fff")) if qr else None,  # noqa: S704 - drawn, not copied
+                "qr": _markup(_code(link).svg_inline(scale=3, light="#fff")) if qr else None,
             }
             for link in links
         ],
@@ -114,11 +115,11 @@ def qr_text(link: Link) -> str:
 
 def show_bytes(count: float) -> str:
     """Write a size for people: 1,234,567 is ``1.2 MB`` (powers of 1000)."""
-    if count < 1000:  # noqa: PLR2004 - the unit's own step
+    if count < _STEP:
         return f"{count} {'byte' if count == 1 else 'bytes'}"
     power = 0
-    while count >= 999.5 and power < len(_UNITS) - 1:  # noqa: PLR2004 - what rounds to 1000 is 1.0 of the next unit
-        count, power = count / 1000, power + 1
+    while count >= _STEP - 0.5 and power < len(_UNITS) - 1:  # what rounds to 1000 is 1.0 of the next unit
+        count, power = count / _STEP, power + 1
     return f"{count:.3g} {_UNITS[power]}"
 
 
@@ -133,13 +134,20 @@ def _code(link: Link) -> segno.QRCode:
 
 def _web_url(url: str) -> str:
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-        raise BadInput(f"--success-url {url!r} is no http:// or https:// address", hint="give the page's whole address")
+        raise BadInput(
+            f"--success-url: not an http:// or https:// address: {url!r}", hint="give the page's whole address"
+        )
     return url
 
 
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def _markup(text: str) -> Markup:
+    """Text that the page takes as it is: our own constant files, and codes that were drawn here."""
+    return Markup(text)  # noqa: S704 - see above
 
 
 def _hashed(text: str) -> str:

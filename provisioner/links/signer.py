@@ -61,7 +61,9 @@ class LinkSigner(RequestSigner):
         headers = {}
         if size is not None:
             if not 0 <= size <= MAX_OBJECT_BYTES:
-                raise BadInput(f"an upload slot takes 0 to {MAX_OBJECT_BYTES} bytes, not {size}", hint="change --size")
+                raise BadInput(
+                    f"--size: {size} is out of range", hint=f"an upload slot takes 0 to {MAX_OBJECT_BYTES} bytes"
+                )
             headers["content-length"] = str(size)
         if content_type:
             headers["content-type"] = header_value("--type", content_type)
@@ -91,14 +93,14 @@ class LinkSigner(RequestSigner):
         if not names:
             return sign_scope(self, scope, expires=self.expires, max_bytes=max_bytes)
         slots = SlotSigner(self.bucket, self.credentials, self.now, self.lifetime)
-        outputs = slots.target(scope.outputs, [encode_name(name) for name in names], most=max_bytes)
+        outputs = slots.target(scope.outputs, [encode_name(name) for name in names], max_bytes=max_bytes)
         return make_grant(scope, self.expires, (outputs, slots.target(scope.status, ["manifest.json"])))
 
 
 def make_signer(bucket: Bucket, credentials: Credentials, *, now: datetime, seconds: int) -> LinkSigner:
     """Return what signs for `seconds` from `now`. Raise BadInput past SigV4's 7 days, Expiry past the session's end."""
     if seconds < 1:
-        raise BadInput("a signature lives from 1 second to 7 days", hint="change --expires")
+        raise BadInput("--expires: a signature lives from 1 second to 7 days")
     now = now.replace(microsecond=0)  # a signature states whole seconds
     expires = now + timedelta(seconds=seconds)
     try:
@@ -112,7 +114,7 @@ def make_signer(bucket: Bucket, credentials: Credentials, *, now: datetime, seco
 def check_max_bytes(value: int) -> None:
     """Raise BadInput unless one POST may carry `value` bytes."""
     if not 1 <= value <= MAX_OBJECT_BYTES:
-        raise BadInput(f"--max-bytes must be 1 to {MAX_OBJECT_BYTES}, not {value}", hint="one POST carries up to 5 GiB")
+        raise BadInput(f"--max-bytes: {value} is out of range", hint=f"one POST carries 1 to {MAX_OBJECT_BYTES} bytes")
 
 
 def _base64_digest(sha256: str) -> str:
@@ -121,5 +123,7 @@ def _base64_digest(sha256: str) -> str:
     except (binascii.Error, ValueError):
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
-        raise BadInput(f"--sha256 {sha256[:70]!r} is no sha256", hint="64 hexadecimal digits, as sha256sum prints them")
+        raise BadInput(
+            f"--sha256: invalid digest {sha256[:70]!r}", hint="64 hexadecimal digits, as sha256sum prints them"
+        )
     return base64.b64encode(digest).decode()

@@ -81,8 +81,8 @@ class GrantSigner:
         begun = {key: uploads.get(key, put_outputs.UNKNOWN) for key in large_keys(self.plan, task)}
         sizes = put_outputs.multipart_outputs(spec)
         large = {name: (size, begun[scope.outputs + name]) for name, size in sizes.items()}
-        outputs = signer.target(scope.outputs, put_outputs.output_names(spec), most=spec.max_bytes, large=large)
-        status = signer.target(scope.status, put_outputs.STATUS_NAMES, most=2 * MAX_STATUS_BYTES)
+        outputs = signer.target(scope.outputs, put_outputs.output_names(spec), max_bytes=spec.max_bytes, large=large)
+        status = signer.target(scope.status, put_outputs.STATUS_NAMES, max_bytes=2 * MAX_STATUS_BYTES)
         return outputs, status._replace(fields={**status.fields, "abort": signer.aborts(begun)})
 
 

@@ -95,9 +95,10 @@ def _check(request: LaunchRequest) -> None:
     if spec.method == "put":
         put_outputs.check_presignable(spec)
     if spec.isolation == "group" and not request.groups:
-        message = f"the provider {request.provider} gives each task a VM's own user-data here; "
-        message += "it can't do isolation: group"
-        raise BadInput(message, hint="use isolation: task, and on EC2 leave out vm.fleet")
+        raise BadInput(
+            f"the provider {request.provider} can't do isolation: group here: each of its VMs has its own user-data",
+            hint="use isolation: task, and on EC2 leave out vm.fleet",
+        )
     if spec.renew and (spec.isolation == "group" or spec.method == "put"):
         what = "PUTs" if spec.method == "put" else "the grants of groups"
         raise BadInput(f"{what} are not renewed", hint="leave out renew, or shorten run.timeout to less than 7d")

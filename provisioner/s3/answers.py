@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import botocore.exceptions as boto_errors
 
@@ -23,71 +24,61 @@ from provisioner.errors import (
     Unsupported,
 )
 
-# A row: (meaning, pattern of the Code in its XML, pattern of its whole HTTP status). The first row of which either is
-# found counts; an answer that fits none is "refused". The patterns mean the same in JavaScript. Before all rows, an
-# answer that has EXPIRED in its Code or Message is "expired".
+# What an answer means: (meaning, pattern of the Code in its XML, pattern of its whole HTTP status). The first row of
+# which either is found counts; an answer that fits none is "refused". The patterns mean the same in JavaScript. Before
+# all rows, an answer that has EXPIRED in its Code or Message is "expired".
 EXPIRED = "xpired"
-ANSWERS: Sequence[tuple[str, str, str]] = (
+_Rows: TypeAlias = Sequence[tuple[str, str, str]]
+ANSWERS: _Rows = (
     ("damaged", "Digest|Checksum", "-"),
-    (
-        "busy",
-        "^RequestTimeout$|Incompl|SlowDown|InternalErr|Unavailable|Throttl|Aborted",
-        "[12]..|408|429|5(?!01)..",
-    ),
+    ("busy", "^RequestTimeout$|^Incompl", "[12]..|408|429|50[02-9]"),
+    ("permanent", "Signature|AccessKey|NoSuchBucket|Redirect|NotImpl", "-"),
+)
+# The same for those who tell answers apart more finely than the agent has to; what remains is for ANSWERS.
+FINE_ANSWERS: _Rows = (
     ("credentials", "Signature|AccessKey|InvalidToken|InvalidClientTokenId", "-"),
     ("no bucket", "NoSuchBucket", "-"),
     ("elsewhere", "Redirect", "30."),
-    ("unsupported", "NotImpl|MethodNotAllowed|UnsupportedAlgorithm", "405|501"),
-)
-# The same of requests that the agent doesn't make. They come after those above.
-MORE_ANSWERS: Sequence[tuple[str, str, str]] = (
+    ("unsupported", "NotImpl|MethodNot|Unsupported", "405|501"),
+    ("busy", "SlowDown|InternalError|ServiceUnavailable|Throttling|OperationAborted", "5.."),
     ("absent", "NoSuchKey|NoSuchUpload", "404"),
     ("changed", "PreconditionFailed", "412"),
 )
 
 
-def meaning(status: int, code: str, message: str) -> str:
-    """Return what an answer means, by the rows above."""
+def meaning(status: int, code: str, message: str, answers: _Rows = ANSWERS) -> str:
+    """Return what an answer means, by the rows of `answers`."""
     if EXPIRED in code + message:
         return "expired"
-    for found, codes, statuses in (*ANSWERS, *MORE_ANSWERS):
+    for found, codes, statuses in answers:
         if re.search(codes, code) or re.fullmatch(statuses, str(status)):
             return found
     return "refused"
 
 
-# By meaning: the error, what it says and the hint.
-_ERRORS: Mapping[str, tuple[type[FreepostError], str, str]] = {
-    "expired": (
-        Expiry,
+ROWS: _Rows = (*FINE_ANSWERS, *ANSWERS)
+
+# The error of each meaning; {doing} is what was asked for, {code} and {said} are the answer's own words.
+_ACCESS = "check what the credentials may do on this bucket"
+_ERRORS: Mapping[str, FreepostError] = {
+    "expired": Expiry(
         "could not {doing}: what signed it has expired ({said})",
-        "check this machine's clock and the session's end",
+        hint="check this machine's clock and the end of the session",
     ),
-    "damaged": (Integrity, "could not {doing}: it was damaged on its way ({said})", "run the same command again"),
-    "busy": (Unreachable, "could not {doing}: the store answered {code}", "try again later"),
-    "credentials": (
-        NoCredentials,
+    "damaged": Integrity("could not {doing}: it was damaged on its way ({said})", hint="run the same command again"),
+    "busy": Unreachable("could not {doing}: the store answered {code}", hint="try again later"),
+    "credentials": NoCredentials(
         "the store doesn't accept the credentials ({code})",
-        "check the keys, the session, the region and this machine's clock",
+        hint="check the keys, the session, the region and this machine's clock",
     ),
-    "no bucket": (NotFound, "the store has no such bucket", "create it, or correct the store's url"),
-    "elsewhere": (
-        Refused,
-        "could not {doing}: the store redirects to another region",
-        "set store.region to the bucket's own",
+    "no bucket": NotFound("the store has no such bucket", hint="create it, or correct the store's url"),
+    "elsewhere": Refused(
+        "could not {doing}: the store redirects to another region", hint="set store.region to the bucket's own"
     ),
-    "unsupported": (
-        Unsupported,
-        "could not {doing}: the store answered {said}",
-        "check what the credentials may do on this bucket",
-    ),
-    "absent": (NotFound, "could not {doing}: there is nothing there", ""),
-    "changed": (Integrity, "could not {doing}: it was replaced meanwhile", "run the same command again"),
-    "refused": (
-        Refused,
-        "could not {doing}: the store answered {said}",
-        "check what the credentials may do on this bucket",
-    ),
+    "unsupported": Unsupported("could not {doing}: the store answered {said}", hint=_ACCESS),
+    "absent": NotFound("could not {doing}: there is nothing there"),
+    "changed": Integrity("could not {doing}: it was replaced meanwhile", hint="run the same command again"),
+    "refused": Refused("could not {doing}: the store answered {said}", hint=_ACCESS),
 }
 
 
@@ -102,17 +93,17 @@ class Answer:
     @property
     def meaning(self) -> str:
         """What it means: the first word of a row, ``expired`` or ``refused``."""
-        return meaning(self.status, self.code, self.message)
+        return meaning(self.status, self.code, self.message, ROWS)
 
     def error(self, doing: str, *, bucket: str = "") -> FreepostError:
         """Return the error that it is, with what to do about it. `doing` is what was asked for: ``read KEY``."""
         found = self.meaning
         if found == "no bucket" and bucket:
             return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
-        kind, text, hint = _ERRORS[found]
+        known = _ERRORS.get(found, _ERRORS["refused"])
         code = self.code or str(self.status)
         said = f"{code}: {self.message}" if self.message else code
-        return kind(text.format(doing=doing, code=code, said=said), hint=hint)
+        return type(known)(known.message.format(doing=doing, code=code, said=said), hint=known.hint)
 
 
 def error_from_boto(error: Exception, doing: str, *, bucket: str) -> FreepostError:

@@ -71,17 +71,17 @@ class SlotSigner(RequestSigner):
         prefix: str,
         names: Iterable[str],
         *,
-        most: int = MAX_OBJECT_BYTES,
+        max_bytes: int = MAX_OBJECT_BYTES,
         large: Mapping[str, tuple[int, str]] | None = None,
     ) -> Target:
         """Sign a PUT of each name below `prefix`; those in `large` (largest size, UploadId) also in parts.
 
-        `most` is the largest file, in bytes, that the agent sends by one PUT.
+        `max_bytes` is the largest file, in bytes, that the agent sends by one PUT.
         """
         signed = {name: self.sign("PUT", prefix + name) for name in names}
         policy = {
             "expiration": iso(self.now + self.lifetime),
-            "conditions": [["content-length-range", 0, most]],
+            "conditions": [["content-length-range", 0, max_bytes]],
         }
         # `split` keeps the agent from storing a large file as several objects: there would be no slots for them.
         fields: dict[str, object] = {

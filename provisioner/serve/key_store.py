@@ -84,7 +84,7 @@ class RevokedTokens:
         """Revoke a token. False if it was already."""
         if not _ID.fullmatch(token_id):
             raise BadInput(
-                f"{token_id!r} is no token id", hint="16 hex digits; `provision token --show FILE` prints it"
+                f"invalid token id {token_id!r}", hint="16 hex digits; `provision token --show FILE` prints it"
             )
         if token_id in self.ids():
             return False

@@ -109,7 +109,7 @@ def _unix(path: Path) -> Iterator[socket.socket]:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             with socket.socket(socket.AF_UNIX) as probe:
                 if probe.connect_ex(str(path)) == 0:
-                    raise BadInput(f"somebody listens on {path} already")
+                    raise BadInput(f"another process listens on {path} already")
             path.unlink()
         # Bound under a name of its own, so that nobody connects before the mode is right.
         fresh = path.with_name(f".{path.name}.new")

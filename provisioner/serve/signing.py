@@ -137,7 +137,7 @@ class SigningService:
         if credentials.expires is not None:
             ends.append(credentials.expires.replace(microsecond=0))
         if min(ends) <= now:
-            raise Expiry("the service's credentials have ended", hint="tell its operator")
+            raise Expiry("the service's credentials have expired", hint="tell its operator")
         return RequestSigner(self.bucket, credentials, now), min(ends)
 
 

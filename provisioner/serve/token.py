@@ -96,7 +96,7 @@ def complete(limits: Limits, covered: Sequence[str], now: datetime) -> Limits:
     """
     outside = [each for each in limits.prefixes or () if not each.startswith(tuple(covered))]
     if outside:
-        raise BadInput(f"--prefix {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
+        raise BadInput(f"--prefix: {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
     return Limits(
         limits.prefixes or covered,
         limits.methods or ("POST",),
@@ -209,15 +209,15 @@ def _link(limits: Limits) -> dict[str, Any]:
         link["prefixes"] = list(limits.prefixes)
         faults = [f"{prefix!r}: {prefix_fault(prefix)}" for prefix in limits.prefixes if prefix_fault(prefix)]
         if faults or not 1 <= len(link["prefixes"]) <= MAX_PREFIXES:
-            raise BadInput("a token's prefixes can't be these", hint="e.g. results/run-7/", faults=faults)
+            raise BadInput("invalid prefixes of a token", hint="such as results/run-7/", faults=faults)
     if limits.methods is not None:
         link["methods"] = sorted(set(limits.methods))
         if not link["methods"] or not set(link["methods"]) <= set(METHODS):
-            raise BadInput(f"a token's methods are some of {', '.join(METHODS)}")
+            raise BadInput("invalid methods of a token", hint=f"some of {', '.join(METHODS)}")
     if limits.max_bytes is not None:
         link["max_bytes"] = limits.max_bytes
         if limits.max_bytes < 0:
-            raise BadInput("a token's size limit is a number of bytes")
+            raise BadInput("invalid size limit of a token", hint="bytes, 0 or more")
     if limits.expires is not None:
         link["expires"] = timestamp(limits.expires)
     return link

@@ -144,7 +144,7 @@ def _file(user_data: UserData, section: str, plan: Plan) -> Place:
     for file in user_data.files:
         if file.section == section:
             return Place(file.path, file.mode, _root(plan), GONE)
-    raise BadInput(f"the user-data writes no {section}")
+    raise BadInput(f"the user-data has no {section}")
 
 
 def copies_in_guest(plan: Plan, platform: str) -> list[Place]:

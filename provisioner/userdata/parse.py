@@ -54,7 +54,7 @@ class CloudConfig:
         for item in self.files:
             if item.path == path:
                 return item.content
-        message = f"the user-data writes no file {path}"
+        message = f"the user-data has no file {path}"
         raise BadInput(message)
 
 

@@ -192,7 +192,7 @@ def test_check_tells_what_a_slot_would_not_take(job, running):
 
     now = datetime.now(timezone.utc)
     signing = put_slots.SlotSigner(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
-    target = signing.target("p/", ["a"], most=10)
+    target = signing.target("p/", ["a"], max_bytes=10)
     assert presigned(target, "a", 10) == []
     assert presigned(target, "a", 11) == ["the file has 11 bytes; its slot takes 10"]
     assert presigned(target, "b", 1) == ["the grant has no slot for this name"]

@@ -59,7 +59,7 @@ def test_the_suites_of_help_are_those_there_are():
         for option in typer.main.get_group(app.app).commands["image"].commands["build"].params
         if option.name == "suite"
     )
-    assert suite.help == f"Debian's: {', '.join(images.SUITES)}."
+    assert suite.help == f"Debian's release: {', '.join(images.SUITES)}"
     assert suite.default == images.DEFAULT
 
 

@@ -74,9 +74,9 @@ CASES = [
     (GOOD + 'vm: "\\ud800"\n', "job.yaml:4: vm: found `?`; allowed: a mapping with"),
     (GOOD + "vm: \x01\n", "job.yaml:4: found the character 0x0001; allowed: printable text"),
     ("[" * 100_000, "job.yaml: found lists or mappings nested too deeply; allowed: a job"),
-    (b"name: \xff\n", "job.yaml is not UTF-8 text (byte 6)."),
-    ("name: a\n".encode("utf-16"), "job.yaml is not UTF-8 text (byte 0)."),
-    (b"#" * (4 * 1024**2 + 1), "job.yaml is larger than 4MiB."),
+    (b"name: \xff\n", "job.yaml is not UTF-8 text (byte 6)"),
+    ("name: a\n".encode("utf-16"), "job.yaml is not UTF-8 text (byte 0)"),
+    (b"#" * (4 * 1024**2 + 1), "job.yaml is larger than 4MiB"),
 ]
 
 

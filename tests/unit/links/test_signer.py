@@ -21,7 +21,6 @@ from provisioner.links.link import local_name
 from provisioner.links.signer import make_signer
 from provisioner.s3 import cors
 from provisioner.s3.signing import Bucket, Credentials, checksum_sha256
-from provisioner.s3url import parse_object_url, parse_url
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=timezone.utc)
 BUCKET = Bucket("drop", "eu-central-1", "https://drop.s3.eu-central-1.amazonaws.com/")
@@ -108,25 +107,6 @@ def test_slots_that_can_not_be_are_refused(wrong):
     """A size that one PUT can't carry, a digest that is none and a header that breaks out are refused."""
     with pytest.raises(BadInput):
         signer().put("k", **wrong)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://b/k", "s3://", "s3:///k", "s3://b/a\nb", "s3://b/\udcff", f"s3://b/{'é' * 513}", "b/k"]
-)
-def test_urls_that_name_nothing_are_refused(url):
-    """What isn't s3://BUCKET/KEY with a key that stores take is refused."""
-    with pytest.raises(BadInput):
-        parse_url(url)
-
-
-def test_keys_and_folders():
-    """A slot wants a whole key; a prefix gets its slash, whether it was typed or not."""
-    assert parse_object_url("s3://b/a/b") == ("b", "a/b")
-    assert parse_url("s3://b/a").prefix == parse_url("s3://b/a/").prefix == "a/"
-    assert parse_url("s3://b").prefix == parse_url("s3://b/").prefix == ""
-    for url in ("s3://b", "s3://b/a/"):
-        with pytest.raises(BadInput, match="names no object"):
-            parse_object_url(url)
 
 
 def test_no_repr_holds_a_signature():

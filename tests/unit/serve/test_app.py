@@ -312,7 +312,7 @@ def test_credentials_are_found_again_before_they_end():
     """A service outlives its sessions: it asks for new ones ten minutes before."""
     ends = iter([NOW + timedelta(minutes=30), NOW + timedelta(hours=2)])
     now = [NOW]
-    renewed = role_session.Renewed(lambda: Credentials("AK", "s", "t", next(ends)), lambda: now[0])
+    renewed = role_session.RefreshingCredentials(lambda: Credentials("AK", "s", "t", next(ends)), lambda: now[0])
     assert renewed() is renewed()
     now[0] = NOW + timedelta(minutes=21)
     assert renewed().expires == NOW + timedelta(hours=2)

@@ -187,3 +187,14 @@ def test_a_chain_and_a_token_have_an_end(minted):
         minted = token.narrow(minted, Limits(max_bytes=1))
     with pytest.raises(BadInput, match="narrowed"):
         token.narrow(minted, Limits(max_bytes=1))
+
+
+def test_a_new_token_is_for_a_day_of_small_uploads_unless_it_says_otherwise():
+    """What isn't said is POST of 5 GiB below all that it covers; a prefix is below one of these."""
+    now = from_seconds(LATER)
+    whole = token.complete(token.Limits(), ["p/job/"], now)
+    assert whole == token.Limits(["p/job/"], ("POST",), 5 << 30, LATER + 86_400)
+    said = token.Limits(["p/job/a/"], ["GET"], 0, LATER)
+    assert token.complete(said, ["p/job/"], now) == said
+    with pytest.raises(BadInput, match="--prefix: 'p/other/' is not below p/job/"):
+        token.complete(token.Limits(["p/other/"]), ["p/job/"], now)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner import units
+from provisioner.errors import BadInput
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,18 @@ def test_round_trip(number):
     """What is shown can be read again."""
     assert units.seconds(units.show_seconds(number)) == number
     assert units.size(units.show_size(number)) == number
+
+
+def test_an_option_is_named_when_its_value_is_none():
+    """A duration or a size that can't be read, or is out of bounds, is told with the option and the value."""
+    assert units.option_seconds("--expires", "1h30m") == 5400
+    assert units.option_size("--max-bytes", "12") == 12
+    assert units.option_size("--max-bytes", "1MiB") == 2**20
+    with pytest.raises(BadInput, match="--expires: invalid duration 'soon'"):
+        units.option_seconds("--expires", "soon")
+    for text in ("0s", "2d"):
+        with pytest.raises(BadInput, match=f"--longest: duration '{text}' is out of range") as caught:
+            units.option_seconds("--longest", text, least=1, most=86_400)
+        assert caught.value.hint == "at least 1s, at most 1d"
+    with pytest.raises(BadInput, match="--max-bytes: invalid size '1 pile'"):
+        units.option_size("--max-bytes", "1 pile")
