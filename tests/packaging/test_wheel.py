@@ -57,7 +57,7 @@ def test_file_list(wheel):
 
 def test_a_schema_that_nobody_looked_at_is_not_packed(source, tmp_path):
     """A schema that lies in the tree must have a pinned sum, as one that is fetched: else a release's build fails."""
-    left = source / "provisioner/cloud-config.schema.json"
+    left = source / "provisioner/userdata/cloud-config.schema.json"
     left.write_text("{}")
     try:
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(source)]
