@@ -83,19 +83,39 @@ def test_a_job_that_fails(operator, tmp_path):
         job.status()
 
 
-def test_a_job_is_found_by_id_by_url_and_in_its_store(operator, store, bucket):
-    """The id is enough on this machine; the URL, or the store, on any."""
+def test_a_job_is_found_by_id_by_url_and_in_its_store(operator, store, bucket, monkeypatch):
+    """The id is enough on this machine; the URL, or the store, on any that has credentials."""
     job = freepost.launch({**FAILS, **operator}, local=True)
     assert job.url == f"s3://{bucket}/p/{job.id}"
     assert repr(job) == f"<Job {job.url}>"
-    where = {"store": f"s3://{bucket}/p", "endpoint_url": store.endpoint_url}
     assert freepost.job(job.id).id == job.id
     job.wait(check=False)
-    with pytest.raises(freepost.BadInput, match="is not s3://BUCKET"):
-        freepost.jobs(store="elsewhere")
     with pytest.raises(freepost.NotFound, match="knows no job"):
         freepost.job("nowhere")
-    assert set(where) == {"store", "endpoint_url"}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", store.region)
+    where = {"store": f"s3://{bucket}/p", "endpoint_url": store.endpoint_url}
+    assert freepost.jobs(**where) == [job.id]
+    assert freepost.job(job.id, **where).url == job.url
+    with pytest.raises(freepost.BadInput, match="is not s3://BUCKET"):
+        freepost.jobs(store="elsewhere")
+    job.remove()
+    with pytest.raises(freepost.NotFound, match="there is no job"):
+        freepost.job(job.id, **where)
+
+
+def test_what_a_job_does_not_have_is_said(operator):
+    """Grants that name no mailbox can't be renewed, and a job that wasn't revoked is said to be so."""
+    told = []
+    job = freepost.launch({**FAILS, **operator}, local=True, report=told.append)
+    with pytest.raises(freepost.BadInput, match="name no mailbox"):
+        job.extend(3600)
+    with pytest.raises(freepost.BadInput, match="has no task '7'"):
+        list(job.logs("7"))
+    job.wait(check=False)
+    job.revoke(undo=True)
+    assert (told[-1].name, told[-1].data["changed"]) == ("unrevoked", False)
     job.remove()
 
 
