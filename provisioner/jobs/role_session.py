@@ -13,21 +13,22 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from provisioner.errors import BadInput, FreepostError, Refused
 from provisioner.job.spec import JobSpec, SignerSpec, StoreSpec
 from provisioner.plan.grants import large_keys
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan, TaskPlan
 from provisioner.plan.put_outputs import multipart_outputs
+from provisioner.retry import DEFAULT_RETRY
 from provisioner.s3.signing import Bucket, Credentials, arn, check_lifetime, literal
 
 if TYPE_CHECKING:
+    from provisioner.boto import BotoClient
     from provisioner.s3.bucket import Store
 
 LEAST, MOST = timedelta(minutes=15), timedelta(hours=12)  # a session (STS, "AssumeRole": DurationSeconds)
 POLICY_LIMIT = 2048  # characters of an inline session policy (the same page)
-StsClient: TypeAlias = Any  # botocore makes its clients when it runs: they have no static type
 RENEW_BEFORE = timedelta(minutes=10)
 NAME_LIMIT = 64  # characters of a RoleSessionName
 
@@ -94,7 +95,7 @@ class RoleSessions:
         }
         if spec.external_id is not None:
             asked["ExternalId"] = spec.external_id
-        return assume(self.connect(spec, self.own), asked)
+        return DEFAULT_RETRY(assume, self.connect(spec, self.own), asked)
 
 
 def session_length(spec: JobSpec) -> timedelta:
@@ -152,7 +153,7 @@ def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[st
     return text
 
 
-def assume(client: StsClient, asked: dict[str, Any]) -> Credentials:
+def assume(client: BotoClient, asked: dict[str, Any]) -> Credentials:
     """Assume a role once. Raise Refused, NoCredentials or Unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -177,14 +178,14 @@ def assume(client: StsClient, asked: dict[str, Any]) -> Credentials:
 def open_role_sessions(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> RoleSessions:
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
-    def connect(spec: SignerSpec, own: Credentials) -> StsClient:
+    def connect(spec: SignerSpec, own: Credentials) -> BotoClient:
         from botocore.config import Config
 
         from provisioner.boto import make_session
 
         session = make_session()
         session.set_credentials(own.access_key, own.secret_key, own.token)
-        config = Config(retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10, read_timeout=30)
+        config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
         where = spec.endpoint_url or place.endpoint_url
         return session.create_client("sts", region_name=store.bucket.region, endpoint_url=where, config=config)
 

@@ -41,7 +41,7 @@ class ElsewhereProvider(Provider):
 
     def console(self, instance: Instance) -> bytes:
         """Raise NotFound."""
-        raise NotFound(f"{instance.id} is not ours, nor is its console")
+        raise NotFound(f"{instance.id} was started elsewhere, so its console can't be read")
 
     def terminate(self, instances: Sequence[Instance]) -> None:
         """Do nothing: the dead-man timer ends a VM that was started elsewhere."""

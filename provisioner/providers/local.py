@@ -98,7 +98,7 @@ class LocalProvider(Provider):
 
     def _launch_folder(self, token: str) -> Path:
         if not token.isalnum():
-            raise BadInput(f"{token!r} is no launch of the local provider")
+            raise BadInput(f"the local provider has no launch {token!r}")
         return self._folder / token
 
     def _state(self, token: str) -> State:
@@ -180,7 +180,7 @@ def _kill_processes(folders: Sequence[Path]) -> None:
         if time.monotonic() >= deadline:
             raise FreepostError(
                 f"processes of the job don't end: pid {', '.join(str(process.pid) for process in remaining)}",
-                hint="they wait for a device or a network file system; run the same command again",
+                hint="run the same command again; they may be waiting for a device or a network file system",
             )
         for process in remaining:
             process.kill()
@@ -202,7 +202,7 @@ def _delete_folder(folder: Path) -> None:
     except PermissionError as error:
         raise FreepostError(
             f"what the job left can't be deleted: {error.filename}: {error.strerror}",
-            hint="delete it as its owner may, and run the same command again",
+            hint="delete it as its owner, and run the same command again",
         ) from None
 
 

@@ -92,7 +92,8 @@ class OpenstackProvider(Provider):
         missing = [f"vm.{key}" for key in ("image", "type") if not options.get(key)]
         if missing:
             raise BadInput(
-                f"OpenStack needs {' and '.join(missing)}", hint="openstack image list; openstack flavor list"
+                f"OpenStack needs {' and '.join(missing)}",
+                hint="list them: openstack image list; openstack flavor list",
             )
         with self._translating("find the image"):
             image = self._cloud.image.find_image(options["image"], ignore_missing=False).id
@@ -187,7 +188,7 @@ class OpenstackProvider(Provider):
         named = ", ".join(choice.name for choice in choices)
         return [
             Check("openstack", good=True, text=f"image and network are there; flavors: {named}"),
-            Check("quota", good=None, text=f"not looked at for {vms} servers", hint="openstack quota show"),
+            Check("quota", good=None, text=f"not looked at for {vms} servers", hint="look it up: openstack quota show"),
         ]
 
     def _our_servers(self) -> list[Server]:
@@ -204,7 +205,7 @@ class OpenstackProvider(Provider):
                     import openstack
                 except ModuleNotFoundError:
                     raise MissingDependency(
-                        "the openstack provider needs openstacksdk", hint="pip install 'freepost[openstack]'"
+                        "the openstack provider needs openstacksdk", hint="run: pip install 'freepost[openstack]'"
                     ) from None
                 named = {"cloud": self._options.get("cloud"), "region_name": self._options.get("region")}
                 self._connection = openstack.connect(**{key: value for key, value in named.items() if value})

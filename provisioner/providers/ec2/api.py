@@ -13,13 +13,12 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
-from provisioner.boto import make_session
+from provisioner.boto import BotoClient, make_session
 from provisioner.errors import BadInput, Throttled
 from provisioner.providers.ec2.errors import translate
 from provisioner.providers.ec2.rate import Limits
 
-Client: TypeAlias = Any  # botocore makes its clients' classes, and what they answer, as it goes
-Answer: TypeAlias = Any
+Answer: TypeAlias = Any  # botocore builds its answers from the service's model
 
 PAGE = 1000  # the most that DescribeInstances gives, and the most ids that a call takes
 CONNECTIONS = 32
@@ -30,7 +29,7 @@ class Api:
 
     def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
         self._options = options
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, BotoClient] = {}
         self._lock = threading.RLock()
         self._session: Session | None = None
         self.endpoint_url: str | None = options.get("endpoint_url")
@@ -68,7 +67,7 @@ class Api:
             raise BadInput("the job names no region", hint="set vm.region, or AWS_DEFAULT_REGION")
         return str(found)
 
-    def client(self, service: str = "ec2") -> Client:
+    def client(self, service: str = "ec2") -> BotoClient:
         """Return a client; any number of threads may share it."""
         with self._lock:
             if service not in self._clients:

@@ -119,7 +119,7 @@ def translate(error: Exception, action: str, service: str = "ec2") -> FreepostEr
         return classify(str(found.get("Code", "")), str(found.get("Message", "")), action, status, service)
     if isinstance(error, boto_errors.ParamValidationError):
         names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9_.\[\]]*)", str(error))))
-        return BadInput(f"{action} can't be asked: {', '.join(names) or 'a parameter'} is not what EC2 takes")
+        return BadInput(f"EC2 does not accept {', '.join(names) or 'a parameter'} in {action}")
     if isinstance(error, (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError)):
         return NoCredentials(
             "there are no credentials for EC2", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -76,7 +76,7 @@ def _quotas(api: Api, choices: list[Choice], vms: int) -> Iterator[Check]:
     others = [kind for kind in kinds if kind not in standard]
     if others:
         text = f"{', '.join(others)}: their family's quota is not looked up"
-        yield Check("quota", good=None, text=text, hint="see Service Quotas")
+        yield Check("quota", good=None, text=text, hint="look it up in Service Quotas")
     if not standard:
         return
     needed = max(sizes.get(kind, 0) for kind in standard) * vms

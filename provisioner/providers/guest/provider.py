@@ -58,7 +58,9 @@ class GuestProvider(Provider):
     def launch(self, order: Order) -> Sequence[Instance]:
         """Start one machine per task. When one can't be started, those before it run on and a second call goes on."""
         if len(order.user_data) > self.user_data_limit:
-            raise BadInput(f"the user-data has {len(order.user_data)} bytes; {self.name} takes {self.user_data_limit}")
+            raise BadInput(
+                f"the user-data has {len(order.user_data)} bytes; the {self.name} provider takes {self.user_data_limit}"
+            )
         options = read_options(self.name, self.option_schema, order.options)
         image = images.find(options["image"], self.cache)
         self._check(image)
@@ -82,7 +84,10 @@ class GuestProvider(Provider):
             ended = [supervisor_client.await_start(machine, launcher) for machine, launcher in started]
             failures += filter(None, ended)
             if failures:
-                raise Refused(f"a machine could not be started: {failures[0]}", hint=f"its folder: {self._folder()}")
+                raise Refused(
+                    f"a machine could not be started: {failures[0]}",
+                    hint=f"check that {self._folder()} is writable and has room, and that the image boots",
+                )
         return instances
 
     def _record(self, order: Order, instance: Instance, options: dict[str, Any], image: images.Image) -> dict[str, Any]:
@@ -208,7 +213,7 @@ class GuestProvider(Provider):
 
     def _machine(self, name: str) -> StateDir:
         if not name.isascii() or not name.replace("-", "").isalnum():
-            raise BadInput(f"{name!r} is no machine of {self.name}")
+            raise BadInput(f"the {self.name} provider has no machine {name!r}")
         return StateDir(self._folder() / name)
 
     def _folder(self) -> Path:

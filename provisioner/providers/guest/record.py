@@ -26,12 +26,12 @@ def read_options(provider: str, schema: Mapping[str, Any], given: Mapping[str, A
     """Return an order's options with the defaults of the others; sizes in bytes. Raise BadInput."""
     unknown = sorted(set(given) - set(schema))
     if unknown:
-        raise BadInput(f"{provider} has no option {unknown[0]}", hint=f"it has: {', '.join(schema)}")
+        raise BadInput(f"the {provider} provider has no option {unknown[0]}", hint=f"it has: {', '.join(schema)}")
     options = {key: given.get(key, entry.get("default")) for key, entry in schema.items()}
     try:
         sizes = {key: units.size(options[key]) for key in ("memory", "disk")}
     except ValueError as error:
-        raise BadInput(f"{error} is not a size", hint="such as 512MiB or 8GiB") from None
+        raise BadInput(f"{error} is not a size", hint="write it as 512MiB or 8GiB") from None
     return {**options, **sizes}
 
 

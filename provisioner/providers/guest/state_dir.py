@@ -55,8 +55,8 @@ class StateDir:
         """Write down an order. Nobody else can read it, from its first byte on."""
         self.seed.mkdir(mode=0o700, exist_ok=True)
         for name, content in seed.items():
-            self._write(f"seed/{name}", content)
-        self._write("machine.json", json.dumps(record, indent=1).encode())
+            atomic.write(self.seed / name, content)
+        atomic.write(self.path / "machine.json", json.dumps(record, indent=1))
 
     def status(self) -> dict[str, Any]:
         """Return what the launcher or the supervisor wrote last: phase, reason, pid. Empty before the first."""
@@ -68,7 +68,7 @@ class StateDir:
 
     def set_status(self, phase: str, reason: str = "", pid: int = 0) -> None:
         """Write down a new status, whole or not at all."""
-        self._write("state.json", json.dumps({"phase": phase, "reason": reason, "pid": pid}).encode())
+        atomic.write(self.path / "state.json", json.dumps({"phase": phase, "reason": reason, "pid": pid}))
 
     def console(self) -> bytes:
         """Return the end of what the guest printed."""
@@ -146,9 +146,6 @@ class StateDir:
         if not keep_disk:
             _delete(self.disk)
             _delete(self.seed)
-
-    def _write(self, name: str, content: bytes) -> None:
-        atomic.write(self.path / name, content)
 
 
 def list_machines(folder: Path) -> list[StateDir]:

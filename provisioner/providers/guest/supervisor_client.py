@@ -90,4 +90,4 @@ def _await_all(descriptors: Sequence[int]) -> None:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)  # readable when the process has ended
         if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
-            raise Refused(f"a machine did not end within {_END_SECONDS} s", hint="see the log in its folder")
+            raise Refused(f"a machine did not end within {_END_SECONDS} s", hint="read the log in its folder")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import BadInput
-from provisioner.providers import registry
+from provisioner.providers import base, registry
 from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
+from provisioner.userdata import parse, render
 
 
 class Plain:
@@ -104,3 +105,21 @@ def test_an_unknown_provider_is_told_those_there_are(offered):
         registry.provider_class("other")
     assert "local" in caught.value.hint
     assert "plain" in caught.value.hint
+
+
+def test_what_a_plugin_may_rely_on():
+    """The names that `providers.base` promises to plugins: one that goes or changes belongs into CHANGELOG."""
+    assert set(base.__all__) == {
+        *("Check", "Choice", "Context", "Instance", "Order", "Phase", "Provider", "ProviderResource", "State")
+    }
+    assert registry.Context is base.Context
+    assert {name for name in vars(Provider) if not name.startswith("_")} == {
+        *("name", "user_data_limit", "option_schema", "launch", "state", "console", "terminate"),
+        *("notice", "raw_limit", "concurrency", "groups", "pinned_options", "guest_url", "choices", "checks"),
+        *("find_instances", "list_instances", "list_resources", "remove_resources", "stop_waiting"),
+    }
+    assert Provider.__abstractmethods__ == {
+        *("name", "user_data_limit", "option_schema", "launch", "state", "console", "terminate")
+    }
+    assert callable(parse.unpack)
+    assert all(path.startswith("/") for path in (render.GRANT_PATH, render.LAUNCHER_PATH, render.TASK_PATH))
