@@ -85,10 +85,10 @@ def render(
     )
     if explain:
         from provisioner.plan.text import agent
-        from provisioner.userdata.render import explain as explained
+        from provisioner.userdata.render import explain_user_data
 
         source = f"The agent: {agent(made.plan)}, as launched or staged"
-        text = f"{explained(made.user_data, made.plan.user_data_limit)}\n\n{source}"
+        text = f"{explain_user_data(made.user_data, made.plan.user_data_limit)}\n\n{source}"
         output.result(text, [asdict(line) for line in made.user_data.ledger()])
     elif audit:
         from provisioner.userdata.audit import as_data, find_secrets, show_secrets

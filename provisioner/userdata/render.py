@@ -76,7 +76,7 @@ class UserData:
         return [*lines, LedgerLine("cloud-config", len(self.plain) - rest, whole - sum(line.cost for line in lines))]
 
 
-def explain(user_data: UserData, limit: int) -> str:
+def explain_user_data(user_data: UserData, limit: int) -> str:
     """What is in the user-data and what each part costs, as text."""
     raw = user_data.data == user_data.plain
     lines = [

@@ -20,7 +20,7 @@ from agent.http import send
 from agent.push import Pusher
 from provisioner.embedded import server
 from provisioner.job.spec import JobSpec, RunSpec, StoreSpec
-from provisioner.jobs import collect as collecting
+from provisioner.jobs import collect
 from provisioner.jobs.record import JobRecord
 from provisioner.plan import put_outputs
 from provisioner.plan.layout import JobKeys
@@ -111,7 +111,7 @@ class Way:
         now = datetime.now(timezone.utc)
         record = JobRecord("hello-7f3k", JobSpec("hello", RunSpec(("true",))), "local", now, now, now)
         folder = self.folder / "home"
-        done = collecting.collect(self.store, record, folder, lambda _: None)
+        done = collect.collect(self.store, record, folder, lambda _: None)
         assert done.failed == {}
         return tree(folder)
 

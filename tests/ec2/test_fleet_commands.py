@@ -13,7 +13,7 @@ import pytest
 
 from provisioner.cli import app
 from provisioner.clock import iso
-from provisioner.jobs import record as records
+from provisioner.jobs.record import dump
 from provisioner.plan.layout import JobKeys
 from provisioner.providers.ec2 import requests
 from tests.ec2.conftest import instances, tags
@@ -227,7 +227,7 @@ def test_gc_leaves_the_vms_of_a_launch_that_goes_on(provision, bench, document, 
     record = one.launcher.launch(parse(document))
     past = datetime.now(timezone.utc) - timedelta(hours=1)
     key = f"p/{record.job}/job.json"
-    one.store.put(key, records.dump(dataclasses.replace(record, expires=past)))
+    one.store.put(key, dump(dataclasses.replace(record, expires=past)))
     assert gc(provision, bucket, store, "--yes") == []
     assert {each["State"]["Name"] for each in instances(ec2)} == {"running"}
 

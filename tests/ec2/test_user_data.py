@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tests.support.metadata
-from agent import grant as grants
+from agent import grant
 from provisioner.errors import MissingDependency, NotFound
 from provisioner.plan.layout import FINAL_EVENTS, JobKeys
 from provisioner.providers.base import Order
@@ -67,13 +67,13 @@ def test_a_groups_grant_names_every_task(bench, document, parse, ec2):
     record = one.launcher.launch(parse(document))
     (data,) = {user_data(ec2, instance) for instance in record.instances}
     (text,) = [item.content for item in unpack(data).files if item.path == GRANT_PATH]
-    shared = grants.parse(text)
+    shared = grant.parse(text)
     assert shared.task == "8-11"
     for index, task in enumerate(["8", "9", "10", "11"]):
-        own = grants.member(shared, index)
+        own = grant.member(shared, index)
         assert own.task == task
         assert own.outputs.prefix == JobKeys("p", record.job).outputs(task, 1)
-        conditions = grants.conditions(own.outputs.policy)
+        conditions = grant.conditions(own.outputs.policy)
         (prefix,) = [value for kind, name, value in conditions if (kind, name) == ("starts-with", "key")]
         assert own.outputs.prefix.startswith(prefix)
 

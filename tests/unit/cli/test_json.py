@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from provisioner.cli import app, options
 from provisioner.job.spec import JobSpec, RunSpec
-from provisioner.jobs import record as records
+from provisioner.jobs import record
 from provisioner.jobs.record import JobRecord
 from provisioner.output import Event, Kind, Output
 from provisioner.plan.layout import JobKeys
@@ -111,7 +111,7 @@ def place(provision, opened, store, bucket, state_folder, tmp_path, monkeypatch)
     }.items():
         keys = JobKeys("p", job)
         each = spec if job == "running" else dataclasses.replace(spec, renew=None)
-        opened.put(keys.record, records.dump(JobRecord(job, each, "local", now, later, later, launched=True)))
+        opened.put(keys.record, record.dump(JobRecord(job, each, "local", now, later, later, launched=True)))
         for event in events:
             opened.put(keys.event("0", 1, event), b"{}")
         at = {"bucket": bucket, "prefix": "p"}

@@ -22,7 +22,7 @@ from tests.support import guests
 LAUNCHER = """
 import json, sys
 from pathlib import Path
-from provisioner.embedded import EmbeddedStore
+from provisioner.embedded.server import EmbeddedStore
 running = EmbeddedStore(Path(sys.argv[1])).start()
 print(json.dumps([running.pid, running.endpoint_url]), flush=True)
 sys.stdin.read()

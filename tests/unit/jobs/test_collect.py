@@ -9,7 +9,7 @@ import pytest
 
 from provisioner.job.spec import JobSpec, RunSpec
 from provisioner.jobs import collect as collecting
-from provisioner.jobs import record as records
+from provisioner.jobs import record
 from provisioner.jobs.record import JobRecord
 from provisioner.plan.layout import JobKeys
 
@@ -145,7 +145,7 @@ def test_segments_are_read_and_verified(opened, finished, tmp_path):
 
 def test_a_record_survives_the_bucket():
     """job.json gives the same record back."""
-    assert records.parse(records.dump(RECORD), "here") == RECORD
+    assert record.parse(record.dump(RECORD), "here") == RECORD
 
 
 def test_a_collected_file_is_whole_or_not_there(opened, finished, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import grant as grants
+from agent import grant
 from provisioner.userdata import parse
 
 ROOT = Path(__file__).parents[3]
@@ -88,7 +88,7 @@ def test_no_credential_reaches_the_vm(store, tmp_path):
     for layer in layers:
         assert store.secret_key.encode() not in layer
         assert b"another-secret" not in layer
-    assert store.access_key in grants.parse(config.file("/run/freepost/grant.json")).outputs.fields["x-amz-credential"]
+    assert store.access_key in grant.parse(config.file("/run/freepost/grant.json")).outputs.fields["x-amz-credential"]
 
 
 def test_hello_is_small(provision):
