@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from agent.grant import Grant, member
+from agent.grant import Grant, for_index
 from provisioner.errors import Conflict, FreepostError, NoForms, NotFound
 from provisioner.job.spec import InputSpec, JobSpec
 from provisioner.jobs import record as records
@@ -200,7 +200,7 @@ class Launcher:
 
     def _prove(self, plan: Plan) -> None:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
-        first = member(self.rehearse(plan)[0], 0)
+        first = for_index(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
         probe.kept(self.store, first.status.prefix + "launched")
 
@@ -319,7 +319,7 @@ class Launcher:
             grant, user_data = self.render(timed, now, use=True)
             for index, name in enumerate(now.members):
                 if (name, attempt) != (plan.tasks[0].members[0], plan.tasks[0].attempt):  # that one proved the policy
-                    self._granter.announce(timed, member(grant, index))
+                    self._granter.announce(timed, for_index(grant, index))
             try:
                 return started.add(desk.serve(plan.job, now, timed.ends, user_data.data))
             except Conflict as error:
