@@ -13,68 +13,80 @@ import re
 import time
 from contextlib import suppress
 
-from agent.grant import GrantError, parse, rewrite
-from agent.http import PATIENCE, Failed, Wire, insist
-from agent.main import Bad
+from agent.console import CommandError
+from agent.errors import ExitCode, TransferError, retry_after
+from agent.grant import GrantError, parse
+from agent.grantfile import replace
+from agent.http import HttpConnection
 from agent.renew import Renewal
+from agent.retry import PATIENCE, with_retries
 
-EXIT = {400: 2, 401: 3, 403: 5, 413: 2, 422: 2}  # of the service's answers; others may pass, or are no service's
+# Of the service's answers; others may pass, or are no service's.
+EXIT = {
+    400: ExitCode.USAGE,
+    401: ExitCode.NO_GRANT,
+    403: ExitCode.REFUSED,
+    413: ExitCode.USAGE,
+    422: ExitCode.USAGE,
+}
 LOOPBACK = r"127(\.\d+){3}|localhost|\[::1\]"
 NEVER = 1 << 40  # such a grant ends when its token does, and only the service knows when that is
 
 
-def ask(url, path):
-    """Ask the service once, with the token in the file `path`. Return a Grant. Raise Failed."""
+def request_grant(url, path):
+    """Ask the service once, with the token in the file `path`. Return a grant, as JSON (bytes). Raise TransferError."""
     try:
         with open(path) as file:
             token = file.read(10000).strip()
     except (OSError, ValueError) as error:
-        raise Failed("the token file: %s" % (getattr(error, "strerror", 0) or "not text"), 3, True) from None
+        raise TransferError(
+            "the token file: %s" % (getattr(error, "strerror", 0) or "not text"), ExitCode.NO_GRANT, True
+        ) from None
     if not re.match(r"[!-~]+$", token):
-        raise Failed("the token file holds no token", 3, True)
-    wire = Wire(url.rstrip("/") + "/v1/grant")
+        raise TransferError("the token file holds no token", ExitCode.NO_GRANT, True)
+    connection = HttpConnection(url.rstrip("/") + "/v1/grant")
     try:
-        head = "POST%sAuthorization: Bearer %s\r\nContent-Length: 0\r\n\r\n" % (wire.head, token)
-        status, headers, body = wire.ask(head.encode())
+        head = "POST%sAuthorization: Bearer %s\r\nContent-Length: 0\r\n\r\n" % (connection.head, token)
+        status, headers, body = connection.request(head.encode())
     finally:
-        wire.close()
+        connection.close()
     if status == 200:
         try:
-            return parse(body)
+            parse(body)
         except GrantError as error:
-            raise Failed("the broker's answer: %s" % error, 3, True) from None
+            raise TransferError("the broker's answer: %s" % error, ExitCode.NO_GRANT, True) from None
+        return body
     try:
         text = str(json.loads(body.decode())["message"])
     except (ValueError, KeyError, TypeError):
         text = "it answered %d" % status
     text = "the broker: " + "".join(filter(str.isprintable, text.replace(token, "…")))[:300]
     if status in EXIT:
-        raise Failed(text, 4 if status == 401 and "expired" in text else EXIT[status], True)
-    wait = headers.get(b"retry-after", b"")
-    raise Failed(text, 7, status < 429, min(120, int(wait)) if wait.isdigit() else 0)
+        expired = status == 401 and "expired" in text
+        raise TransferError(text, ExitCode.EXPIRED if expired else EXIT[status], True)
+    raise TransferError(text, ExitCode.UNREACHABLE, status < 429, retry_after(headers))
 
 
 def obtain(url, path, say):
-    """Return a grant that is kept alive, and the path that its journal's is made from. Raise Bad."""
+    """Return a grant, the path that its journal's is made from, and its Renewal. Raise CommandError."""
     if not re.match(r"https?://[^/?#@\s]+(/[^?#\s]*)?$", url or ""):
-        raise Bad("--broker wants the service's URL, such as https://broker.example:8450/", 2)
+        raise CommandError("--broker wants the service's URL, such as https://broker.example:8450/", ExitCode.USAGE)
     if not path:
-        raise Bad("--broker wants --token-file FILE", 2)
-    if url.startswith("http:") and not re.match(r"(%s)$" % LOOPBACK, Wire(url).host):
-        raise Bad("the token would cross the network in clear: --broker wants https://", 2)
+        raise CommandError("--broker wants --token-file FILE", ExitCode.USAGE)
+    if url.startswith("http:") and not re.match(r"(%s)$" % LOOPBACK, HttpConnection(url).host):
+        raise CommandError("the token would cross the network in clear: --broker wants https://", ExitCode.USAGE)
     path = os.path.abspath(path)
     try:
-        grant = insist(lambda: ask(url, path))
-    except Failed as failure:
-        raise Bad(str(failure), failure.exit) from None
+        text = with_retries(lambda: request_grant(url, path))
+    except TransferError as error:
+        raise CommandError(str(error), error.exit) from None
     held = "%s.grant.%d" % (path, os.getpid())
-    atexit.register(forget, held, held + ".lock")
-    rewrite(grant, held)
-    Renewal(held, again(url, path), NEVER, say).install()
-    return grant._replace(expires=NEVER), path
+    atexit.register(delete, held, held + ".lock")
+    replace(held, text)
+    return parse(text), path, Renewal(held, renewal_source(url, path), NEVER, say)
 
 
-def again(url, path):
+def renewal_source(url, path):
     """The source that asks the service again, not before it says, and not for ever."""
     wait = [0]
 
@@ -82,16 +94,16 @@ def again(url, path):
         if time.time() < wait[0]:
             return None
         try:
-            return ask(url, path)
-        except Failed as failure:
-            wait[0] = time.time() + failure.wait
-            failure.fatal = failure.fatal or time.time() > grant.expires + PATIENCE
+            return request_grant(url, path)
+        except TransferError as error:
+            wait[0] = time.time() + error.wait
+            error.permanent = error.permanent or time.time() > grant.expires + PATIENCE
             raise
 
     return source
 
 
-def forget(*paths):
+def delete(*paths):
     """Delete files, as far as they are there."""
     for path in paths:
         with suppress(FileNotFoundError):

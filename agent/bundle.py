@@ -3,25 +3,41 @@
 import os
 import stat
 from contextlib import suppress
+from hashlib import sha256
+from threading import Semaphore
 from zlib import adler32
 
-from agent.files import READ, Opened, inside, mode
+from agent.errors import TransferError
+from agent.files import OPEN_FLAGS, Opened, is_inside, mode
 from agent.grant import decode_name
-from agent.http import Failed, sha256
 from agent.journal import dumps, head
+from agent.layout import BUNDLE
 
 MAGIC = b"ustar  \0"
+MEMORY = Semaphore(2)  # so many bundles are made at once in each process
 END = bytes(100) + MAGIC + bytes(247)
 
 
-def pack(pusher, items, sender):
-    """Store many files as one tar."""
+class Bundle:
+    """Many small files, stored as one tar."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def upload(self, pusher, uploader):
+        """Store it. Return how many files are in it."""
+        with MEMORY:
+            return upload_bundle(pusher, self.items, uploader)
+
+
+def upload_bundle(pusher, items, uploader):
+    """Store many files as one tar, without those that can't be read, and journal them. Return how many there are."""
     tar, lines, folder = bytearray(), [], Folder()
     for item in items:
         try:
             data, found = folder.read(item)
-        except (Failed, OSError) as failure:
-            pusher.fail(item.name, failure)
+        except (TransferError, OSError) as error:
+            pusher.pool.fail(item.name, error)
             continue
         raw = os.fsencode(decode_name(item.name)) if "%" in item.name else item.name.encode()
         first = header(raw, len(data), found.st_mtime, found.st_mode)
@@ -33,11 +49,11 @@ def pack(pusher, items, sender):
         tar += bytes(-len(data) % 512)
     folder.close()
     tar += bytes(1024)
-    name = ".bundles/%s.tar" % sha256(b"".join(lines)).hexdigest()[:32]
-    stored = pusher.put(sender, name, tar)
+    name = BUNDLE % sha256(b"".join(lines)).hexdigest()[:32]
+    stored = pusher.put(uploader, name, tar)
     end = b',"bundle":"%s","verified":"%s"}\n' % (name.encode(), stored["verified"].encode())
     pusher.journal.write(dumps(dict(stored, object=name)) + b"\n" + end.join(lines) + end * bool(lines))
-    pusher.count(len(lines), 0)
+    return len(lines)
 
 
 class Folder:
@@ -53,16 +69,16 @@ class Folder:
             self.fd = None
 
     def read(self, item):
-        """Return a small file's bytes and its stat. Raise OSError or Changed."""
+        """Return a small file's bytes and its stat. Raise OSError or FileChanged."""
         path, slash, name = item.path.rpartition("/") if isinstance(item.path, str) else ("", "", None)
         if path + slash != self.path:
             self.close()
-            self.fd = os.open(path + slash or ".", READ | os.O_DIRECTORY)
+            self.fd = os.open(path + slash or ".", OPEN_FLAGS | os.O_DIRECTORY)
             self.path = path + slash
-            self.safe = inside(self.fd, item.root)
+            self.safe = is_inside(self.fd, item.root)
         with suppress(OSError):  # it is a link, or no file any more
             if self.safe and name:
-                fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=self.fd)
+                fd = os.open(name, OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=self.fd)
                 try:
                     data = os.pread(fd, item.size + 1, 0)
                     found = os.fstat(fd)

@@ -8,12 +8,14 @@ import re
 import sys
 import time
 
-from agent.commands import number
+from agent.console import say
+from agent.errors import ExitCode
 from agent.files import scan
 from agent.grant import KEY_BUDGET, conditions, instant
-from agent.main import say
-from agent.push import PART
-from agent.push_command import source
+from agent.layout import PART
+from agent.options import number
+from agent.push import PART_SIZE
+from agent.push_command import find_grant
 
 FORM_BUDGET = 20 * 1024  # bytes of a form without its file (AWS, "Browser-based uploads using POST": HTTPPOSTForms)
 # Fields that need no condition (AWS, sigv4-HTTPPOSTConstructPolicy).
@@ -63,7 +65,7 @@ def violations(policy, form, size, now):  # noqa: PLR0912 - a branch for each wa
     return faults
 
 
-def presigned(target, name, size):
+def slot_violations(target, name, size):
     """Say how a grant of PUTs would not do for a file, as `violations` does for a form."""
     faults, large = [], target.fields.get("large", {}).get(name)
     expiration = json.loads(target.policy)["expiration"]
@@ -79,24 +81,24 @@ def presigned(target, name, size):
 
 def check(options, paths):
     """Tell what the policy would refuse, and why."""
-    outputs, code, split = source(options)[0].outputs, 0, number(options, "split-over", "1G")
+    outputs, code, split = find_grant(options)[0].outputs, ExitCode.OK, number(options, "split-over", "1G")
     high = outputs.size_range()[1]
     items, failed = scan(paths, options.get("base", "."), options.get("as"), say)
-    report = {name: [str(failure)] for name, failure in failed.items()}
+    report = {name: [str(error)] for name, error in failed.items()}
     for name, item in items.items():
         key, size = outputs.prefix + name, item.size
         slots = outputs.fields.get("slots")
         if slots is not None:
-            report[name] = presigned(outputs, name, size) if size >= 0 else []
+            report[name] = slot_violations(outputs, name, size) if size >= 0 else []
             continue
         if size > min(split, high):
-            key, size = key + ".parts/00001", min(PART, high)
+            key, size = PART % (key, 1), min(PART_SIZE, high)
         sums = {"x-amz-checksum-sha256": 44 * "A"} if outputs.covers("x-amz-checksum-sha256") else {}
         report[name] = violations(outputs.policy, outputs.form(key=key, **sums), size, time.time()) if size >= 0 else []
     for name, faults in report.items():
         line = "%s: %s" % (name, "; ".join(faults) or "ok")
         "json" in options or print(line.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
-        code = code or 5 * bool(faults)
+        code = ExitCode.REFUSED if faults else code
     if "json" in options:
         print(json.dumps(report))
-    return 2 if failed else code
+    return ExitCode.USAGE if failed else code

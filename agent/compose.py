@@ -1,28 +1,43 @@
-"""Builds what `agent run` runs with, from what the grant and the task ask for.
+"""Builds what a command runs with, from what the grant and the task ask for. Nothing else puts these parts together.
 
-Not in the core: where this module could not be had, the job runs with `agent.task.Task` alone.
+Not in the core: where this module could not be had, `agent run` uploads with the grant that it has, and has nobody
+beside it. Each part is imported here when it is asked for, because a VM has only those that it may need.
+
+A companion acts beside the job of `agent run`: see `agent.companion`.
 """
 
+from collections import namedtuple
 from contextlib import suppress
 
-from agent.task import Task
+from agent.upload import new_uploader
+
+# `until`: how long uploads may go on, in seconds since 1970; `make_uploader` as agent.upload.new_uploader is.
+Parts = namedtuple("Parts", "until make_uploader companions")
 
 
-def compose(grant, path, task):
-    """Return the grant that is kept alive, and the kind of Task."""
-    kind = Task
-    if task["user"]:
+def compose(grant, path, task=None, renewal=None):
+    """Return the Parts for the grant in the file `path`: of `agent run` for a `task`, or of another command.
+
+    `renewal` is the broker's. Raise ImportError when a part isn't in this VM.
+    """
+    companions = []
+    if grant.mailbox and not renewal:
+        from agent.renew import keep
+
+        renewal = keep(grant, path)
+    if task and task["user"]:
         with suppress(ImportError):  # there was no room for it, and whoever rendered the user-data was told
-            from agent import push_server
+            from agent.push_server import ServerCompanion
 
-            kind = push_server.Task
-    if task.get("spot"):
-        from agent.spot import Spot
+            companions.append(ServerCompanion(path, compose))
+    if task and task.get("spot"):
+        from agent.spot import SpotCompanion
 
-        kind = type("Task", (Spot, kind), {})
-    if grant.mailbox:
-        from agent.renew import keep, tell
+        companions.append(SpotCompanion())
+    if not renewal:
+        return Parts(grant.expires, new_uploader, companions)
+    if task:
+        from agent.renew import ExpiryReporter
 
-        tell()
-        grant = keep(grant, path)
-    return grant, kind
+        companions.append(ExpiryReporter())
+    return Parts(renewal.until, renewal.make_uploader, companions)

@@ -1,4 +1,4 @@
-"""Which files there are to store, reading them safely, and the tar headers of those that are bundled.
+"""Which files there are to store, and reading them safely.
 
 Links are followed only inside the tree they were named in. As the owner of the tree may put a link in a file's place at
 any time, an open file is asked where it is.
@@ -8,15 +8,15 @@ import os
 import stat
 from collections import namedtuple
 
+from agent.errors import ExitCode, FileChanged, TransferError
 from agent.grant import KEY_BUDGET, encode_name
-from agent.http import Changed, Failed
 
-READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 Item = namedtuple("Item", "path name size mtime mode root")  # size -1: an empty directory
 
 
 def scan(paths, base, as_name, say):
-    """Return {name: Item} of all that `paths` name, and {name: Failed} of what can't be had."""
+    """Return {name: Item} of all that `paths` name, and {name: TransferError} of what can't be had."""
     items, failed = {}, {}
 
     def visit(path, name, root, above, entry=None):
@@ -25,7 +25,7 @@ def scan(paths, base, as_name, say):
             real = None
             if entry and entry.is_symlink():
                 real = os.path.realpath(path)
-                if real in above or not within(real, root) or not os.path.exists(real):
+                if real in above or not is_within(real, root) or not os.path.exists(real):
                     say("skipped %s: a link that leads out of its tree, up or nowhere" % code)
                     return
             found = entry.stat() if entry else os.stat(path)
@@ -44,7 +44,7 @@ def scan(paths, base, as_name, say):
             else:
                 say("skipped %s: no file" % code)
         except OSError as error:
-            failed[code] = Failed(error.strerror, 6)
+            failed[code] = TransferError(error.strerror, ExitCode.SOME_FAILED)
 
     for given in paths:
         found = [given]
@@ -53,25 +53,25 @@ def scan(paths, base, as_name, say):
 
             found = sorted(glob(given, recursive=True))
         if not found:
-            failed[encode_name(given)] = Failed("no such file", 2)
+            failed[encode_name(given)] = TransferError("no such file", ExitCode.USAGE)
         for path in found:
             name = os.path.relpath(path, base)
             if as_name:
                 name = as_name if [path] == paths else os.path.join(as_name, name)
             name = os.path.normpath(name)
             if name.startswith(("..", "/")):
-                failed[encode_name(path)] = Failed("it is outside of the base", 2)
+                failed[encode_name(path)] = TransferError("it is outside of the base", ExitCode.USAGE)
             else:
                 visit(path, name, os.path.realpath(path), ())
     return items, failed
 
 
-def inside(fd, root):
+def is_inside(fd, root):
     """Tell whether an open file is `root` or below it, wherever its path leads by now."""
-    return within(os.readlink("/proc/self/fd/%d" % fd), root)
+    return is_within(os.readlink("/proc/self/fd/%d" % fd), root)
 
 
-def within(path, root):
+def is_within(path, root):
     """Tell whether a real path is `root` or below it."""
     return (path + "/").startswith(root.rstrip("/") + "/")
 
@@ -91,11 +91,11 @@ class Opened:
 
     def __init__(self, item):
         self.file = item.path
-        self.fd = os.open(self.file, READ) if isinstance(self.file, str) else self.file.fileno()
+        self.fd = os.open(self.file, OPEN_FLAGS) if isinstance(self.file, str) else self.file.fileno()
         self.found = os.fstat(self.fd)
-        if not (inside(self.fd, item.root) and stat.S_ISREG(self.found.st_mode)):
+        if not (is_inside(self.fd, item.root) and stat.S_ISREG(self.found.st_mode)):
             self.__exit__()
-            raise Changed
+            raise FileChanged
 
     def __enter__(self):
         return self
@@ -103,13 +103,13 @@ class Opened:
     def __exit__(self, *_):
         os.close(self.fd) if isinstance(self.file, str) else self.file.close()
 
-    def still(self):
-        """Raise Changed unless it is as it was."""
+    def check_unchanged(self):
+        """Raise FileChanged unless it is as it was."""
         if version(os.fstat(self.fd)) != version(self.found):
-            raise Changed
+            raise FileChanged
 
     def read(self):
         """Return all of a small file."""
         data = os.pread(self.fd, self.found.st_size + 1, 0)
-        self.still()
+        self.check_unchanged()
         return data

@@ -15,9 +15,9 @@ r"""The grant: the JSON document a VM gets, and all that the VM may do.
 ``policy`` is the POST policy in clear, as text: these exact bytes, base64-encoded, are what was signed. For a store
 that takes no forms ``fields`` holds presigned PUTs (agent/put_upload.py), and ``policy`` the sizes that the agent keeps
 to. A group of VMs that share one user-data shares one grant: ``task`` lists their tasks by launch index ("0-49" or
-"3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`member` fills it in), and the policies admit
-the whole group. ``mailbox``, where there is one, is a presigned GET of where a renewed grant will be put, as long as
-``until`` hasn't passed (agent/renew.py). ``agent``, where there is one, is a presigned GET of the part of the agent
+"3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`for_index` fills it in), and the policies
+admit the whole group. ``mailbox``, where there is one, is a presigned GET of where a renewed grant will be put, as long
+as ``until`` hasn't passed (agent/renew.py). ``agent``, where there is one, is a presigned GET of the part of the agent
 that had no room in the user-data (agent/boot.py). Readers ignore fields they don't know and refuse a ``version`` they
 don't know. Both sides import this module; it imports nothing of theirs.
 """
@@ -29,16 +29,22 @@ import time
 from binascii import b2a_base64
 from collections import namedtuple
 
+from agent.errors import ExitCode
+
 VERSION = 1
 KEY_BUDGET = 1024  # bytes of UTF-8 in a key (AWS, "Naming Amazon S3 objects")
 
 
 class GrantError(ValueError):
-    """The grant can't be read; the text says why and never quotes it."""
+    """The grant can't be read; the text says why and never quotes it. `exit` is the ExitCode that it deserves."""
+
+    exit = ExitCode.NO_GRANT
 
 
 class UnsupportedVersion(GrantError):
     """The grant is of a major version that this agent doesn't speak."""
+
+    exit = ExitCode.UNSUPPORTED_GRANT
 
 
 class Target(namedtuple("Target", "url prefix policy fields")):
@@ -102,7 +108,7 @@ def members(task):
     return [str(number) for pair in ends for number in range(int(pair[0]), int(pair[-1]) + 1)]
 
 
-def member(grant, index):
+def for_index(grant, index):
     """Return the grant of the VM that was launched as number `index` (from 0) of a group."""
     task = members(grant.task)[index]
     targets = [each._replace(prefix=each.prefix.replace("{task}", task)) for each in (grant.outputs, grant.status)]
@@ -118,23 +124,6 @@ def dump(grant):
         if not raw[name]:
             del raw[name]
     return json.dumps(raw, separators=(",", ":"), sort_keys=True)
-
-
-def replace(path, data):
-    """Write a file (bytes) in one step, for its owner alone: whoever reads it finds the old content or the new one."""
-    fresh = path + ".new"
-    if os.path.exists(fresh):
-        os.unlink(fresh)  # of a process that was killed; it can't be opened for writing
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(fresh, path)
-
-
-def rewrite(grant, path):
-    """Write a grant file, in one step."""
-    replace(path, dump(grant).encode())
 
 
 def base64(data):

@@ -6,13 +6,13 @@ HOST = "169.254.169.254"
 TIMEOUT = 5  # seconds
 
 
-def told(path, host=None):
+def get_metadata(path, host=None):
     """Return what the metadata service has at `path`, None where it has nothing. Raise OSError."""
-    token = ask(host or HOST, "PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
-    return token and ask(host or HOST, "GET", "meta-data/" + path, {"X-aws-ec2-metadata-token": token})
+    token = request(host or HOST, "PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    return token and request(host or HOST, "GET", "meta-data/" + path, {"X-aws-ec2-metadata-token": token})
 
 
-def ask(host, method, path, headers):
+def request(host, method, path, headers):
     """Make one request."""
     link = HTTPConnection(host, timeout=TIMEOUT)
     try:

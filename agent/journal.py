@@ -17,9 +17,10 @@ import fcntl
 import json
 import os
 import re
+from hashlib import sha256
 from json.encoder import encode_basestring_ascii as quote
 
-from agent.http import sha256
+from agent.layout import MANIFEST, MANIFEST_PART
 
 SEGMENT = 900000  # bytes of entries in one object of the manifest (the status policy allows 1 MiB)
 
@@ -35,6 +36,19 @@ def dumps(value):
 def head(path, size, mtime):
     """Return how the line of this version of a file begins."""
     return b'{"path":%s,"size":%d,"mtime":%s' % (quote(path).encode(), size, repr(mtime).encode())
+
+
+def path_of_file(line):
+    """Return the path of a line that is a file, in one object or a bundle; None of any other, or a torn one.
+
+    It is known by how it begins, with the path and then its size, and by how it ends, with a text; and it holds no
+    list. No quoted path has `","` in it. Parsing all of its JSON would take several times as long.
+    """
+    end = line.find(b'","')
+    if line[2:6] + line[end + 3 : end + 8] + line[-2:] != b'pathsize""}' or line.find(b"[", end) >= 0:
+        return None
+    path = line[9:end].decode()
+    return json.loads('"%s"' % path) if "\\" in path else path
 
 
 class Journal:
@@ -70,6 +84,10 @@ class Journal:
         if os.write(self.fd, lines) != len(lines):
             raise OSError("no room for the journal")
 
+    def sync(self):
+        """Have everything on the disk."""
+        os.fdatasync(self.fd)
+
     def refresh(self):
         """Read what was appended since, by this and other processes."""
         while True:
@@ -79,18 +97,16 @@ class Journal:
                 return
             self.at += len(lines)
             for line in lines.splitlines():
-                # No quoted path has `","` in it. A line that ends like one, and holds no list, isn't torn.
-                end = line.find(b'","')
-                if line[2:6] + line[end + 3 : end + 8] + line[-2:] == b'pathsize""}' and line.find(b"[", end) < 0:
-                    path = line[9:end].decode()
-                    self.files[json.loads('"%s"' % path) if "\\" in path else path] = line
-                else:
-                    try:
-                        self.learn(json.loads(line.decode()), line)
-                    except ValueError:
-                        continue  # torn by a crash
+                path = path_of_file(line)
+                if path is not None:
+                    self.files[path] = line
+                    continue
+                try:
+                    self.apply_entry(json.loads(line.decode()), line)
+                except ValueError:
+                    continue  # torn by a crash
 
-    def learn(self, entry, line):
+    def apply_entry(self, entry, line):
         """Take in one line: parsed, and as it stands."""
         if "object" in entry:
             self.bundles[entry.pop("object")] = entry
@@ -133,8 +149,8 @@ class Journal:
             bundles.update(re.findall(rb'"bundle":"([^"]*)', chunk))
         bundles = [dict(self.bundles[name], path=name) for name in sorted(map(bytes.decode, bundles))]
         for number, chunk in enumerate(chunks[:-1], 1):
-            name, data = "manifest/%06d" % number, b"[%s]" % chunk
+            name, data = MANIFEST_PART % number, b"[%s]" % chunk
             more.append({"name": name, "size": len(data), "sha256": sha256(data).hexdigest()})
             yield name, data
         head.update(version=1, files=len(sizes), bytes=sum(map(int, sizes)), bundles=bundles, more=more)
-        yield "manifest.json", b'%s,"entries":[%s]}' % (dumps(head)[:-1], chunks[-1])
+        yield MANIFEST, b'%s,"entries":[%s]}' % (dumps(head)[:-1], chunks[-1])

@@ -1,15 +1,18 @@
 """Which member of a group this VM is: VMs of one request share one user-data, and only EC2 tells them apart.
 
-In the VMs of groups only, and called by `agent.boot`: the grant with ``{task}`` in its prefixes is replaced by the
-member's own, so that a reboot and the job's own pushes find that. A VM that can't learn its index posts nothing: any
-guess would write into another task's prefix. It says why, and ends with exit code 3: it has no grant.
+In the VMs of groups only, and called by `agent.remote_grant`: the grant with ``{task}`` in its prefixes is replaced by
+the member's own, so that a reboot and the job's own pushes find that. A VM that can't learn its index posts nothing:
+any guess would write into another task's prefix. It says why, and ends with exit code 3: it has no grant.
 """
 
+import json
 import time
 
-from agent.grant import member, rewrite
-from agent.imds import told
-from agent.main import say
+from agent.console import say
+from agent.errors import ExitCode
+from agent.grant import for_index
+from agent.grantfile import replace
+from agent.imds import get_metadata
 
 TRIES = 30  # a second apart: the metadata service may come up after us
 
@@ -18,23 +21,28 @@ def join(grant, path, host=None):
     """Return this VM's own grant, and put it at `path`. End the process when the cloud doesn't say which one it is."""
     for left in reversed(range(TRIES)):
         try:
-            index = told("ami-launch-index", host) or ""
+            index = get_metadata("ami-launch-index", host) or ""
             break
         except OSError as error:
             if not left:
-                refuse("the metadata service can't be reached: %s" % (error.strerror or error))
+                give_up("the metadata service can't be reached: %s" % (error.strerror or error))
         time.sleep(1)  # the network may still be coming up, and says so to nobody here
     try:
         if not index.isdecimal():
             raise IndexError
-        grant = member(grant, int(index))
+        grant = for_index(grant, int(index))
     except IndexError:
-        refuse("its launch index is %.20r, and the tasks are %.99s" % (index, grant.task))
-    rewrite(grant, path)
+        give_up("its launch index is %.20r, and the tasks are %.99s" % (index, grant.task))
+    with open(path) as file:
+        document = json.load(file)
+    document["task"] = grant.task
+    for name, target in (("outputs", grant.outputs), ("status", grant.status)):
+        document[name]["prefix"] = target.prefix
+    replace(path, json.dumps(document).encode())
     return grant
 
 
-def refuse(why):
+def give_up(why):
     """Say it, and end."""
     say("agent: which task is this VM's? %s" % why)
-    raise SystemExit(3)
+    raise SystemExit(ExitCode.NO_GRANT)

@@ -1,34 +1,25 @@
 """The `agent` command: argv to exit code. Every VM has `agent run`; the other commands are in `agent.commands`.
 
-Exit codes: 0 ok; 1 the job failed; 2 usage; 3 no or unreadable grant; 4 expired; 5 refused; 6 some files failed;
-7 store unreachable; 8 integrity; 9 grant of an unsupported version; 130 interrupted.
+Exit codes (`agent.errors.ExitCode`)::
+
+    0    OK                 done; of `agent run`: the job succeeded
+    1    JOB_FAILED         the job failed
+    2    USAGE              no such command, option or file, or a part of the agent that this VM doesn't have
+    3    NO_GRANT           there is no grant, or it can't be read
+    4    EXPIRED            the grant has expired
+    5    REFUSED            the store refused
+    6    SOME_FAILED        some files failed
+    7    UNREACHABLE        the store can't be reached, or doesn't answer
+    8    DAMAGED            what arrived is not what was sent
+    9    UNSUPPORTED_GRANT  the grant is of a version that this agent doesn't know
+    130  INTERRUPTED        interrupted by a signal; of `agent run`: the job was
 """
 
-import os
 import sys
 
-from agent import grant as grants
-
-
-class Bad(Exception):
-    """The command can't be carried out: args are a sentence and the exit code."""
-
-
-def load(path=None):
-    """Return the grant and its path: the given one, FREEPOST_GRANT's, or where cloud-init puts it. Raise Bad."""
-    path = path or os.environ.get("FREEPOST_GRANT") or "/run/freepost/grant.json"
-    try:
-        with open(path, "rb") as file:
-            return grants.parse(file.read()), os.path.abspath(path)
-    except OSError as error:
-        raise Bad("the grant: %s" % error, 3) from None
-    except grants.GrantError as error:
-        raise Bad(str(error), 9 if isinstance(error, grants.UnsupportedVersion) else 3) from None
-
-
-def say(text):
-    """Tell people."""
-    print(text, file=sys.stderr, flush=True)
+from agent.console import CommandError, say
+from agent.errors import ExitCode
+from agent.grantfile import load
 
 
 def main(argv=None):
@@ -36,24 +27,24 @@ def main(argv=None):
     argv = argv or sys.argv[1:]
     try:
         if argv == ["run"]:
-            from agent.task import run
+            from agent.task import run  # only here: it takes longer to load than a small push takes
 
             try:
-                from agent.remote_grant import own as load_own
+                from agent.remote_grant import load_own
             except ImportError:  # most VMs have no need of it
                 load_own = load
             return run(*load_own())
-        from agent.commands import command
+        from agent.commands import command  # it may not be packed
 
         return command(argv)
     except ImportError as error:
         if error.name != "agent.commands":
             raise
         say("agent: this VM has only what runs its job")
-        return 2
-    except Bad as error:
+        return ExitCode.USAGE
+    except CommandError as error:
         say("agent: " + error.args[0])
         return error.args[1]
     except OSError as error:
         say("agent: %s" % error)
-        return 6
+        return ExitCode.SOME_FAILED

@@ -2,17 +2,17 @@
 
 import hashlib
 
-from agent.http import Failed
+from agent.errors import ExitCode, TransferError
 
 
-class Etag:
+class Md5Check:
     """The MD5 of what is sent, to compare with the ETag of the reply.
 
     An ETag is the MD5 only of an object without SSE-KMS or SSE-C (AWS, "Object": ETag).
     """
 
     def __init__(self):
-        self.md5 = hashlib.md5()  # noqa: S324 - S3's choice
+        self.md5 = hashlib.md5()
         self.update = self.md5.update
 
     def compare(self, headers):
@@ -21,5 +21,5 @@ class Etag:
         if etag == self.md5.hexdigest():
             return "etag"
         if len(etag) == 32 and b"x-amz-server-side-encryption" not in headers:
-            raise Failed("the store's ETag is not the MD5 of what was sent", 8)
+            raise TransferError("the store's ETag is not the MD5 of what was sent", ExitCode.DAMAGED)
         return "sent"

@@ -1,70 +1,47 @@
 """`agent push` for a job whose user may not read the grant: `agent run` pushes, and asks for each file as it wants it.
 
-The two talk over a Unix socket (SOCK_SEQPACKET) in JSON documents of at most TEXT bytes. The job's side begins::
-
-    {"options": {…}} of `agent push`; or {"options": {…}, "stream": true} with a pipe of what standard input gives
-    {"items": [[name, size, mtime, mode]…]}, any number of times; size -1: an empty directory
-    {"failed": [[name, sentence, exit code]…]}, any number of times: what it could not look at
-    {"go": true}
-
-and then answers ``{"open": n}`` with the open file of the n-th item (SCM_RIGHTS), or {"error": sentence}; it writes
-the text of {"say": [1 or 2, text]} to that output, and ends with {"code": exit code}. When the pipe has ended it says
-{"end": bytes}: without that the stream was cut off.
+What the two say is in `agent.socket_protocol`.
 """
 
-import json
 import os
 import sys
 import threading
-from array import array
 from contextlib import suppress
-from socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket
+from socket import AF_UNIX, SOCK_SEQPACKET, socket
 
-from agent import commands
+from agent import layout
+from agent.console import CommandError, say
+from agent.errors import ExitCode, TransferError
 from agent.files import Opened, scan
-from agent.http import BLOCK, Failed
-from agent.main import Bad, say
-
-TEXT = 1 << 16
+from agent.http import BLOCK
+from agent.socket_protocol import STDOUT, receive_answer, send_message, send_rows
 
 
-def tell(link, *files, **message):
-    """Send a message, with open files by number."""
-    rights = [(SOL_SOCKET, SCM_RIGHTS, array("i", files))] if files else []
-    link.sendmsg([json.dumps(message).encode()], rights)
-
-
-def knock(options, paths):
-    """Have files pushed. Return the exit code; raise Bad when nobody does it."""
+def push(options, paths):
+    """Have files pushed. Return the exit code; raise CommandError when nobody does it."""
     items = ()
     with socket(AF_UNIX, SOCK_SEQPACKET) as link:
         try:
-            link.connect(commands.DOOR)
+            link.connect(layout.SOCKET)
         except OSError as error:
-            raise Bad("%s: %s" % (commands.DOOR, error.strerror), 3) from None
+            raise CommandError("%s: %s" % (layout.SOCKET, error.strerror), ExitCode.NO_GRANT) from None
         with suppress(ConnectionError):  # it may have told why before it hung up
             if paths == ["-"]:
                 out, into = os.pipe()
-                tell(link, out, options=options, stream=True)
+                send_message(link, out, options=options, stream=True)
                 os.close(out)
-                threading.Thread(target=pump, args=(link, into), daemon=True).start()
+                threading.Thread(target=copy_stdin, args=(link, into), daemon=True).start()
             else:
                 found, failed = scan(paths, options.get("base", "."), options.get("as"), say)
                 items = list(found.values())
-                tell(link, options=options)
-                rows(link, "items", [item[1:5] for item in items])
-                rows(link, "failed", [(name[:999], str(failure), failure.exit) for name, failure in failed.items()])
-                tell(link, go=True)
-        return attend(link, items)
+                send_message(link, options=options)
+                send_rows(link, "items", [item[1:5] for item in items])
+                send_rows(link, "failed", [(name[:999], str(error), error.exit) for name, error in failed.items()])
+                send_message(link, go=True)
+        return answer(link, items)
 
 
-def rows(link, name, values):
-    """Send a list, in as many messages as it takes: a name may take 6 KB."""
-    for at in range(0, len(values), 9):
-        tell(link, **{name: values[at : at + 9]})
-
-
-def pump(link, into):
+def copy_stdin(link, into):
     """Write standard input to a pipe."""
     size = 0
     try:
@@ -74,31 +51,29 @@ def pump(link, into):
     except OSError:
         size = -1
     with suppress(OSError):
-        tell(link, end=size)
+        send_message(link, end=size)
 
 
-def attend(link, items):
+def answer(link, items):
     """Do what `agent run` asks for. Return the exit code."""
     while True:
-        try:
-            heard = link.recv(TEXT)
-        except ConnectionError:
-            heard = b""
-        message = json.loads(heard.decode() or '{"say": [2, "the agent hung up\\n"]}')
+        message = receive_answer(link)
+        if message is None:
+            sys.stderr.write("the agent hung up\n")
+            sys.stderr.flush()
+            return ExitCode.UNREACHABLE
         if "say" in message:
-            file = sys.stdout if message["say"][0] == 1 else sys.stderr
+            file = sys.stdout if message["say"][0] == STDOUT else sys.stderr
             file.write(message["say"][1])
             file.flush()
-            if not heard:
-                return 7
         elif "open" in message:
             with suppress(ConnectionError):
                 try:
                     opened = Opened(items[message["open"]])
-                except (OSError, Failed) as error:
-                    tell(link, error=getattr(error, "strerror", None) or str(error))
+                except (OSError, TransferError) as error:
+                    send_message(link, error=getattr(error, "strerror", None) or str(error))
                     continue
                 with opened:
-                    tell(link, opened.fd)
+                    send_message(link, opened.fd)
         else:
             return message["code"]

@@ -1,89 +1,64 @@
-"""`agent push` and `agent pull` by whoever can read the grant, and how far they are."""
+"""`agent push` and `agent pull` by whoever can read the grant."""
 
-import json
-import sys
 import time
 
-from agent.commands import make, report
-from agent.hurry import order
-from agent.main import Bad, load, say
+from agent.compose import compose
+from agent.console import CommandError, say
+from agent.errors import ExitCode
+from agent.grantfile import load
+from agent.options import new_pusher
 from agent.push import Pusher
+from agent.report import Progress, report
 
 
-class Progress:
-    """Shows how far a push is: one line on a terminal, a line now and then elsewhere, events as JSON."""
+def find_grant(options):
+    """Return the grant that the options name, or the one that a broker gives, its path, and the broker's Renewal.
 
-    def __init__(self, pusher, as_json):
-        self.pusher, self.json, self.line = pusher, as_json, sys.stderr.isatty() and not as_json
-        self.began = self.shown = time.time()
-        self.files = self.bytes = 0
-
-    def __call__(self, files, size):  # noqa: D102 - as the class says
-        self.files += files
-        self.bytes += size
-        now = time.time()
-        if now - self.shown < (0.2 if self.line else 10):
-            return None
-        self.shown = now
-        files, total = self.pusher.total
-        rate = self.bytes / (now - self.began)
-        left = max(0, total - self.bytes) / (rate or 1)
-        if self.json:
-            event = {
-                "event": "progress",
-                "files": self.files,
-                "bytes": self.bytes,
-                "rate": int(rate),
-                "left": int(left),
-            }
-            return print(json.dumps(event), flush=True)
-        numbers = self.files, files, self.bytes / 1e6, total / 1e6, rate / 1e6, left // 60, left % 60
-        text = "%d of %d files, %.0f of %.0f MB, %.1f MB/s, %d:%02d left" % numbers
-        sys.stderr.write("\r%s\x1b[K" % text if self.line else text + "\n")
-        sys.stderr.flush()
-
-
-def source(options):
-    """Return the grant that the options name, or the one that a broker gives, kept alive, and its path."""
+    Raise CommandError.
+    """
     if "broker" not in options:
-        grant, path = load(options.get("grant"))
-        if grant.mailbox:
-            from agent.renew import keep
-
-            grant = keep(grant, path)
-        return grant, path
-    from agent.broker import obtain
+        return load(options.get("grant")) + (None,)
+    from agent.broker import obtain  # nowhere in a VM whose job can't call it
 
     return obtain(options["broker"], options.get("token-file"), say)
 
 
-def push(options, paths):
-    """Store files."""
+def most_urgent_first(pusher, items):
+    """Return items in the order given or, when by the rate of earlier pushes time is short, logs and small first."""
+    left = min(pusher.deadline or pusher.grant.expires, pusher.grant.expires) - time.time()
+    need = sum(item.size for item in items) / (pusher.journal.rate or 1e99)
+    if need < left:
+        return items
+    pusher.say("warning: this takes %d s and %d s are left; small files go first" % (need, left))
+    return sorted(items, key=lambda item: (not item.name.endswith(".log"), item.size))
 
-    def go(pusher):
-        if paths != ["-"]:
-            return pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
-        from agent.push_stream import pour
+
+def push(options, paths):
+    """Store files. Return the exit code; raise CommandError."""
+    grant, path, renewal = find_grant(options)
+    parts = compose(grant, path, renewal=renewal)
+    grant = grant._replace(expires=parts.until)
+    pusher = new_pusher(Pusher, options, grant, path, make_uploader=parts.make_uploader)
+    pusher.progress = progress = Progress(pusher, "json" in options)
+    pusher.order = lambda items: most_urgent_first(pusher, items)
+    if paths != ["-"]:
+        result = pusher.push(paths, options.get("base", "."), options.get("as"), "bundle" in options)
+    else:
+        from agent.push_stream import push_stream  # loaded for streams alone
 
         with open(0, "rb", 0, closefd=False) as file:
-            return pour(pusher, file, options["as"])
-
-    pusher = make(Pusher, options, *source(options))
-    pusher.progress = Progress(pusher, "json" in options)
-    pusher.order = lambda items: order(pusher, items)
-    result = go(pusher)
-    if pusher.progress.line:
-        sys.stderr.write("\r\x1b[K")
+            result = push_stream(pusher, file, options["as"])
+    progress.clear()
     return report(options, pusher, result)
 
 
 def pull(options, _):
-    """Fetch the inputs."""
+    """Fetch the inputs. Return the exit code; raise CommandError."""
     if "broker" in options:
-        raise Bad("a broker's grant names no inputs", 2)
-    from agent.pull import pull
+        raise CommandError("a broker's grant names no inputs", ExitCode.USAGE)
+    from agent.pull import pull  # it may not be packed
 
     failed = pull(load(options.get("grant"))[0], options.get("into", "."), say)
     for pair in failed:
         say("%s: %s" % pair)
-    return max([failure.exit for _, failure in failed] or [0])
+    return max([error.exit for _, error in failed] or [ExitCode.OK])

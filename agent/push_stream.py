@@ -5,32 +5,42 @@ A stream that was cut off begins anew, for nobody can read it twice; parts that 
 
 import json
 import time
+from hashlib import sha256
 from tempfile import TemporaryFile
 
 from agent.files import Item
 from agent.grant import encode_name
-from agent.http import BLOCK, blocks, sha256
-from agent.push import PART, Job
+from agent.http import BLOCK, blocks
+from agent.push import PART_SIZE
+from agent.upload_units import FilePart, WholeFile
 
 
-def pour(pusher, file, name, deadline=0):
+class StreamPart(FilePart):
+    """A part of a stream. `known` is the journal's entry of this part as it was before, if any."""
+
+    def __init__(self, item, number, size, known):
+        FilePart.__init__(self, item, number, 0, size, 0)
+        self.known = known
+
+    def put(self, pusher, uploader, name, data):
+        """Store the part, unless it is stored."""
+        if self.known and self.known["size"] == len(data):
+            sha = sha256()
+            for block in blocks(data):
+                sha.update(block)
+            if sha.hexdigest() == self.known["sha256"]:
+                return self.known
+        return FilePart.put(self, pusher, uploader, name, data)
+
+
+def push_stream(pusher, file, name, deadline=0):
     """Store all that `file` yields as one file, in parts while it is still being written. Return a Result."""
-    pusher.begin(deadline)
-    pusher.failed, code, sizes, send = {}, encode_name(name), [], pusher.put
+    pusher.reset(deadline)
+    pusher.failed, code, sizes = {}, encode_name(name), []
     before = pusher.journal.split(code).get("parts", {})
 
-    def put(sender, name, data):
-        known = before.get(int(name[-5:])) if name != code else None
-        if known and known["size"] == data[2]:
-            sha = sha256()
-            for block in blocks(*data):
-                sha.update(block)
-            if sha.hexdigest() == known["sha256"]:
-                return known
-        return send(sender, name, data)
-
-    def part(number):
-        size, most = 0, min(PART << number // 500, pusher.high)
+    def unit(number):
+        size, most = 0, min(PART_SIZE << number // 500, pusher.max_size)
         spool = TemporaryFile(buffering=0)  # noqa: SIM115 - whoever sends it closes it
         while True:
             data = file.read(min(BLOCK, most - size))
@@ -41,11 +51,12 @@ def pour(pusher, file, name, deadline=0):
             spool.close()
             return None
         sizes.append(size)
-        number += size == most or number > 0
-        return Job([Item(spool, code, -1, 0, 0o644, "/")], number, 0, size, 0)
+        item = Item(spool, code, -1, 0, 0o644, "/")
+        if not number and size < most:
+            return WholeFile(item)
+        return StreamPart(item, number + 1, size, before.get(number + 1))
 
-    pusher.put = put
-    pusher.run(part)
+    pusher.run(unit)
     pusher.journal.refresh()
     entry = pusher.journal.split(code) or json.loads(pusher.journal.files.get(code, b"{}").decode())
     if not pusher.failed and "step" in entry:

@@ -8,23 +8,25 @@ share one grant, of which each makes its own (agent/launch_group.py).
 import json
 import os
 
-from agent.boot import have
-from agent.http import Failed
-from agent.main import Bad, load
+from agent.boot import fetch_pinned
+from agent.console import CommandError
+from agent.errors import TransferError
+from agent.grantfile import load
+from agent.layout import GRANT, GRANT_SOURCE, GRANT_VARIABLE
 
 
-def own():
-    """Return the grant of this VM and its path. Raise Bad."""
-    path = os.environ.get("FREEPOST_GRANT") or "/run/freepost/grant.json"
-    if not os.path.exists(path) and os.path.exists(path + ".from"):
+def load_own():
+    """Return the grant of this VM and its path. Raise CommandError."""
+    path = os.environ.get(GRANT_VARIABLE) or GRANT
+    if not os.path.exists(path) and os.path.exists(GRANT_SOURCE % path):
         try:
-            with open(path + ".from") as file:
-                have(path, json.load(file))
-        except Failed as failure:
-            raise Bad("the grant: %s" % failure, failure.exit) from None
+            with open(GRANT_SOURCE % path) as file:
+                fetch_pinned(path, json.load(file))
+        except TransferError as error:
+            raise CommandError("the grant: %s" % error, error.exit) from None
     grant, path = load(path)
     if "{task}" in grant.outputs.prefix:
-        from agent.launch_group import join
+        from agent.launch_group import join  # in the VMs of groups only
 
         grant = join(grant, path)
     return grant, path

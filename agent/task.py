@@ -28,11 +28,13 @@ import threading
 import time
 from contextlib import suppress
 
+from agent import layout
 from agent.boot import complete
+from agent.console import say
+from agent.errors import ExitCode, TransferError
 from agent.grant import timestamp
-from agent.http import Failed, send
-from agent.main import say
-from agent.push import Pusher
+from agent.push import Pusher, Result
+from agent.upload import new_uploader, send
 
 LOG_EVERY, HEARTBEAT = 10, 60  # seconds
 SEGMENT = 1 << 19  # bytes of log in one object
@@ -44,16 +46,17 @@ IMDS = ("-4", "169.254.169.254", "/"), ("-6", "fd00:ec2::254", "/proc/net/if_ine
 class Task:
     """One run, in the folder of its grant. `user` is a pwd entry, or None for the agent's own user."""
 
-    warning = None
+    deadline, is_pushing_outputs = 0, False
 
-    def __init__(self, grant, path, task):
+    def __init__(self, grant, path, task, warning=None, make_uploader=new_uploader, companions=()):
         self.grant, self.path, self.task, self.workdir = grant, path, task, task["workdir"]
+        self.warning, self.make_uploader, self.companions = warning, make_uploader, companions
         self.user = task["user"] and pwd.getpwnam(task["user"])
-        self.fd = os.open("state", os.O_RDWR | os.O_CREAT)
+        self.fd = os.open(layout.STATE, os.O_RDWR | os.O_CREAT)
         self.state = json.loads(os.read(self.fd, 511).decode() or '{"log": [0, 0], "started": null}')
         self.save()
         os.ftruncate(self.fd, 511)
-        self.pusher = Pusher(grant, path + ".journal", say=say)
+        self.pusher = Pusher(grant, layout.JOURNAL % path, say=say, make_uploader=make_uploader)
         self.reason = self.child = self.asked = None
         self.over = threading.Event()
 
@@ -63,20 +66,20 @@ class Task:
         os.pwrite(self.fd, b"%-511s" % json.dumps(self.state).encode(), 0)
         os.fsync(self.fd)
 
-    def until(self):
+    def retry_until(self):
         """While the job runs, insist for a minute. When the grant ends, the store says: our clock may be wrong."""
         return 0 if self.over.is_set() else time.time() + 60
 
     def post(self, name, data):
-        """Store one object below the status prefix. Raise Failed."""
-        send(self.grant.status, name, data, self.grant.expires, self.until())
+        """Store one object below the status prefix. Raise TransferError."""
+        send(self.grant.status, name, data, self.grant.expires, self.retry_until(), self.make_uploader)
 
-    def tell(self, event, **data):
+    def post_event(self, event, **data):
         """Post an event. While the job runs, a failure is only said, and its exit code returned; then it is raised."""
         data.update(event=event, time=timestamp(time.time()), warning=self.warning)
         try:
             self.post(event, json.dumps(data).encode())
-        except Failed as error:
+        except TransferError as error:
             if self.over.is_set():
                 raise
             say("%s: %s" % (event, error))
@@ -87,13 +90,13 @@ class Task:
         """Make the work directory, with the job's files and inputs."""
         os.posix_fallocate(self.fd, 0, ROOM)
         shutil.rmtree(self.workdir, True)  # of a run that was cut off before the job began
-        os.makedirs("files", exist_ok=True)
-        shutil.copytree("files", self.workdir)
+        os.makedirs(layout.FILES, exist_ok=True)
+        shutil.copytree(layout.FILES, self.workdir)
         if self.grant.inputs:
-            from agent.pull import pull
+            from agent.pull import pull  # it may not be packed
 
-            for failure in pull(self.grant, self.workdir, say):
-                raise Failed("input %s: %s" % failure)
+            for pair in pull(self.grant, self.workdir, say):
+                raise TransferError("input %s: %s" % pair)
         if self.user:
             subprocess.check_call(["chown", "-hR", self.user.pw_name + ":", self.workdir])
 
@@ -108,14 +111,14 @@ class Task:
                     # Whoever it may become in a user namespace has a uid above its own, of /etc/subuid.
                     rule = "ip %s rule add uidrange %d-4294967294 to %s prohibit"
                     subprocess.check_call((rule % (family, self.user.pw_uid, address)).split())
-            command = ["systemd-run", "-q", "--scope", "--unit=freepost-job", "--uid=" + self.user.pw_name] + command
+            command = ["systemd-run", "-q", "--scope", "--unit=" + layout.SCOPE, "--uid=" + self.user.pw_name] + command
         else:
-            env.update(HOME=self.workdir, FREEPOST_GRANT=self.path)
+            env.update({"HOME": self.workdir, layout.GRANT_VARIABLE: self.path})
         for name, value in zip(("JOB", "TASK", "ATTEMPT"), self.grant):
             env["FREEPOST_" + name] = str(value)
         env.update(self.task["env"])
 
-        with open("log", "ab") as log:
+        with open(layout.LOG, "ab") as log:
             self.child = subprocess.Popen(
                 command,
                 cwd=self.workdir,
@@ -123,7 +126,7 @@ class Task:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=leave,  # noqa: PLW1509 - Python 3.6 has no other way; threads start after it
+                preexec_fn=lead_group,  # noqa: PLW1509 - Python 3.6 has no other way; threads start after it
             )
 
     def stop(self, number, _):
@@ -135,52 +138,54 @@ class Task:
             if number == signal.SIGALRM:
                 self.reason = "it ran into its timeout of %d s" % self.task["timeout"]
         signal.alarm(max(1, self.task["grace"]))
-        self.hit(signal.SIGKILL if self.asked else signal.SIGTERM)
+        self.signal_job(signal.SIGKILL if self.asked else signal.SIGTERM)
         self.asked = True
 
-    def hit(self, number):
+    def signal_job(self, number):
         """Signal everything that the job started: its scope, or its process group."""
         if self.user:
             if number == signal.SIGKILL:
                 # It outruns whoever forks, and takes no process of ours. Linux before 5.14 has no such file.
-                with suppress(OSError), open("/sys/fs/cgroup/system.slice/freepost-job.scope/cgroup.kill", "w") as file:
+                with suppress(OSError), open(
+                    "/sys/fs/cgroup/system.slice/%s.scope/cgroup.kill" % layout.SCOPE, "w"
+                ) as file:
                     file.write("1")
                     return
-            subprocess.call(["systemctl", "-q", "kill", "-s%d" % number, "freepost-job.scope"])
+            subprocess.call(["systemctl", "-q", "kill", "-s%d" % number, layout.SCOPE + ".scope"])
         else:
             with suppress(OSError):  # all of it has gone
                 os.killpg(self.child.pid, number)
 
-    def ship_log(self):
-        """Upload what the log has that was not uploaded yet. Raise Failed."""
+    def upload_log(self):
+        """Upload what the log has that was not uploaded yet. Raise TransferError."""
         at, number = self.state["log"]
-        with open("log", "ab+") as log:
+        with open(layout.LOG, "ab+") as log:
             log.seek(at)
             for data in iter(lambda: log.read(SEGMENT), b""):
                 at, number = at + len(data), number + 1
-                self.post("log/%06d" % number, data)
+                self.post(layout.LOG_SEGMENT % number, data)
                 self.save(log=[at, number])
 
-    def attend(self):
+    def upload_loop(self):
         """Upload log, heartbeats and checkpoints until the job is over, and what is left of the log before all outputs.
 
         What fails is said, and tried again later.
         """
-        checkpoint, event, over, pause = self.task["checkpoint"], "started", False, 0
+        checkpoint, event, over, pause = self.task["checkpoint"], layout.STARTED, False, 0
         beat = saved = time.monotonic()  # the clock may be set right meanwhile
         while not over:
             over, now, pause = self.over.wait(pause), time.monotonic(), LOG_EVERY
             try:
-                if event == "started" or now - beat >= HEARTBEAT:
+                if event == layout.STARTED or now - beat >= HEARTBEAT:
                     beat = now
-                    self.tell(event)
-                    event = "heartbeat"
-                self.ship_log()
+                    self.post_event(event)
+                    event = layout.HEARTBEAT
+                self.upload_log()
                 if checkpoint and now - saved >= checkpoint["every"] and not over:
                     saved = now
                     self.push(checkpoint["globs"])
-                    self.pusher.manifest(False, self.until())
-            except (Failed, OSError) as error:
+                    self.pusher.manifest(False, self.retry_until())
+            except (TransferError, OSError) as error:
                 say(error)
 
     def push(self, globs, bundle=False):
@@ -190,16 +195,25 @@ class Task:
             os.setegid(self.user.pw_gid)
             os.seteuid(self.user.pw_uid)
         try:
-            return self.pusher.push(globs, ".", None, bundle and not self.warning)
+            self.is_pushing_outputs = self.over.is_set()  # and no checkpoint
+            result = self.pusher.push(globs, ".", None, bundle and not self.warning, self.deadline)
+        except TransferError as error:  # there was no time left
+            result = Result(0, 0, 0, [("outputs", str(error))], error.exit, [])
         finally:
+            self.is_pushing_outputs = False
             if self.user:
                 os.seteuid(0)
                 os.setegid(0)
             os.chdir(os.path.dirname(self.path))
+        for each in self.companions:
+            each.pushed(result)
+        return result
 
     def finish(self):
         """Push the outputs, then the log, the manifest and the last event. Return the exit code."""
-        code, failed, files, size = 0, [], 0, 0
+        for each in self.companions:
+            each.finishing(self)
+        code, failed, files, size = ExitCode.OK, [], 0, 0
         if self.reason:  # there may be little time left
             self.pusher.order = lambda items: sorted(items, key=lambda item: item.size)
         for bundle in (False, True):
@@ -209,50 +223,54 @@ class Task:
                 code, files, size = code or result.exit_code, files + result.files, size + result.bytes
                 failed += result.failed
         try:
-            self.ship_log()
+            self.upload_log()
             self.pusher.manifest(not code)
-        except Failed as error:
+        except TransferError as error:
             code = code or error.exit
             failed.append(("manifest and log", str(error)))
         status = self.state.get("status")
         good = status == 0 and not self.reason
         if good and failed:
             self.reason = "%d outputs failed; %s: %s" % ((len(failed),) + tuple(failed[0]))
-        event = "interrupted" if (self.reason or "").startswith("interrupted") else "failed"
-        self.tell(
-            "succeeded" if good and not code else event,
+        interrupted = (self.reason or "").startswith("interrupted")
+        self.post_event(
+            layout.SUCCEEDED if good and not code else layout.INTERRUPTED if interrupted else layout.FAILED,
             exit_code=status,
             reason=self.reason,
             upload={"files": files, "bytes": size, "failed": failed[:100]},
             started=self.state["started"],
         )
-        return code if good else 130 if event == "interrupted" else 1
+        return code if good else ExitCode.INTERRUPTED if interrupted else ExitCode.JOB_FAILED
 
     def run(self):
-        """Do it all. Return the exit code; raise Failed when the last event can't be told."""
+        """Do it all. Return the exit code; raise TransferError when the last event can't be told."""
         if self.state["started"]:
             self.reason = self.state["reason"]
         else:
-            if self.tell("booted") in (4, 5):
-                return 5  # nothing that the job makes would be taken
+            if self.post_event(layout.BOOTED) in (ExitCode.EXPIRED, ExitCode.REFUSED):
+                return ExitCode.REFUSED  # nothing that the job makes would be taken
             try:
                 self.prepare()
+                for each in self.companions:
+                    each.starting(self)
                 self.start()
-            except (OSError, ImportError, subprocess.SubprocessError, Failed) as error:
+                for each in self.companions:
+                    each.started(self)
+            except (OSError, ImportError, subprocess.SubprocessError, TransferError) as error:
                 self.reason = "it could not be started: %s" % error
             else:
                 self.save(started=timestamp(time.time()), reason="interrupted: the VM restarted")
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
                     signal.signal(number, self.stop)
                 signal.alarm(self.task["timeout"])
-                attendant = threading.Thread(target=self.attend, daemon=True)
-                attendant.start()
+                uploads = threading.Thread(target=self.upload_loop, daemon=True)
+                uploads.start()
                 os.sync()  # or a power cut may take the grant, which cloud-init has only just written
                 self.child.wait()
                 signal.alarm(0)
-                self.hit(signal.SIGKILL)
+                self.signal_job(signal.SIGKILL)
                 self.over.set()
-                attendant.join()
+                uploads.join()
                 os.sync()  # a status must not outlive the outputs
                 self.save(status=self.child.returncode, reason=self.reason)
         self.over.set()
@@ -260,7 +278,7 @@ class Task:
         return self.finish()
 
 
-def leave():
+def lead_group():
     """Be a group of its own, and let all else go before it: however many processes it makes, the agent can end them."""
     os.setpgrp()
     os.nice(39)  # to 19, the most there is
@@ -269,22 +287,23 @@ def leave():
 def run(grant, path):
     """Run the task beside the grant at `path`. Return the exit code."""
     os.chdir(os.path.dirname(path))
-    with open("task.json") as file:
+    with open(layout.TASK) as file:
         task = json.load(file)
     warning = grant.agent and complete(grant.agent)
     if warning:
         say(warning)
-    kind = Task
+    until, make_uploader, companions = grant.expires, new_uploader, ()
     with suppress(ImportError):  # it isn't in a VM that has only what its job needs, and that needs nothing of it
         from agent.compose import compose
 
-        grant, kind = compose(grant, path, task)
-    if time.time() > grant.expires:
-        grant = grant._replace(expires=0)  # our clock may be wrong; the store knows
+        until, make_uploader, companions = compose(grant, path, task)
+    # Our clock may be wrong; the store knows when a grant has expired.
+    grant = grant._replace(expires=until if time.time() <= until else 0)
     try:
-        found = kind(grant, path, task)
-        found.warning = warning
-        return found.run()
-    except Failed as error:
+        return Task(grant, path, task, warning, make_uploader, companions).run()
+    except TransferError as error:
         say(error)
         return error.exit
+    finally:
+        for each in companions:
+            each.finished()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from agent.grant import Grant, member
+from agent.grant import Grant, for_index
 from provisioner.errors import FreepostError, NoForms, NotFound
 from provisioner.job.spec import JobSpec
 from provisioner.jobs import record as records
@@ -135,7 +135,7 @@ class Launcher:
 
     def _prove(self, plan: Plan) -> None:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
-        first = member(self.rehearse(plan)[0], 0)
+        first = for_index(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
         probe.verify_stored(self.store, first.status.prefix + "launched")
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import timedelta
 
-from agent.grant import member
+from agent.grant import for_index
 from provisioner.errors import Conflict
 from provisioner.jobs.granting import Granter
 from provisioner.jobs.orders import OrderPlacer, Started
@@ -74,7 +74,7 @@ class TaskOrders:
             grant, user_data = self.granter.render(timed, now, use=True)
             for index, name in enumerate(now.members):
                 if (name, attempt) != (first.members[0], first.attempt):  # that one proved the policy
-                    self.granter.announce(timed, member(grant, index))
+                    self.granter.announce(timed, for_index(grant, index))
             try:
                 return self.started.add(self.placer.place(self.plan.job, now, timed.grants_end, user_data.data))
             except Conflict as error:

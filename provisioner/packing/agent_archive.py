@@ -13,11 +13,9 @@ from __future__ import annotations
 import bz2
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -27,34 +25,60 @@ from provisioner.paths import cache_dir
 
 # All is written and flushed by then; taking the interpreter down would be a seventh of what a small file takes.
 MAIN = "import os\nfrom agent.main import main\nos._exit(main())\n"
-CORE = ("__init__", "boot", "files", "grant", "http", "journal", "main", "push", "task")
+CORE = (
+    "__init__",
+    "boot",
+    "console",
+    "errors",
+    "files",
+    "form_upload",
+    "grant",
+    "grantfile",
+    "http",
+    "journal",
+    "main",
+    "push",
+    "retry",
+    "task",
+    "upload",
+    "upload_units",
+    "worker_reports",
+    "workers",
+)
+MARK = "\f"  # between the files of an archive: no source holds it
+WRITTEN_OUT = ("layout",)  # constants alone, which `minify` writes where they are used
 # What must be in the user-data besides, since without it a VM of this kind could not report, run or upload.
 FOR_GROUPS = ("imds", "launch_group", "remote_grant")
 FOR_APART = ("remote_grant",)  # grants that lie in the bucket
 FOR_PUTS = ("put_upload",)  # stores that take no forms
 FOR_INPUTS = ("pull",)
-FOR_TLS = ("proxy",)  # what else TLS may go through
+FOR_TLS = ("tls",)
 # What a job may call or ask for, where the whole has no room and the bucket can't be used (`render` without --stage).
 FOR_BUNDLES = ("bundle",)
-FOR_RENEWAL = ("compose", "renew")
-FOR_SPOT = ("compose", "imds", "spot")
+FOR_RENEWAL = ("companion", "compose", "renew")
+FOR_SPOT = ("companion", "compose", "imds", "spot")
 FOR_USERS = (
     "commands",
+    "companion",
     "compose",
+    "handoff",
+    "options",
     "push_client",
     "push_server",
     "push_stream",
+    "report",
+    "socket_protocol",
 )  # those that run as a user, who can't read the grant
-FOR_ROOT = ("commands", "hurry", "push_command", "push_stream")  # jobs that can read it
+FOR_ROOT = ("commands", "compose", "options", "push_command", "push_stream", "report")  # jobs that can read it
 
-_MAKERS = ("agent_archive.py", "minify.py")
+_MAKERS = ("agent_archive.py", "minify.py", "rename.py", "short_names.json")
 _LAST = "compose"  # written last where the rest is unpacked, so that its presence says that all of it is there
 
 
 def modules() -> tuple[str, ...]:
     """The name of every module of the agent, without its folder and ending."""
     names = (name[len("agent/") : -len(".py")] for name in resources.agent_sources())
-    return tuple(name for name in names if name != "__main__")
+    return tuple(name for name in names if name not in ("__main__", *WRITTEN_OUT))
 
 
 def whole() -> frozenset[str]:
@@ -82,7 +106,7 @@ def packed(parts: frozenset[str] = frozenset(), *, more: bool = False) -> bytes:
 @lru_cache(maxsize=1)
 def rest() -> bytes:
     """Return the archive of the bucket: modules without a folder, for where the core was unpacked."""
-    return _kept("rest", lambda: _archive({f"{name}.py": minified()[name] for name in remaining()}))
+    return _kept("rest", lambda: pack({name: minified()[name] for name in remaining()}))
 
 
 @lru_cache(maxsize=1)
@@ -91,13 +115,21 @@ def minified() -> Mapping[str, str]:
 
     def make() -> bytes:
         from provisioner.packing.minify import shrink
+        from provisioner.packing.rename import rename, short_names
 
-        sources = {name: source.decode() for name, source in resources.agent_sources().items()}
-        small = shrink({**sources, "agent/__main__.py": MAIN})
+        small = shrink(rename(needed_sources(), short_names()))
         return json.dumps({Path(name).stem: text for name, text in small.items()}).encode()
 
     found: dict[str, str] = json.loads(_kept("modules", make))
     return found
+
+
+def needed_sources() -> dict[str, str]:
+    """The sources of all that travels, as yet with all of their names, by the names of their files."""
+    from provisioner.packing.minify import shake, write_out
+
+    sources = {name: source.decode() for name, source in resources.agent_sources().items()}
+    return shake(write_out({**sources, "agent/__main__.py": MAIN}))
 
 
 def fixed() -> Iterator[tuple[frozenset[str], bool]]:
@@ -129,20 +161,19 @@ def _core(parts: frozenset[str], *, more: bool) -> bytes:
     names = (*CORE, *sorted(parts))
     known = {*names, *(remaining() if more else ()), "__main__"}
     small = shake({name: text for name, text in minified().items() if name in known})
-    return _archive({**{f"agent/{name}.py": small[name] for name in names}, "__main__.py": small["__main__"]})
+    return pack({**{f"agent/{name}": small[name] for name in names}, "__main__": small["__main__"]})
 
 
-def _archive(files: Mapping[str, str]) -> bytes:
-    """Pack files. Padded by newlines to whole blocks, they take fewer bytes in a tar than padded by its zeros."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, text in files.items():
-            data = text.encode()
-            data += b"\n" * (-len(data) % tarfile.BLOCKSIZE)
-            entry = tarfile.TarInfo(name)  # of nobody, of 1970
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return bz2.compress(buffer.getvalue())
+def pack(files: Mapping[str, str]) -> bytes:
+    """Pack Python files: parted by form feeds, each begins with its name without ``.py``, on a line of its own.
+
+    `bzcat` shows them one by one.
+    It has no need of what a tar says besides, which compressed took 8 bytes a file.
+    """
+    if any(MARK in text for text in files.values()):
+        message = "a source holds a form feed, which parts the files of an archive"
+        raise ValueError(message)
+    return bz2.compress(MARK.join(f"{name}\n{text}" for name, text in files.items()).encode())
 
 
 @lru_cache(maxsize=1)

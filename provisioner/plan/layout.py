@@ -11,7 +11,7 @@
     PREFIX/JOB/status/TASK/ATTEMPT/log/000001  log segments
     PREFIX/JOB/status/TASK/ATTEMPT/manifest.json
     PREFIX/JOB/out/TASK/ATTEMPT/RELATIVE/PATH  outputs
-    PREFIX/.agent/VERSION-SHA256.tar.bz2       what VMs of any job fetch of the agent
+    PREFIX/.agent/VERSION-SHA256.bz2           what VMs of any job fetch of the agent
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class Plan:
             return None
         data = agent_archive.rest()
         digest = hashlib.sha256(data).hexdigest()
-        key = f"{agent_root(self.keys.prefix)}{__version__}-{digest}.tar.bz2"
+        key = f"{agent_root(self.keys.prefix)}{__version__}-{digest}.bz2"
         return StagedInput("the agent", key, "0400", len(data), digest)
 
     def task(self, name: str | None) -> TaskPlan:

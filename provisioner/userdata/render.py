@@ -28,7 +28,7 @@ RUN_DIR = "/run/freepost"
 GRANT_PATH = f"{RUN_DIR}/grant.json"
 GRANT_FROM_PATH = f"{GRANT_PATH}.from"  # in its place, of a grant that lies apart
 TASK_PATH = f"{RUN_DIR}/task.json"
-AGENT_PATH = "/usr/local/lib/freepost/agent.tar.bz2"
+AGENT_PATH = "/usr/local/lib/freepost/agent.bz2"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"
@@ -214,12 +214,22 @@ def deadman(plan: Plan) -> str:
 
 def gzipped(data: bytes) -> bytes:
     """Gzip with no time and no operating system in its header: zlib's own wrapper differs between Pythons."""
-    packer, body = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS), b""
-    for piece in re.split(rb"([A-Za-z0-9+/=]{200,})", data):
-        body += packer.compress(piece) + packer.flush(zlib.Z_BLOCK)  # text and base64 want codes of their own
-    body += packer.flush()
+    *pieces, last = re.split(rb"([A-Za-z0-9+/=]{200,})", data)
+    body, before = b"", b""
+    for number, piece in enumerate(pieces):  # text, then base64, in turn: each wants codes of its own
+        body += _deflated(piece, before, repeats=number % 2 == 0)
+        before += piece
+    body += _deflated(last, before, end=zlib.Z_FINISH)
     trailer = zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
     return b"\x1f\x8b\x08\0\0\0\0\0\x02\xff" + body + trailer
+
+
+def _deflated(piece: bytes, before: bytes, *, repeats: bool = True, end: int = zlib.Z_SYNC_FLUSH) -> bytes:
+    """Compress what comes after `before`. Without `repeats`: in base64 of what was compressed the few cost more."""
+    strategy = zlib.Z_DEFAULT_STRATEGY if repeats else zlib.Z_HUFFMAN_ONLY
+    window = before[-(1 << zlib.MAX_WBITS) :]
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy, zdict=window)
+    return packer.compress(piece) + packer.flush(end)
 
 
 def yaml_content(content: bytes) -> str:

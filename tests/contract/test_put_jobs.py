@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.check import presigned
-from agent.http import Failed, Sender
+from agent.check import slot_violations
+from agent.errors import TransferError
+from agent.http import FileSlice
+from agent.upload import new_uploader
 from provisioner.cli import app
 from provisioner.embedded import server
 from provisioner.job.spec import StoreSpec
@@ -157,8 +159,8 @@ def test_a_long_log_keeps_its_beginning_and_its_end(job, running, capfd, monkeyp
 
 def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
-    from agent.main import Bad
-    from agent.remote_grant import own
+    from agent.console import CommandError
+    from agent.remote_grant import load_own
     from provisioner.jobs import toolbox
 
     outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
@@ -174,13 +176,13 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     assert b"slots" not in stub.content
     path.with_name(Path(stub.path).name).write_bytes(stub.content)
     monkeypatch.setenv("FREEPOST_GRANT", str(path))
-    assert own()[0].outputs == grant.outputs
+    assert load_own()[0].outputs == grant.outputs
     ((key, data),) = made.extra_objects.items()
     opened.store.put(key, data.replace(b'"task"', b'"tusk"'))
-    assert own()[0].outputs == grant.outputs  # a second boot finds the grant itself
+    assert load_own()[0].outputs == grant.outputs  # a second boot finds the grant itself
     path.unlink()
-    with pytest.raises(Bad, match="is not what this VM was launched with") as ended:
-        own()
+    with pytest.raises(CommandError, match="is not what this VM was launched with") as ended:
+        load_own()
     assert ended.value.args[1] == 8
     for key, upload in opened.store.uploads(""):
         opened.store.abort_upload(key, upload)
@@ -193,11 +195,11 @@ def test_check_tells_what_a_slot_would_not_take(job, running):
     now = datetime.now(timezone.utc)
     signing = put_slots.SlotSigner(job.store.bucket, job.store.credentials, now, timedelta(hours=1))
     target = signing.target("p/", ["a"], max_bytes=10)
-    assert presigned(target, "a", 10) == []
-    assert presigned(target, "a", 11) == ["the file has 11 bytes; its slot takes 10"]
-    assert presigned(target, "b", 1) == ["the grant has no slot for this name"]
+    assert slot_violations(target, "a", 10) == []
+    assert slot_violations(target, "a", 11) == ["the file has 11 bytes; its slot takes 10"]
+    assert slot_violations(target, "b", 1) == ["the grant has no slot for this name"]
     old = put_slots.SlotSigner(job.store.bucket, job.store.credentials, now - timedelta(hours=2), timedelta(hours=1))
-    assert "expired" in presigned(old.target("p/", ["a"]), "a", 1)[0]
+    assert "expired" in slot_violations(old.target("p/", ["a"]), "a", 1)[0]
 
 
 def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
@@ -211,15 +213,16 @@ def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
     path = tmp_path / "big"
     path.write_bytes(os.urandom(LARGE))
     with path.open("r+b") as file, contextlib.ExitStack() as stack:
-        sender = Sender(target, pace=lambda _: os.utime(path))
-        with pytest.raises(Failed, match="changed"), contextlib.closing(sender):
-            sender.post("big", (file.fileno(), 0, LARGE))
-        sender = stack.enter_context(contextlib.closing(Sender(target)))
-        assert sender.post("big", (file.fileno(), 0, LARGE))["verified"] == "etag"
-        assert sender.post("big", (file.fileno(), 0, LARGE))["verified"] == "etag"  # put together before: seen by HEAD
+        sender = new_uploader(target, pace=lambda _: os.utime(path))
+        with pytest.raises(TransferError, match="changed"), contextlib.closing(sender):
+            sender.post("big", FileSlice(file.fileno(), 0, LARGE))
+        sender = stack.enter_context(contextlib.closing(new_uploader(target)))
+        data = FileSlice(file.fileno(), 0, LARGE)
+        assert sender.post("big", data)["verified"] == "etag"
+        assert sender.post("big", data)["verified"] == "etag"  # put together before: seen by HEAD
         path.write_bytes(os.urandom(LARGE))
-        with pytest.raises(Failed, match="only a new attempt"):
-            sender.post("big", (file.fileno(), 0, LARGE))
+        with pytest.raises(TransferError, match="only a new attempt"):
+            sender.post("big", FileSlice(file.fileno(), 0, LARGE))
     assert job.store.size("p/big") == LARGE
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from agent.grant import Grant, dump, encode_name, parse
-from agent.http import send
 from agent.push import Pusher
+from agent.upload import send
 from provisioner.embedded import server
 from provisioner.job.spec import JobSpec, RunSpec, StoreSpec
 from provisioner.jobs import collect

@@ -6,11 +6,9 @@ What each job pushes by `agent push --bundle`, as its own user, can only come ho
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import re
-import tarfile
 
 import pytest
 
@@ -18,6 +16,7 @@ from agent.grant import instant
 from provisioner.embedded import server
 from provisioner.errors import MissingDependency
 from provisioner.packing import agent_archive
+from provisioner.packing.agent_archive import pack
 from tests.e2e.rendered import inside
 from tests.e2e.stages import FAKETIME, LIBFAKETIME, NAME, NO_DNS, Stages, clock, make_certificate, temporary
 from tests.support import guests, moto
@@ -147,7 +146,7 @@ def test_a_clock_that_is_off(stages, offset, after, timeout):
 
 
 # What whoever may write to the bucket would have root run, and how a job without `agent push` goes on.
-EVIL = b"open('/srv/ran', 'w')\n"
+EVIL = "open('/srv/ran', 'w')\n"
 ALONE = f"""
 mkdir many; for n in $(seq {FILES}); do echo "line $n" >many/$n; done
 agent push --bundle many; echo $? >code; ls /srv >srv
@@ -157,13 +156,7 @@ REFUSED = "the rest of the agent can't be had: what lies in the bucket is not wh
 
 def evil(size):
     """An archive of so many bytes, that can be unpacked, of modules that tell that they were run."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:bz2") as archive:
-        for name in agent_archive.remaining():
-            entry = tarfile.TarInfo(f"{name}.py")
-            entry.size = len(EVIL)
-            archive.addfile(entry, io.BytesIO(EVIL))
-    return buffer.getvalue().ljust(size, b"\0")
+    return pack(dict.fromkeys(agent_archive.remaining(), EVIL)).ljust(size, b"\0")
 
 
 def test_another_archive(stages):

@@ -70,7 +70,7 @@ def test_a_groups_grant_names_every_task(bench, document, parse, ec2):
     shared = grant.parse(text)
     assert shared.task == "8-11"
     for index, task in enumerate(["8", "9", "10", "11"]):
-        own = grant.member(shared, index)
+        own = grant.for_index(shared, index)
         assert own.task == task
         assert own.outputs.prefix == JobKeys("p", record.job).outputs(task, 1)
         conditions = grant.conditions(own.outputs.policy)

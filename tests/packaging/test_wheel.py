@@ -92,9 +92,9 @@ def test_scripts_answer_from_an_empty_folder(scripts, tmp_path):
 def test_the_agent_is_packed_already(scripts, tmp_path):
     """Installed, a launch finds the agent packed: nothing is made small, and nothing kept in a cache."""
     program = (
-        "import sys; from provisioner import agentapp\n"
-        "for parts, more in agentapp.fixed(): agentapp.packed(parts, more=more)\n"
-        "print(len(agentapp.rest()), *({'ast', 'python_minifier'} & set(sys.modules)))"
+        "import sys; from provisioner.packing import agent_archive\n"
+        "for parts, more in agent_archive.fixed(): agent_archive.packed(parts, more=more)\n"
+        "print(len(agent_archive.rest()), *({'ast', 'python_minifier'} & set(sys.modules)))"
     )
     environment = {**os.environ, "FREEPOST_CACHE_DIR": str(tmp_path / "cache")}
     (size,) = run(scripts / "python", "-I", "-c", program, cwd=tmp_path, env=environment).split()

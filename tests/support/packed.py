@@ -1,14 +1,20 @@
 """The agent as a VM has it: packed, and unpacked again."""
 
-import io
-import tarfile
+import bz2
+
+from provisioner.packing.agent_archive import MARK
+
+
+def files(data):
+    """The files of an archive, texts by name, in its order."""
+    found = (part.partition("\n") for part in bz2.decompress(data).decode().split(MARK))
+    return {f"{name}.py": text for name, _, text in found}
 
 
 def unpack(data, folder):
     """Unpack an archive into `folder`, and return that."""
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            path = folder / member.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.extractfile(member).read())
+    for name, text in files(data).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     return folder

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import boot, http
-from agent.http import Failed
+from agent import boot, retry
+from agent.errors import TransferError
 from provisioner.packing import agent_archive
 from tests.support.broken_store import broken_store
 from tests.support.grants import fake_grant, write_grant
@@ -43,10 +43,10 @@ def pauses(monkeypatch):
     """What happens at each pause between two tries, in place of time; a list that counts them."""
     made = []
 
-    def insist(attempt, **more):
-        return http.insist(attempt, pause=lambda _: made.append(0), **more)
+    def with_retries(attempt, **more):
+        return retry.with_retries(attempt, pause=lambda _: made.append(0), **more)
 
-    monkeypatch.setattr(boot, "insist", insist)
+    monkeypatch.setattr(boot, "with_retries", with_retries)
     return made
 
 
@@ -64,7 +64,7 @@ def told(url):
 def test_it_is_asked_for_until_it_is_whole(store, source, pauses, tmp_path, faults, paused):
     """A reply that is cut off and one that says busy are followed by another try, on a used connection at once."""
     store.faults.extend(faults)
-    boot.have(str(tmp_path / "kept"), source)
+    boot.fetch_pinned(str(tmp_path / "kept"), source)
     assert (tmp_path / "kept").read_bytes() == agent_archive.rest()
     assert oct((tmp_path / "kept").stat().st_mode) == "0o100400"
     assert (len(pauses), store.requests) == (paused, len(faults) + 1)
@@ -83,8 +83,10 @@ def test_a_store_that_answers_later(monkeypatch, tmp_path):
             up.append(stack.enter_context(broken_store(port)))
             up[0].objects["rest"] = agent_archive.rest()
 
-        monkeypatch.setattr(boot, "insist", lambda attempt, **more: http.insist(attempt, pause=pause, **more))
-        boot.have(str(tmp_path / "kept"), told(f"http://127.0.0.1:{port}/"))
+        monkeypatch.setattr(
+            boot, "with_retries", lambda attempt, **more: retry.with_retries(attempt, pause=pause, **more)
+        )
+        boot.fetch_pinned(str(tmp_path / "kept"), told(f"http://127.0.0.1:{port}/"))
         assert [server.requests for server in up] == [1]
     assert (tmp_path / "kept").read_bytes() == agent_archive.rest()
 
@@ -100,7 +102,7 @@ def test_a_name_that_has_no_address_at_first(store, pauses, monkeypatch, tmp_pat
         return find("127.0.0.1", *more, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    boot.have(str(tmp_path / "kept"), told(f"http://store.test:{store.server_port}/"))
+    boot.fetch_pinned(str(tmp_path / "kept"), told(f"http://store.test:{store.server_port}/"))
     assert lookups == [b"store.test"] * 15
     assert len(pauses) == 14
     assert (tmp_path / "kept").read_bytes() == agent_archive.rest()
@@ -109,11 +111,13 @@ def test_a_name_that_has_no_address_at_first(store, pauses, monkeypatch, tmp_pat
 def test_five_minutes_and_no_longer(source, store, monkeypatch, tmp_path):
     """A store that never answers well is given up once the pauses come to five minutes."""
     waits = []
-    monkeypatch.setattr(boot, "insist", lambda attempt, **more: http.insist(attempt, pause=waits.append, **more))
+    monkeypatch.setattr(
+        boot, "with_retries", lambda attempt, **more: retry.with_retries(attempt, pause=waits.append, **more)
+    )
     store.always = BUSY
-    with pytest.raises(Failed, match="503 SlowDown"):
-        boot.have(str(tmp_path / "kept"), source)
-    assert http.PATIENCE - 30 <= sum(waits) <= http.PATIENCE
+    with pytest.raises(TransferError, match="503 SlowDown"):
+        boot.fetch_pinned(str(tmp_path / "kept"), source)
+    assert retry.PATIENCE - 30 <= sum(waits) <= retry.PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -129,8 +133,8 @@ def test_five_minutes_and_no_longer(source, store, monkeypatch, tmp_path):
 def test_a_refusal_is_believed(store, source, pauses, tmp_path, answer, code):
     """What the store refuses for good is asked for once, and the sentence holds nothing of the URL's signature."""
     store.always = answer
-    with pytest.raises(Failed) as caught:
-        boot.have(str(tmp_path / "kept"), source)
+    with pytest.raises(TransferError) as caught:
+        boot.fetch_pinned(str(tmp_path / "kept"), source)
     assert (caught.value.exit, store.requests, pauses) == (code, 1, [])
     assert "5ecre7" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -141,8 +145,8 @@ def test_something_else_is_refused(store, source, pauses, tmp_path, become):
     """An object that isn't what was launched with is asked for once, never kept, and not read whole if larger."""
     data = store.objects["rest"]
     store.objects["rest"] = {"changed": b"x" + data[1:], "shorter": data[:-1], "larger": data + bytes(1 << 20)}[become]
-    with pytest.raises(Failed, match="is not what this VM was launched with") as caught:
-        boot.have(str(tmp_path / "kept"), source)
+    with pytest.raises(TransferError, match="is not what this VM was launched with") as caught:
+        boot.fetch_pinned(str(tmp_path / "kept"), source)
     assert (caught.value.exit, pauses) == (8, [])
     assert store.posts == [f"/rest?sig=5ecre7 0-{len(data)}"]
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +155,7 @@ def test_something_else_is_refused(store, source, pauses, tmp_path, become):
 def test_a_store_that_knows_no_ranges(store, source, tmp_path):
     """A whole object, with status 200, is as good as its range."""
     store.faults.append("no ranges")
-    boot.have(str(tmp_path / "kept"), source)
+    boot.fetch_pinned(str(tmp_path / "kept"), source)
     assert (tmp_path / "kept").read_bytes() == agent_archive.rest()
 
 
@@ -159,12 +163,12 @@ def test_what_is_kept_is_not_fetched_again(store, source, tmp_path):
     """A file of this sha256 is taken as it is; one that is torn or of something else is fetched anew."""
     kept = tmp_path / "kept"
     kept.write_bytes(agent_archive.rest())
-    boot.have(str(kept), source)
+    boot.fetch_pinned(str(kept), source)
     assert store.requests == 0
     for wrong in (agent_archive.rest()[:-100], b"", b"x"):
         kept.chmod(0o600)
         kept.write_bytes(wrong)
-        boot.have(str(kept), source)
+        boot.fetch_pinned(str(kept), source)
         assert kept.read_bytes() == agent_archive.rest()
     assert store.requests == 3
 
@@ -173,7 +177,7 @@ def test_a_left_over_of_a_killed_process(store, source, tmp_path):
     """A torn file under the temporary name, closed even to its owner, is no obstacle."""
     (tmp_path / "kept.new").write_bytes(agent_archive.rest()[:5000])
     (tmp_path / "kept.new").chmod(0o400)
-    boot.have(str(tmp_path / "kept"), source)
+    boot.fetch_pinned(str(tmp_path / "kept"), source)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_bytes() == agent_archive.rest()
 
@@ -260,11 +264,11 @@ def test_a_command_that_is_not_there(python, tmp_path):
 FULL = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from agent import boot, main as command
+from agent import boot, main
 def full(path, data):
     raise OSError(28, "No space left on device")
 boot.replace = full
-raise SystemExit(command.main(["run"]))
+raise SystemExit(main.main(["run"]))
 """
 
 

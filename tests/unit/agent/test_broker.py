@@ -11,7 +11,7 @@ import time
 import pytest
 
 from agent import broker
-from agent.main import Bad
+from agent.console import CommandError
 from provisioner.cli import app
 from tests.support.grants import ROOT, run_agent
 from tests.support.interpreters import AGENT_PYTHONS
@@ -185,10 +185,12 @@ def test_check_by_broker(serve, token, tmp_path):
 
 def test_a_service_that_is_down_is_tried_again_and_then_told(unused_port, token, tmp_path, monkeypatch):
     """Connection refused: as many tries as for a store, then exit code 7 with the host in the sentence."""
-    monkeypatch.setattr("agent.http.TRIES", 3)
+    monkeypatch.setattr("agent.retry.TRIES", 3)
     asked = []
-    monkeypatch.setattr(broker, "ask", lambda *words, real=broker.ask: (asked.append(1), real(*words)))
-    with pytest.raises(Bad) as told:
+    monkeypatch.setattr(
+        broker, "request_grant", lambda *words, real=broker.request_grant: (asked.append(1), real(*words))
+    )
+    with pytest.raises(CommandError) as told:
         broker.obtain(f"http://127.0.0.1:{unused_port}/", str(token), print)
     assert told.value.args[1] == 7
     assert "127.0.0.1" in told.value.args[0]
@@ -230,6 +232,6 @@ def test_a_service_that_comes_up_late_is_found(serve, unused_port, token, tmp_pa
 )
 def test_a_token_is_never_sent_in_clear(url, sentence, token):
     """Plain HTTP is for this machine alone, and nothing is asked of any other address."""
-    with pytest.raises(Bad, match=sentence) as told:
+    with pytest.raises(CommandError, match=sentence) as told:
         broker.obtain(url, str(token), print)
     assert told.value.args[1] == 2

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from agent.bundle import header
-from agent.files import within
+from agent.files import is_within
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_a_header_is_read_by_tarfile(name):
 )
 def test_within(path, root, inside):
     """A path is within a folder only by whole names."""
-    assert within(path, root) is inside
+    assert is_within(path, root) is inside

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from agent import http
+from agent import form_upload, http, retry
 from agent.push import Pusher
 from tests.support.broken_store import broken_store
 from tests.support.grants import SECRETS, fake_grant
@@ -16,7 +16,7 @@ ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>%s</Message></Erro
 
 @pytest.fixture
 def evil(monkeypatch):
-    monkeypatch.setattr(http, "WAIT", 0.001)
+    monkeypatch.setattr(retry, "WAIT", 0.001)
     with broken_store() as server:
         yield server
 
@@ -64,7 +64,7 @@ def test_a_passing_fault_costs_one_request_each(evil, pusher, one, faults, reque
 
 def test_a_stall_ends_the_attempt(evil, pusher, one, monkeypatch):
     """A server that takes the body and says nothing costs one request and the stall limit."""
-    monkeypatch.setattr(http.Wire, "stall", 0.2)
+    monkeypatch.setattr(http.HttpConnection, "stall", 0.2)
     evil.faults.append("stall")
     result = pusher.push([str(one)], base=str(one.parent))
     assert (result.exit_code, evil.requests) == (0, 2)
@@ -72,8 +72,8 @@ def test_a_stall_ends_the_attempt(evil, pusher, one, monkeypatch):
 
 def test_a_store_that_reads_nothing_ends_the_attempt(tmp_path, monkeypatch):
     """A server that takes no byte of a large body costs the stall limit, not the kernel's patience, and is named."""
-    monkeypatch.setattr(http, "TRIES", 1)
-    monkeypatch.setattr(http.Wire, "stall", 1)
+    monkeypatch.setattr(retry, "TRIES", 1)
+    monkeypatch.setattr(http.HttpConnection, "stall", 1)
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(32 << 20)
@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_spliced(evil, pusher, tmp_path, monkeypatch):
 
 def test_a_closed_keep_alive_connection_costs_no_try(evil, pusher, tmp_path, monkeypatch):
     """A connection that the server closed between two forms is made anew, without a pause and without a try."""
-    monkeypatch.setattr(http, "TRIES", 1)
+    monkeypatch.setattr(retry, "TRIES", 1)
     for name in "ab":
         (tmp_path / name).write_text(name)
     evil.always = "close after"
@@ -186,7 +186,7 @@ def test_one_bad_file_does_not_stop_the_others(evil, pusher, tmp_path):
 
 def test_an_unreachable_store_stops_everything(evil, tmp_path, monkeypatch):
     """When two files in a row have used up their tries and nothing arrived, the others are not tried."""
-    monkeypatch.setattr(http, "TRIES", 3)
+    monkeypatch.setattr(retry, "TRIES", 3)
     for number in range(50):
         (tmp_path / str(number)).write_text("x")
     evil.always = (503, xml(b"SlowDown"))
@@ -199,17 +199,17 @@ def test_an_unreachable_store_stops_everything(evil, tmp_path, monkeypatch):
 def test_retry_after_is_honoured(evil, pusher, one):
     """The pause is the one that the store asks for."""
     waits = []
-    pusher.begin(0)
-    sender = http.Sender(pusher.grant.outputs)
+    pusher.reset(0)
+    sender = form_upload.FormUploader(pusher.grant.outputs)
     evil.faults.append((503, xml(b"SlowDown"), [("Retry-After", "7")]))
-    http.insist(lambda: sender.post("one", one.read_bytes()), pause=waits.append)
+    retry.with_retries(lambda: sender.post("one", one.read_bytes()), pause=waits.append)
     sender.close()
     assert (waits, evil.requests) == ([7], 2)
 
 
 def test_damage_that_lasts_is_an_integrity_failure(evil, pusher, one, monkeypatch):
     """A store that finds the body damaged every time ends in exit code 8, after all tries."""
-    monkeypatch.setattr(http, "TRIES", 3)
+    monkeypatch.setattr(retry, "TRIES", 3)
     evil.always = (400, xml(b"BadDigest"))
     result = pusher.push([str(one)], base=str(one.parent))
     assert (result.exit_code, evil.requests) == (8, 3)
@@ -217,7 +217,7 @@ def test_damage_that_lasts_is_an_integrity_failure(evil, pusher, one, monkeypatc
 
 def test_a_wrong_etag_is_damage(evil, tmp_path, one, monkeypatch):
     """Without a checksum in the policy, an ETag that is an MD5 but not of these bytes is a failure."""
-    monkeypatch.setattr(http, "TRIES", 2)
+    monkeypatch.setattr(retry, "TRIES", 2)
     pusher = Pusher(fake_grant(evil.url, sums=False), str(tmp_path / "journal"))
     evil.always = "wrong etag"
     assert pusher.push([str(one)], base=str(tmp_path)).exit_code == 8
@@ -245,7 +245,7 @@ def test_a_deadline_ends_the_push(evil, pusher, one):
 
 def test_a_damaged_body_is_refused_by_the_checksum(evil, pusher, one, monkeypatch):
     """Bytes that change between hash and wire are refused by the server and sent again."""
-    real, spoilt = http.Wire.send, []
+    real, spoilt = http.HttpConnection.send, []
 
     def spoil(wire, pieces):
         if not spoilt:
@@ -253,6 +253,6 @@ def test_a_damaged_body_is_refused_by_the_checksum(evil, pusher, one, monkeypatc
             pieces = (pieces[0], b"?" * len(pieces[1]), *pieces[2:])
         real(wire, pieces)
 
-    monkeypatch.setattr(http.Wire, "send", spoil)
+    monkeypatch.setattr(http.HttpConnection, "send", spoil)
     result = pusher.push([str(one)], base=str(one.parent))
     assert (result.exit_code, evil.requests) == (0, 2)

@@ -8,9 +8,9 @@ import pytest
 
 from agent import grant as grants
 from agent import imds
+from agent.console import CommandError
 from agent.grant import Grant, Target
-from agent.main import Bad
-from agent.remote_grant import own
+from agent.remote_grant import load_own
 from tests.support.metadata import metadata
 
 POLICY = '{"expiration": "2026-11-23T21:00:00Z", "conditions": [["starts-with", "$key", "p/j/out/"]]}'
@@ -38,12 +38,12 @@ def shared(tmp_path, monkeypatch):
 
 def test_the_grant_becomes_the_members_own(cloud, shared):
     """The third VM of tasks 8 to 11 is task 10; its grant says so from then on, and is closed to others."""
-    mine = own()[0]
+    mine = load_own()[0]
     assert (mine.task, mine.outputs.prefix, mine.status.prefix) == ("10", "p/j/out/10/1/", "p/j/status/10/1/")
     assert grants.parse(shared.read_text()) == mine
     assert shared.stat().st_mode & 0o777 == 0o400
     cloud.said["ami-launch-index"] = "3"
-    assert own()[0].task == "10"
+    assert load_own()[0].task == "10"
 
 
 @pytest.mark.parametrize("index", ["4", "-1", "nonsense", "", "²", None])
@@ -52,7 +52,7 @@ def test_without_an_index_nothing_is_guessed(cloud, shared, capsys, index):
     before = shared.read_bytes()
     cloud.said["ami-launch-index"] = index
     with pytest.raises(SystemExit) as end:
-        own()
+        load_own()
     assert end.value.code == 3
     assert shared.read_bytes() == before
     (line,) = capsys.readouterr().err.splitlines()
@@ -67,8 +67,8 @@ def test_without_a_metadata_service_it_ends_with_a_sentence(cloud, shared, kind)
     host = cloud.host if kind == "broken" else "127.0.0.1:1"
     before = shared.read_bytes()
     program = (
-        f"from agent import imds, launch_group, remote_grant; launch_group.TRIES = 2; imds.HOST = {host!r}; "
-        "remote_grant.own()"
+        f"from agent import imds, launch_group, remote_grant; launch_group.TRIES = 2; imds.HOST = {host!r};"
+        "remote_grant.load_own()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 3
@@ -80,6 +80,6 @@ def test_without_a_metadata_service_it_ends_with_a_sentence(cloud, shared, kind)
 def test_a_grant_that_can_not_be_read_is_no_group(shared):
     """What is wrong with the grant is told before anybody is asked for an index."""
     shared.write_text("{}")
-    with pytest.raises(Bad, match="version"):
-        own()
+    with pytest.raises(CommandError, match="version"):
+        load_own()
     assert shared.read_text() == "{}"

@@ -101,7 +101,7 @@ def test_a_store_that_is_not_there(tmp_path, evil):
     grant = fake_grant("http://127.0.0.1:9/")
     (tmp_path / "file").write_text("x")
     env = dict(os.environ, PYTHONPATH=str(ROOT))
-    code = "from agent import http; http.WAIT = 0.001; from agent.main import main; raise SystemExit(main())"
+    code = "from agent import retry; retry.WAIT = 0.001; from agent.main import main; raise SystemExit(main())"
     argv = [sys.executable, "-c", code, "push", "--grant", write_grant(tmp_path, grant), "file"]
     done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 7
@@ -127,7 +127,7 @@ def test_no_secret_in_any_output(evil, tmp_path, answer, bundle):
     for number in range(30):
         (tmp_path / str(number)).write_text("x")
     evil.always = answer
-    code = "from agent import http; http.WAIT = 0.001; from agent.main import main; raise SystemExit(main())"
+    code = "from agent import retry; retry.WAIT = 0.001; from agent.main import main; raise SystemExit(main())"
     argv = [sys.executable, "-c", code, "push", "--grant", path, "--json", *bundle, *map(str, range(30))]
     push = subprocess.Popen(
         argv,
@@ -244,9 +244,9 @@ def test_what_is_missing_is_told_apart(here, missing, argv, says):
     code = f"""
 import sys
 sys.modules[{missing!r}] = None
-from agent import main as command
-command.load = lambda path=None: __import__({missing!r})
-sys.exit(command.main({argv!r}))
+from agent import grantfile, main
+grantfile.load = lambda path=None: __import__({missing!r})
+sys.exit(main.main({argv!r}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from agent import http, pull
+from agent import pull, retry
 from agent.pull import pull as fetch_all
 from tests.support.broken_store import broken_store
 from tests.support.grants import SECRETS, fake_grant, real_grant, run_agent, write_grant
@@ -13,7 +13,7 @@ from tests.support.grants import SECRETS, fake_grant, real_grant, run_agent, wri
 
 @pytest.fixture
 def evil(monkeypatch):
-    monkeypatch.setattr(http, "WAIT", 0.001)
+    monkeypatch.setattr(retry, "WAIT", 0.001)
     monkeypatch.setattr(pull, "RANGE", 1000)
     monkeypatch.setattr(pull, "THREADS", 2)
     with broken_store() as server:

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent import hurry, push_stream
 from agent import push as pushing
-from agent.commands import limit
+from agent import push_stream, upload_units, workers
 from agent.files import Item
+from agent.options import limit
 from agent.push import Pusher
+from agent.push_command import most_urgent_first
 from tests.support.grants import gather, reader, real_grant, run_agent, tree_of, write_grant
 
 NAMES = [
@@ -127,15 +128,16 @@ def test_threads_for_large_files_come_one_at_a_time(pusher, monkeypatch, size, t
         now = next(ticks)
         return now, 99 * now
 
-    monkeypatch.setattr(pushing, "uptime", uptime)
-    monkeypatch.setattr(pushing, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(workers, "uptime", uptime)
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     monkeypatch.setattr(threading, "Thread", lambda **_: SimpleNamespace(start=lambda: started.append(0), join=int))
-    monkeypatch.setattr(pusher, "do", lambda *_: seen.append(len(started)))
-    pusher.begin(0)
-    pusher.bell, pusher.over = os.pipe(), threading.Event()
-    jobs = [pushing.Job([Item("file", "file", size, 0, 0, "/")], 0, 0, 0, 0)] * 4
-    pusher.crew(iter([*jobs, None]).__next__, 32)
-    os.close(pusher.bell[0])
+    monkeypatch.setattr(pusher, "upload", lambda *_: seen.append(len(started)) or 0)
+    pusher.reset(0)
+    units = [upload_units.WholeFile(Item("file", "file", size, 0, 0, "/"))] * 4
+    pool = workers.Workers(pusher, [*units, None].__getitem__)
+    pool.run_workers(32)
+    for fd in (pool.reports, *pool.counter):
+        os.close(fd)
     assert seen == threads
 
 
@@ -144,16 +146,17 @@ def test_an_interrupted_push_says_no_more(pusher, monkeypatch, tmp_path):
     """Threads that were sending when the push was interrupted come to their end without a traceback."""
     began, interrupted, errors = threading.Event(), threading.Event(), []
 
-    def do(*_):
+    def upload(*_):
         began.set()
         assert interrupted.wait(30)
+        return 0
 
-    def listen(_):
+    def collect_reports(*_):
         assert began.wait(30)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pusher, "do", do)
-    monkeypatch.setattr(pusher, "listen", listen)
+    monkeypatch.setattr(pusher, "upload", upload)
+    monkeypatch.setattr(workers.Workers, "collect_reports", collect_reports)
     monkeypatch.setattr(threading, "excepthook", errors.append)
     before = set(threading.enumerate())
     for number in range(5):
@@ -180,8 +183,9 @@ def test_what_changed_on_disk_is_sent_again(pusher, grant, read, tree):
 @pytest.mark.parametrize("sums", [True, False], ids=["checksum", "etag"])
 def test_a_large_file_goes_in_parts(s3, bucket, read, tmp_path, monkeypatch, sums):
     """A file over the limit becomes parts, each with its sha256, and only missing parts are sent again."""
-    monkeypatch.setattr(pushing, "PART", 1 << 20)
+    monkeypatch.setattr(pushing, "PART_SIZE", 1 << 20)
     monkeypatch.setattr(pushing, "SMALL", 1 << 18)
+    monkeypatch.setattr(upload_units, "SMALL", 1 << 18)
     grant = real_grant(s3, bucket, sums=sums)
     big = tmp_path / "big"
     big.write_bytes(os.urandom((5 << 20) + 12345))
@@ -234,9 +238,9 @@ class Slow(io.RawIOBase):
 @pytest.mark.parametrize("size", [0, 5, 1 << 20, 3_333_333], ids=str)
 def test_a_stream_arrives(pusher, grant, read, monkeypatch, size):
     """A stream of unknown length arrives as one file, in parts when it is longer than one."""
-    monkeypatch.setattr(push_stream, "PART", 1 << 20)
+    monkeypatch.setattr(push_stream, "PART_SIZE", 1 << 20)
     data = os.urandom(size)
-    result = push_stream.pour(pusher, Slow(data), "all.tar")
+    result = push_stream.push_stream(pusher, Slow(data), "all.tar")
     assert (result.exit_code, result.files, result.bytes, result.sent) == (0, 1, size, 1)
     pusher.manifest()
     found, manifest = gather(read, grant)
@@ -284,14 +288,14 @@ def test_a_link_put_in_a_files_place_leads_nowhere(pusher, tmp_path, monkeypatch
     tree.mkdir()
     (tree / "file").write_text("mine")
     (tmp_path / "secret").write_text("not mine")
-    real = pusher.cut
+    real = pusher.plan_units
 
     def swap(items, bundle):
         (tree / "file").unlink(missing_ok=True)
         (tree / "file").symlink_to("../secret")
         return real(items, bundle)
 
-    monkeypatch.setattr(pusher, "cut", swap)
+    monkeypatch.setattr(pusher, "plan_units", swap)
     result = pusher.push([str(tree)], base=str(tree))
     assert (result.exit_code, result.files, pusher.journal.files) == (6, 0, {})
 
@@ -322,7 +326,7 @@ def test_a_file_that_keeps_changing_is_reported(pusher, tmp_path, monkeypatch):
 def test_a_file_that_changed_once_arrives_in_the_end(pusher, grant, read, tmp_path, monkeypatch):
     """A file that grew while its parts were sent is looked at anew and sent whole."""
     monkeypatch.setattr(pushing, "WAIT", 0.001)
-    monkeypatch.setattr(pushing, "PART", 1 << 20)
+    monkeypatch.setattr(pushing, "PART_SIZE", 1 << 20)
     pusher.split = 2 << 20
     big = tmp_path / "big"
     big.write_bytes(os.urandom(4 << 20))
@@ -397,8 +401,8 @@ def test_a_file_that_cannot_be_opened_fails_alone(pusher, tmp_path):
     """A file that vanished after it was listed is named; its neighbour arrives."""
     (tmp_path / "here").write_text("x")
     (tmp_path / "gone").write_text("x")
-    real = pusher.cut
-    pusher.cut = lambda *args: [(tmp_path / "gone").unlink(missing_ok=True), real(*args)][1]
+    real = pusher.plan_units
+    pusher.plan_units = lambda *args: [(tmp_path / "gone").unlink(missing_ok=True), real(*args)][1]
     result = pusher.push([str(tmp_path / "here"), str(tmp_path / "gone")], base=str(tmp_path))
     assert (result.exit_code, result.stored, result.failed) == (6, ["here"], [("gone", "No such file or directory")])
 
@@ -424,7 +428,7 @@ def test_small_files_go_first_when_time_is_short(pusher, tmp_path):
     pusher.journal.refresh()
     said = []
     pusher.say = said.append
-    pusher.order = lambda items: hurry.order(pusher, items)
+    pusher.order = lambda items: most_urgent_first(pusher, items)
     pusher.workers = 1
     result = pusher.push([str(tmp_path / name) for name in ("b", "c", "d.log", "a")], base=str(tmp_path))
     assert result.exit_code == 0

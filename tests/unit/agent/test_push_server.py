@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import push_client as knocking
+from agent import layout, push_client
 from agent.grant import dump
 from tests.support.broken_store import broken_store
 from tests.support.grants import ROOT, fake_grant, gather, reader, real_grant, tree_of, write_grant
@@ -23,15 +23,16 @@ from tests.support.interpreters import AGENT_PYTHONS
 SERVE = """
 import os, sys
 from agent import push_server
-open_one = push_server.Door(sys.argv[1], int(sys.argv[3]), sys.argv[2])
+from agent.compose import compose
+server = push_server.PushServer(sys.argv[1], int(sys.argv[3]), sys.argv[2], compose)
 print("open", flush=True)
 sys.stdin.read()
-open_one.shut()
+server.stop()
 """
 PUSH = """
 import sys
-from agent import commands
-commands.DOOR, commands.GRANT = sys.argv.pop(1), "/nowhere"
+from agent import layout
+layout.SOCKET, layout.GRANT = sys.argv.pop(1), "/nowhere"
 from agent.main import main
 sys.exit(main())
 """
@@ -423,11 +424,11 @@ def test_a_stream_is_announced_before_its_end(tmp_path, monkeypatch):
             self.start = lambda: target(*args)
 
     said = []
-    monkeypatch.setattr(knocking, "tell", lambda _, *files, **message: said.append((len(files), message)))
-    monkeypatch.setattr(knocking.threading, "Thread", AtOnce)
-    monkeypatch.setattr(knocking, "attend", lambda *_: 0)
-    monkeypatch.setattr(knocking, "BLOCK", 4)
-    monkeypatch.setattr(knocking.commands, "DOOR", str(tmp_path / "door"))
+    monkeypatch.setattr(push_client, "send_message", lambda _, *files, **message: said.append((len(files), message)))
+    monkeypatch.setattr(push_client.threading, "Thread", AtOnce)
+    monkeypatch.setattr(push_client, "answer", lambda *_: 0)
+    monkeypatch.setattr(push_client, "BLOCK", 4)
+    monkeypatch.setattr(layout, "SOCKET", str(tmp_path / "door"))
     ends = os.pipe()
     os.write(ends[1], b"three\n")
     os.close(ends[1])
@@ -435,9 +436,9 @@ def test_a_stream_is_announced_before_its_end(tmp_path, monkeypatch):
     os.dup2(ends[0], 0)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-            door.bind(knocking.commands.DOOR)
+            door.bind(layout.SOCKET)
             door.listen()
-            assert knocking.knock({"as": "three"}, ["-"]) == 0
+            assert push_client.push({"as": "three"}, ["-"]) == 0
     finally:
         os.dup2(kept, 0)
         os.close(kept)

@@ -10,8 +10,11 @@ import threading
 
 import pytest
 
-from agent import http
-from agent.http import Failed, Sender, Wire, send
+from agent import retry, tls
+from agent.errors import TransferError
+from agent.form_upload import FormUploader
+from agent.http import FileSlice, HttpConnection
+from agent.upload import send
 from tests.support.broken_store import BrokenStore
 from tests.support.grants import fake_grant
 
@@ -34,8 +37,8 @@ def secure(certificate, monkeypatch):
     """A store that speaks TLS on localhost."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    monkeypatch.setattr(http, "WAIT", 0.001)
-    monkeypatch.setattr(http.Wire, "tls", None)  # of another test, with other authorities
+    monkeypatch.setattr(retry, "WAIT", 0.001)
+    monkeypatch.setattr(tls, "context", None)  # of another test, with other authorities
     for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with BrokenStore() as server:
@@ -56,10 +59,10 @@ def test_tls_trusts_the_systems_authorities(secure, certificate, monkeypatch):
     """A form goes over TLS when its certificate is trusted, large bodies too."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
     send(target(secure), "small", b"x")
-    sender = Sender(target(secure))
+    sender = FormUploader(target(secure))
     with open(certificate / "key.pem", "rb", 0) as file:
-        sender.post("file", (file.fileno(), 10, 500))
-        sender.post("again", (file.fileno(), 0, 20))
+        sender.post("file", FileSlice(file.fileno(), 10, 500))
+        sender.post("again", FileSlice(file.fileno(), 0, 20))
     sender.close()
     key = (certificate / "key.pem").read_bytes()
     prefix = "job/out/0/1/"
@@ -68,9 +71,9 @@ def test_tls_trusts_the_systems_authorities(secure, certificate, monkeypatch):
 
 def test_tls_refuses_a_stranger(secure):
     """A certificate that nobody vouches for ends the attempt for good, before a byte of the form is sent."""
-    with pytest.raises(Failed, match="CERTIFICATE") as caught:
+    with pytest.raises(TransferError, match="CERTIFICATE") as caught:
         send(target(secure), "small", b"x")
-    assert (caught.value.exit, caught.value.fatal, secure.requests) == (7, True, 0)
+    assert (caught.value.exit, caught.value.permanent, secure.requests) == (7, True, 0)
 
 
 class Proxy:
@@ -144,7 +147,7 @@ def test_no_proxy_is_honoured(secure, certificate, monkeypatch):
 )
 def test_replies(reply, status, body):
     """Every form of reply that HTTP/1.1 allows is read."""
-    wire = Wire("http://localhost")
+    wire = HttpConnection("http://localhost")
     wire.replies = io.BytesIO(reply)
     found, _, content = wire.reply(None)
     assert (found, content) == (status, body)
@@ -160,6 +163,6 @@ def test_replies(reply, status, body):
 )
 def test_urls(url, where, head):
     """A URL is taken apart into what a connection and what a request needs."""
-    wire = Wire(url)
+    wire = HttpConnection(url)
     assert (tuple(wire.where), wire.head) == (where, head)
     assert wire.port == int(where[2] or {"s": 443, "": 80}[where[0]])

@@ -60,7 +60,7 @@ def test_it_is_stored_once_and_named_by_each_job(provision, opened, tmp_path):
     for _ in range(2):
         assert provision.launch(HELLO, "--collect", tmp_path / "got").code == 0
     (key,) = archives(opened)
-    assert key.endswith(f"-{hashlib.sha256(agent_archive.rest()).hexdigest()}.tar.bz2")
+    assert key.endswith(f"-{hashlib.sha256(agent_archive.rest()).hexdigest()}.bz2")
     assert opened.get(key) == agent_archive.rest()
     found = index.listing(opened)
     assert len(found) == 2

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from agent.errors import TransferError
 from agent.grant import dump, parse
-from agent.http import Failed
-from agent.put_upload import Slots
+from agent.put_upload import PutUploader
 from provisioner.errors import BadInput
 from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec
 from provisioner.jobs.role_session import read_resources
@@ -140,10 +140,10 @@ def test_a_store_that_is_away_when_parts_are_put_together_is_tried_again():
         port = probe.getsockname()[1]
     bucket = Bucket("b", "us-east-1", f"http://127.0.0.1:{port}/b/")
     signing = put_slots.SlotSigner(bucket, Credentials("AKIAEXAMPLE", "secret"), NOW, timedelta(hours=3))
-    sender = Slots(signing.target("p/", ["k"]))
-    with pytest.raises(Failed) as told:
+    sender = PutUploader(signing.target("p/", ["k"]))
+    with pytest.raises(TransferError) as told:
         sender.complete("p/k", "0" * 64, "&uploadId=x", {1: "e"}, 1)
-    assert (told.value.exit, told.value.fatal) == (7, False)
+    assert (told.value.exit, told.value.permanent) == (7, False)
 
 
 def test_a_role_may_look_at_what_it_uploads_in_parts():

@@ -182,7 +182,7 @@ def test_what_a_vm_can_not_do_without_is_in_the_user_data():
     item = StagedInput("a", "k", "0644", 1, None)
     mentions = planned(JobSpec("x", RunSpec(("curl", "-A", "user-agent/1.0", "agent push --bundle"))))
     assert parts(PLAIN, "bucket") == (set(), True)
-    assert parts(SECURE, "bucket") == parts(mentions, "bucket") == ({"proxy"}, True)
+    assert parts(SECURE, "bucket") == parts(mentions, "bucket") == ({"tls"}, True)
     assert parts(dataclasses.replace(PLAIN, inputs=(item,)), "bucket") == ({"pull"}, True)
     for job in (PLAIN, SECURE, mentions):
         assert parts(job, "inline") == (agent_archive.whole(), False)
@@ -193,7 +193,7 @@ def test_a_rendering_has_what_the_job_asks_for_and_what_it_may_call():
     bundles = planned(JobSpec("x", RunSpec(("true",)), outputs=(OutputSpec("*", bundle=True),)))
     root = planned(JobSpec("x", RunSpec(("true",), user=None)))
     assert parts(PLAIN, "needed") == (set(), False)
-    assert parts(bundles, "needed") == ({"proxy", "bundle"}, False)
+    assert parts(bundles, "needed") == ({"tls", "bundle"}, False)
     assert {"commands", "push_server", "push_client"} <= parts(PLAIN, "called")[0]
     assert {"commands", "push_command"} <= parts(root, "called")[0]
     assert "push_server" not in parts(root, "called")[0]

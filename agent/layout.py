@@ -1,0 +1,34 @@
+"""Names that both sides type: keys below a task's prefixes, and paths in the VM. Constants only.
+
+The operator's side imports them, too. In the packed agent they are written where they are used.
+"""
+
+# In the VM.
+GRANT = "/run/freepost/grant.json"  # unless FREEPOST_GRANT or --grant says otherwise; what follows lies beside it
+GRANT_VARIABLE = "FREEPOST_GRANT"
+GRANT_SOURCE = "%s.from"  # of a grant that lies in the bucket: where
+JOURNAL = "%s.journal"
+TASK = "task.json"
+FILES = "files"  # the folder of the job's own files
+STATE = "state"
+LOG = "log"
+SOCKET = "/run/freepost.sock"  # where a job whose user may not read the grant has its files stored
+SCOPE = "freepost-job"  # systemd's unit of a job that runs as a user
+
+# Below the outputs prefix.
+PART = "%s.parts/%05d"  # of a file that was split: its name, and the part's number from 1
+BUNDLE = ".bundles/%s.tar"
+
+# Below the status prefix.
+LOG_SEGMENT = "log/%06d"
+MANIFEST = "manifest.json"
+MANIFEST_PART = "manifest/%06d"
+LAUNCHED = "launched"  # posted by the operator
+BOOTED = "booted"
+STARTED = "started"
+HEARTBEAT = "heartbeat"
+INTERRUPTED = "interrupted"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+EVENTS = (LAUNCHED, BOOTED, STARTED, HEARTBEAT, INTERRUPTED, SUCCEEDED, FAILED)
+FINAL_EVENTS = (INTERRUPTED, SUCCEEDED, FAILED)
