@@ -24,6 +24,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAPERS = [*DOCS, *(ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = {"sh", "bash", "shell"}
+SLOW = {"arrays-and-retries", "other-platforms"}  # many jobs, one after the other: with the e2e tests
 PORT = "8450"  # of the signing service: the pages name its default, a test takes one that is free
 
 
@@ -37,7 +38,8 @@ def blocks(page):
 
 def sessions():
     """The pages that have something to run."""
-    return [page for page in DOCS if any(kind == "run" for kind, _, _ in blocks(page))]
+    pages = [page for page in DOCS if any(kind == "run" for kind, _, _ in blocks(page))]
+    return [pytest.param(page, id=page.stem, marks=[pytest.mark.e2e] * (page.stem in SLOW)) for page in pages]
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def shell(tmp_path, state_folder, store):
     return start
 
 
-@pytest.mark.parametrize("page", sessions(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sessions())
 def test_a_page_can_be_followed(shell, page):
     """Pasted block by block into one shell, from an empty folder, every line of a guide works."""
     variables, running = "", []
