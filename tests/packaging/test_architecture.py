@@ -17,7 +17,7 @@ QUESTIONS = {
     "a provider": {"provisioner/providers/base.py", "provisioner/providers/registry.py"},
     "a store's quirk in its error answers": {"agent/errors.py"},
     "an option of `agent`": {"agent/options.py", "agent/push_command.py"},
-    "an event": {"agent/layout.py", "agent/task.py", "provisioner/jobs/watch.py"},
+    "an event": {"agent/layout.py", "agent/task.py", "provisioner/jobs/status.py"},
 }
 
 
