@@ -135,7 +135,7 @@ def test_messages_are_the_codes_own():
     assert len(quoted) > 10
     for message in quoted:
         for piece in message.split("…"):
-            assert piece.strip() in said, message
+            assert piece.strip().lower() in said.lower(), message
 
 
 def test_every_exit_code_is_explained():
