@@ -1,3 +1,3 @@
-"""The VM's side of Freepost. Standard library only, Python 3.6 to 3.13."""
+"""The VM's side of Freepost. Standard library only, Python 3.6 to 3.14."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -29,7 +29,24 @@ def test_what_ci_runs_is_what_stands_there():
     assert len(found.splitlines()) == 2
 
 
-def test_links_lead_somewhere():
-    """Each relative link names a file of the repository."""
-    for target in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
+def test_links_work_where_a_package_index_shows_it():
+    """Each link is absolute, and each to this repository names a file of it."""
+    urls = re.search(r"\[project\.urls\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.DOTALL)[1]
+    source = re.search(r'Source = "(.+)"', urls)[1]
+    raw = source.replace("github.com", "raw.githubusercontent.com")
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert all(target.startswith("https://") for target in targets)
+    own = [re.sub(f"^({source}/blob|{raw})/main/", "", target) for target in targets]
+    own = [target for target in own if not target.startswith("https://")]
+    assert len(own) > 20
+    for target in own:
         assert (ROOT / target.partition("#")[0]).exists(), target
+
+
+def test_each_promise_names_its_test():
+    """What the table of promises links to holds a test of that name."""
+    promises = README.partition("## What it promises")[2].partition("\n## ")[0]
+    rows = re.findall(r"\[(test_\w+(?:\.py)?)\]\([^)]*/main/(tests/[^)]+)\)", promises)
+    assert len(rows) > 5
+    for name, path in rows:
+        assert path.endswith(f"/{name}") or f"def {name}(" in (ROOT / path).read_text(), name
