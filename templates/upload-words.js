@@ -37,7 +37,7 @@ const WORDS = { // codes that mean no more than that the store refuses
 // What an answer means, by the rows of provisioner/s3/answers.py.
 function meaning(status, code, message) {
   if ((code + message).includes(page.expired)) return "expired";
-  const row = page.answers.find(([, codes, statuses]) => RegExp(codes).test(code) || RegExp(`^(${statuses})$`).test(status));
+  const row = page.answers.find(([, pattern]) => RegExp(pattern).test(`${code} ${status}`));
   return row ? row[0] : "refused";
 }
 

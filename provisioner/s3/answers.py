@@ -24,25 +24,26 @@ from provisioner.errors import (
     Unsupported,
 )
 
-# What an answer means: (meaning, pattern of the Code in its XML, pattern of its whole HTTP status). The first row of
-# which either is found counts; an answer that fits none is "refused". The patterns mean the same in JavaScript. Before
-# all rows, an answer that has EXPIRED in its Code or Message is "expired".
+# What a store's answer means: rows of a meaning and a pattern, which is looked for in "CODE STATUS": the Code of the
+# answer's XML, which may be empty, and its HTTP status. The first row whose pattern is found counts; what fits none is
+# "refused". Before all rows, an answer with EXPIRED in its Code or Message is "expired". The patterns mean the same in
+# JavaScript.
 EXPIRED = "xpired"
-_Rows: TypeAlias = Sequence[tuple[str, str, str]]
+_Rows: TypeAlias = Sequence[tuple[str, str]]
 ANSWERS: _Rows = (
-    ("damaged", "Digest|Checksum", "-"),
-    ("busy", "^RequestTimeout$|^Incompl", "[12]..|408|429|50[02-9]"),
-    ("permanent", "Signature|AccessKey|NoSuchBucket|Redirect|NotImpl", "-"),
+    ("damaged", "Digest|Checksum"),
+    ("busy", "^RequestTimeout |^Incompl| ([12]..|408|429|50[02-9])$"),
+    ("permanent", "Signature|AccessKey|NoSuchBucket|Redirect|NotImpl"),
 )
-# The same for those who tell answers apart more finely than the agent has to; what remains is for ANSWERS.
+# For those who tell answers apart more finely than the agent has to; these come before the rows above.
 FINE_ANSWERS: _Rows = (
-    ("credentials", "Signature|AccessKey|InvalidToken|InvalidClientTokenId", "-"),
-    ("no bucket", "NoSuchBucket", "-"),
-    ("elsewhere", "Redirect", "30."),
-    ("unsupported", "NotImpl|MethodNot|Unsupported", "405|501"),
-    ("busy", "SlowDown|InternalError|ServiceUnavailable|Throttling|OperationAborted", "5.."),
-    ("absent", "NoSuchKey|NoSuchUpload", "404"),
-    ("changed", "PreconditionFailed", "412"),
+    ("credentials", "Signature|AccessKey|InvalidToken|InvalidClientTokenId"),
+    ("no bucket", "NoSuchBucket"),
+    ("elsewhere", "Redirect| 30.$"),
+    ("unsupported", "NotImpl|MethodNot|Unsupported| (405|501)$"),
+    ("busy", "SlowDown|InternalError|ServiceUnavailable|Throttling|OperationAborted| 5..$"),
+    ("absent", "NoSuchKey|NoSuchUpload| 404$"),
+    ("changed", "PreconditionFailed| 412$"),
 )
 
 
@@ -50,10 +51,7 @@ def meaning(status: int, code: str, message: str, answers: _Rows = ANSWERS) -> s
     """Return what an answer means, by the rows of `answers`."""
     if EXPIRED in code + message:
         return "expired"
-    for found, codes, statuses in answers:
-        if re.search(codes, code) or re.fullmatch(statuses, str(status)):
-            return found
-    return "refused"
+    return next((found for found, pattern in answers if re.search(pattern, f"{code} {status}")), "refused")
 
 
 ROWS: _Rows = (*FINE_ANSWERS, *ANSWERS)
