@@ -1,21 +1,24 @@
-"""`agent run`: runs the job, tells how it goes, and brings home what it made.
+"""`agent run`: runs the job, reports how it goes, and uploads what it made.
 
-Reads task.json, beside the grant::
+Inputs, in the folder of the grant: ``files/``, which is copied into the work directory, and ``task.json``::
 
     {"command": [argv…], "env": {…}, "user": "job" or null, "timeout": s, "grace": s, "workdir": "/srv/job",
      "outputs": [{"glob": "out/**", "bundle": false}, …], "checkpoint": {"globs": […], "every": s} or null,
      "spot": true, if the VM may be taken back}
 
-and ``files/`` beside it, which are copied into the work directory. The job's output goes to the file ``log``; how far
-it was uploaded, and how the job stands, is in ``state``, which also keeps room for what must be written when the job
-has filled the disk. After a reboot the job isn't run again: what it left is uploaded, and `interrupted` reported if
-it had not ended. Events (booted, started, heartbeat and one of interrupted, succeeded,
-failed) and log segments are posted below the status prefix; the last event follows the manifest, and the manifest
-every output. Where a part of the agent could not be had (agent/boot.py), events have a ``warning``, outputs go up one
-by one, and the job runs without what that part does. The job's environment has FREEPOST_JOB, _TASK and _ATTEMPT, and
-FREEPOST_GRANT where it may read it.
+Outputs, below the status prefix: the events `booted`, `started`, `heartbeat` and in the end one of `interrupted`,
+`succeeded` and `failed`, each a JSON document; segments of the log; the manifest. The last event follows the manifest,
+and the manifest every output. Where a part of the agent could not be had (agent/boot.py), events have a ``warning``,
+outputs go up one by one, and the job runs without what that part does.
 
-Exit codes: 0 succeeded; 1 the job failed; 130 interrupted; otherwise the code of `agent push` for its outputs.
+Kept beside the grant: ``log``, the job's output, and ``state``, which says how much of the log was uploaded and how the
+job stands, and reserves room for what must be written when the job has filled the disk. After a reboot the job isn't
+run again: what it left is uploaded, and `interrupted` reported if it had not ended.
+
+The job's environment has FREEPOST_JOB, FREEPOST_TASK and FREEPOST_ATTEMPT, and FREEPOST_GRANT where it may read it.
+
+Exit codes: OK, the job succeeded; JOB_FAILED; INTERRUPTED; otherwise the code of `agent push` for its outputs. What
+acts beside the job, such as the push server, is handed in (agent/compose.py).
 """
 
 import json

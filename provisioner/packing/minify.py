@@ -1,8 +1,8 @@
 """Makes Python sources that belong together small, without a change to what they do.
 
-What only comments, checkers and callers outside could see goes: functions that nobody names, the names of parameters
-that nobody passes by name, those of local variables, docstrings and spaces. Functions, classes, attributes and
-messages keep their names, so the result can still be read, and a traceback names the function.
+What only comments, checkers and callers outside could see goes: functions and constants that nobody names, the names of
+parameters that nobody passes by name, those of local variables, docstrings and spaces. Other names stay what they are
+here; `provisioner.packing.rename` has made them short before, by their initials. Messages stay.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ The rows are one table for the operator's side, the agent and the upload form, w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import botocore.exceptions as boto_errors
 
+from agent.errors import ANSWERS, FINE_ANSWERS, meaning
 from provisioner.errors import (
     BadInput,
     Expiry,
@@ -24,36 +24,7 @@ from provisioner.errors import (
     Unsupported,
 )
 
-# What a store's answer means: rows of a meaning and a pattern, which is looked for in "CODE STATUS": the Code of the
-# answer's XML, which may be empty, and its HTTP status. The first row whose pattern is found counts; what fits none is
-# "refused". Before all rows, an answer with EXPIRED in its Code or Message is "expired". The patterns mean the same in
-# JavaScript.
-EXPIRED = "xpired"
 _Rows: TypeAlias = Sequence[tuple[str, str]]
-ANSWERS: _Rows = (
-    ("damaged", "Digest|Checksum"),
-    ("busy", "^RequestTimeout |^Incompl| ([12]..|408|429|50[02-9])$"),
-    ("permanent", "Signature|AccessKey|NoSuchBucket|Redirect|NotImpl"),
-)
-# For those who tell answers apart more finely than the agent has to; these come before the rows above.
-FINE_ANSWERS: _Rows = (
-    ("credentials", "Signature|AccessKey|InvalidToken|InvalidClientTokenId"),
-    ("no bucket", "NoSuchBucket"),
-    ("elsewhere", "Redirect| 30.$"),
-    ("unsupported", "NotImpl|MethodNot|Unsupported| (405|501)$"),
-    ("busy", "SlowDown|InternalError|ServiceUnavailable|Throttling|OperationAborted| 5..$"),
-    ("absent", "NoSuchKey|NoSuchUpload| 404$"),
-    ("changed", "PreconditionFailed| 412$"),
-)
-
-
-def meaning(status: int, code: str, message: str, answers: _Rows = ANSWERS) -> str:
-    """Return what an answer means, by the rows of `answers`."""
-    if EXPIRED in code + message:
-        return "expired"
-    return next((found for found, pattern in answers if re.search(pattern, f"{code} {status}")), "refused")
-
-
 ROWS: _Rows = (*FINE_ANSWERS, *ANSWERS)
 
 # The error of each meaning; {doing} is what was asked for, {code} and {said} are the answer's own words.

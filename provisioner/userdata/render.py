@@ -216,20 +216,23 @@ def gzipped(data: bytes) -> bytes:
     """Gzip with no time and no operating system in its header: zlib's own wrapper differs between Pythons."""
     *pieces, last = re.split(rb"([A-Za-z0-9+/=]{200,})", data)
     body, before = b"", b""
-    for number, piece in enumerate(pieces):  # text, then base64, in turn: each wants codes of its own
-        body += _deflated(piece, before, repeats=number % 2 == 0)
+    for piece in pieces:  # text, then base64, in turn: each wants codes of its own
+        body += _deflated(piece, before)
         before += piece
-    body += _deflated(last, before, end=zlib.Z_FINISH)
+    body += _deflated(last, before, zlib.Z_FINISH)
     trailer = zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
     return b"\x1f\x8b\x08\0\0\0\0\0\x02\xff" + body + trailer
 
 
-def _deflated(piece: bytes, before: bytes, *, repeats: bool = True, end: int = zlib.Z_SYNC_FLUSH) -> bytes:
-    """Compress what comes after `before`. Without `repeats`: in base64 of what was compressed the few cost more."""
-    strategy = zlib.Z_DEFAULT_STRATEGY if repeats else zlib.Z_HUFFMAN_ONLY
-    window = before[-(1 << zlib.MAX_WBITS) :]
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy, zdict=window)
-    return packer.compress(piece) + packer.flush(end)
+def _deflated(piece: bytes, before: bytes, end: int = zlib.Z_SYNC_FLUSH) -> bytes:
+    """Compress what comes after `before`, without regard to repeats where that is smaller: as of base64 of archives."""
+
+    def by(strategy: int) -> bytes:
+        window = before[-(1 << zlib.MAX_WBITS) :]
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy, zdict=window)
+        return packer.compress(piece) + packer.flush(end)
+
+    return min(by(zlib.Z_DEFAULT_STRATEGY), by(zlib.Z_HUFFMAN_ONLY), key=len)
 
 
 def yaml_content(content: bytes) -> str:
