@@ -65,18 +65,18 @@ class Workers:
         reader, synced = ReportReader(self.reports), 0
         while True:
             reports = reader.read()
-            if reports is None or time.monotonic() - synced > 0.1:
-                self.pusher.journal.sync()
-                synced = time.monotonic()
-            if reports is None:
-                return
-            for report in reports:
+            for report in reports or ():
                 if "failed" not in report:
                     self.pusher.note_progress(report["stored"], report["sent"])
                 elif self.pusher.note_failure(report["failed"], read_error(report)):
                     self.over.set()
                     for child in children:
                         os.kill(child, signal.SIGKILL)
+            if reports is None or time.monotonic() - synced > 0.1:
+                self.pusher.journal.sync()  # after those: a push that must end shouldn't wait for a disk
+                synced = time.monotonic()
+            if reports is None:
+                return
 
     def take(self):
         """Return the next unit, or None when none is left."""
