@@ -39,7 +39,7 @@ class Granter:
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
         """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large.
 
-        To `use` it, what its uploads need is begun in the bucket, and a grant that lies apart is put there.
+        To `use` it, what its uploads need is begun in the bucket, and a grant that the VM fetches is put there.
         """
         signer = vm_signer(self.provider, plan, self.sessions.credentials(plan, task), self.clock())
         grant = signer.grant(task, uploads=self._begun(plan, task) if use else {})
@@ -120,9 +120,9 @@ class Granter:
 
 
 def _rendered(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
-    """Render the user-data of a task around its grant, or around the stub of one that lies apart."""
+    """Render the user-data of a task around its grant, or around the stub of one that lies in the bucket."""
     plan = signer.plan
-    return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.apart else b"")
+    return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.remote_grant else b"")
 
 
 def too_large(plan: Plan, user_data: UserData) -> BadInput:

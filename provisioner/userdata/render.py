@@ -27,12 +27,13 @@ from provisioner.resources import make_environment, templates
 
 RUN_DIR = layout.GRANT.rpartition("/")[0]
 GRANT_PATH = layout.GRANT
-GRANT_FROM_PATH = layout.GRANT_SOURCE % layout.GRANT  # in its place, of a grant that lies apart
+GRANT_SOURCE_PATH = layout.GRANT_SOURCE % layout.GRANT  # in its place, of a grant that lies in the bucket
 TASK_PATH = f"{RUN_DIR}/{layout.TASK}"
 AGENT_PATH = "/usr/local/lib/freepost/agent.bz2"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"
+_MEMORY = 9  # zlib's most: the whole archive of the agent is then one block, whose codes are written down once
 LIMIT_MARGIN = 64  # bytes by which the user-data of one task, or launch, may differ from another's
 
 
@@ -91,7 +92,7 @@ def explain_user_data(user_data: UserData, limit: int) -> str:
 
 
 def render(plan: Plan, task: TaskPlan, grant: Grant, stub: bytes = b"") -> UserData:
-    """Render the user-data of one task. `stub` is what it holds of a grant that lies apart."""
+    """Render the user-data of one task. `stub` is what it holds of a grant that lies in the bucket."""
     files = boot_files(plan, task, dump(grant).encode(), stub)
     extra_objects = {plan.keys.grant(task.task, task.attempt): dump(grant).encode()} if stub else {}
     plain = (
@@ -124,7 +125,7 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes, stub: bytes = b"") -> t
         )
     )
     return (
-        BootFile("grant", GRANT_FROM_PATH if stub else GRANT_PATH, "0400", stub or grant),
+        BootFile("grant", GRANT_SOURCE_PATH if stub else GRANT_PATH, "0400", stub or grant),
         BootFile("task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
         *(
             BootFile(f"file {item.path}", f"{RUN_DIR}/{layout.FILES}/{item.path}", item.mode, item.content)
@@ -159,8 +160,8 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
         needed.update(agent_archive.FOR_PUTS)
     if task.grouped:
         needed.update(agent_archive.FOR_GROUPS)
-    if plan.apart:
-        needed.update(agent_archive.FOR_APART)
+    if plan.remote_grant:
+        needed.update(agent_archive.FOR_REMOTE_GRANTS)
     if plan.archive:
         return frozenset(needed), True
     if spec.renew:
@@ -230,7 +231,7 @@ def _deflated(piece: bytes, before: bytes, end: int = zlib.Z_SYNC_FLUSH) -> byte
 
     def by(strategy: int) -> bytes:
         window = before[-(1 << zlib.MAX_WBITS) :]
-        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy, zdict=window)
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, _MEMORY, strategy, zdict=window)
         return packer.compress(piece) + packer.flush(end)
 
     return min(by(zlib.Z_DEFAULT_STRATEGY), by(zlib.Z_HUFFMAN_ONLY), key=len)
@@ -276,8 +277,8 @@ def smaller_plans(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan
     if plan.spec.run.agent == "auto" and plan.agent in smaller:
         return [dataclasses.replace(plan, agent=smaller[plan.agent])]
     pack = (lambda content: yaml_content(content).encode()) if user_data.data == user_data.plain else gzipped
-    found = [] if plan.apart else [dataclasses.replace(plan, apart=True)]
-    if plan.apart and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
+    found = [] if plan.remote_grant else [dataclasses.replace(plan, remote_grant=True)]
+    if plan.remote_grant and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
         found.append(dataclasses.replace(plan, agent="least"))
     if plan.inline:
         costliest = max(plan.inline, key=lambda item: len(pack(item.content)))
