@@ -40,8 +40,9 @@ class Granter:
 
         To `use` it, what its uploads need is begun in the bucket, and a grant that lies apart is put there.
         """
+        uploads = self._begun(plan, task) if use else {}
         signer = vm_signer(self.provider, plan, self.sessions.credentials(plan, task), self.clock())
-        grant = signer.grant(task, uploads=self._begun(plan, task) if use else {})
+        grant = signer.grant(task, uploads=uploads)
         user_data = _rendered(signer, task, grant)
         if len(user_data.data) > plan.user_data_limit:
             raise too_large(plan, user_data)
