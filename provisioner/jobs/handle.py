@@ -122,6 +122,7 @@ class Job:
         again = watch.to_retry(self._tools.observer(provider), record, task, required=record is known)
         if again:
             record = launcher.retry(record, again)
+            self._followed = False  # whoever waits for these has yet to come
         renew.remind(record, self._report)
         return again
 
