@@ -252,6 +252,8 @@ def upload_url(  # noqa: PLR0913 - each is an option of `provision url put`
 
 def _location(store: str | StoreLocation | None, endpoint_url: str | None) -> StoreLocation | None:
     if not isinstance(store, str):
+        if endpoint_url is not None:
+            raise BadInput("endpoint_url: needs a store, as s3://BUCKET/PREFIX")
         return store
     from provisioner.jobs.stores import location_of
 

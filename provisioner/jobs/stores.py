@@ -129,8 +129,14 @@ def find_job(job: str, location: StoreLocation | None) -> tuple[OpenStore, JobRe
 def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[[str], tuple[Store, LinkSigner]]:
     """Return a function that opens a bucket, each once, and what signs links in it for `seconds` from now.
 
-    The bucket is one of the embedded store if `local`, else at `endpoint_url`, which is AWS if None.
+    The bucket is one of the embedded store if `local`, else at `endpoint_url`, which is AWS if None. Raise BadInput for
+    both.
     """
+    if local and endpoint_url:
+        raise BadInput(
+            "--local and --endpoint-url: they name different stores",
+            hint="give one of them; FREEPOST_ENDPOINT_URL counts",
+        )
     from provisioner.clock import utc_now
     from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation

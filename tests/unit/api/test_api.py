@@ -14,6 +14,7 @@ import freepost
 from agent import __version__
 from provisioner import api
 from provisioner.clock import utc_now
+from provisioner.jobs.toolbox import Toolbox
 from provisioner.plan.layout import JobKeys
 
 FAILS = {"name": "fails", "run": {"command": "echo oh no; exit 3"}}
@@ -117,6 +118,30 @@ def test_what_a_job_does_not_have_is_said(operator):
     job.revoke(undo=True)
     assert (told[-1].name, told[-1].data["changed"]) == ("unrevoked", False)
     job.remove()
+
+
+def test_collecting_revokes_what_nobody_waited_for(operator, tmp_path, monkeypatch):
+    """Whoever waits revokes as tasks end; of a retry since then, collecting has to."""
+    told = []
+    monkeypatch.setattr(Toolbox, "revoke_finished", lambda *_, **__: told.append("revoked"))
+    job = freepost.launch({**FAILS, **operator}, local=True)
+    job.wait(check=False)
+    job.collect(tmp_path / "got", check=False)
+    assert told == []
+    assert job.retry() == ["0"]
+    job.collect(tmp_path / "got", check=False)
+    assert told == ["revoked"]
+    job.remove()
+
+
+def test_an_endpoint_without_its_store_is_refused():
+    """Neither is an endpoint dropped unheard where no store is named, nor where the embedded one is."""
+    with pytest.raises(freepost.BadInput, match="endpoint_url: needs a store"):
+        freepost.job("any", endpoint_url="http://127.0.0.1:1")
+    with pytest.raises(freepost.BadInput, match="endpoint_url: needs a store"):
+        freepost.jobs(endpoint_url="http://127.0.0.1:1")
+    with pytest.raises(freepost.BadInput, match="name different stores"):
+        freepost.sign("s3://bucket/prefix", endpoint_url="http://127.0.0.1:1", local=True)
 
 
 def test_a_plan_changes_nothing(operator, opened):
