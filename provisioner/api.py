@@ -43,7 +43,7 @@ from provisioner.errors import (
     Unreachable,
     Unsupported,
 )
-from provisioner.jobs.handle import Job
+from provisioner.jobs.job import Job
 from provisioner.output import Event, Report, ignore
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ def launch(
     Raise BadInput for a job that is wrong, with every fault in its `faults`; Expiry for credentials that end too
     early; NoCapacity or Refused when no VM could be started, Incomplete when some were.
     """
-    from provisioner.jobs import renew, stores, toolbox
+    from provisioner.jobs import factory, renew, stores
 
     report = report or ignore
-    spec = toolbox.read_spec(source, overrides, provider)
-    ready = toolbox.prepare(spec, report, local=local, provider=provider)
-    toolbox.tell_notice(ready.provider, report)
+    spec = factory.read_spec(source, overrides, provider)
+    ready = factory.prepare(spec, report, local=local, provider=provider)
+    factory.report_notice(ready.provider, report)
     record = ready.launcher.launch(spec)
     opened = ready.opened
     stores.job_index().remember(record.job, opened.location.store, embedded=opened.location.embedded)
@@ -128,10 +128,10 @@ def plan(
 
     Raises what `launch` raises before it orders anything.
     """
-    from provisioner.jobs import toolbox
+    from provisioner.jobs import factory
 
-    spec = toolbox.read_spec(source, overrides, provider)
-    ready = toolbox.prepare(spec, report or ignore, local=local, provider=provider)
+    spec = factory.read_spec(source, overrides, provider)
+    ready = factory.prepare(spec, report or ignore, local=local, provider=provider)
     planned = ready.launcher.plan(spec)
     ready.launcher.rehearse(planned)
     return planned
@@ -155,9 +155,9 @@ def render(  # noqa: PLR0913 - each is an option of `provision render`
     platforms that refuse gzip. `as_launched`: as a launch's VM gets it, only to be looked at. The rest is as for
     `launch`. What is returned holds the task's signed policies.
     """
-    from provisioner.jobs import rendering, toolbox
+    from provisioner.jobs import factory, rendering
 
-    spec = toolbox.read_spec(source, overrides, provider)
+    spec = factory.read_spec(source, overrides, provider)
     renderer = rendering.Renderer(report or ignore, local, provider, stage, raw, as_launched)
     return renderer.render(spec, task)
 

@@ -38,8 +38,8 @@ def doctor(
     """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
     from provisioner import clock
     from provisioner.jobs import doctor as examining
+    from provisioner.jobs.factory import make_provider
     from provisioner.jobs.stores import choose, open_location
-    from provisioner.jobs.toolbox import make_provider
 
     output = chosen.output
     spec = _spec(job, provider, overrides or (), chosen)
@@ -63,7 +63,7 @@ def doctor(
 
 def _spec(job: Path | None, provider: str | None, overrides: Sequence[str], chosen: StoreChoice) -> "JobSpec":
     """The job to check for; without one, a job that does nothing."""
-    from provisioner.jobs.toolbox import read_spec
+    from provisioner.jobs.factory import read_spec
 
     if job is not None:
         return read_spec(job, overrides, provider)
@@ -117,7 +117,7 @@ def _clouds(
 
     What keeps one from being used (a provider that isn't installed here, say) is put into `failed`.
     """
-    from provisioner.jobs.toolbox import make_provider
+    from provisioner.jobs.factory import make_provider
 
     wanted: dict[str, tuple[str, dict[str, str]]] = {}
     for record in records.values():

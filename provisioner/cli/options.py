@@ -22,8 +22,8 @@ import typer
 from provisioner.output import Kind, Output, Report
 
 if TYPE_CHECKING:
-    from provisioner.jobs.handle import Job
     from provisioner.jobs.index import StoreLocation
+    from provisioner.jobs.job import Job
 
 DOCUMENT_HELP = "Print one JSON document, and nothing else, on standard output"
 EVENTS_HELP = "Print each event as a line of JSON, and nothing else, on standard output"

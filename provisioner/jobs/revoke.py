@@ -21,6 +21,7 @@ from typing import Any
 from agent.grant import Target
 from provisioner.clock import iso
 from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
+from provisioner.jobs import status
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.signers import ProofSigner
 from provisioner.jobs.status import TaskStatus
@@ -134,6 +135,16 @@ class Revoker:
                     self.sleep(1 << (2 - left))
                 else:
                     self._tell(record, error)
+
+    def catch_up(self, record: JobRecord, *, ended: bool = False) -> None:
+        """Revoke every attempt that is over, of a job that nobody watched; all attempts when their VMs are `ended`."""
+        if not self._wanted(record):
+            return
+        found = status.read(self.store, record)
+        for item in found:
+            for attempt in range(1, item.attempt + 1) if ended or item.is_final else ():
+                self.finished(record, item.task, attempt)
+        self.settle(record, last=ended or all(item.is_final for item in found))
 
     def whole(self, record: JobRecord) -> None:
         """Revoke a job of which nothing more is expected."""

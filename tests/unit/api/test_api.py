@@ -14,7 +14,6 @@ import freepost
 from agent import __version__
 from provisioner import api
 from provisioner.clock import utc_now
-from provisioner.jobs.toolbox import Toolbox
 from provisioner.plan.layout import JobKeys
 
 FAILS = {"name": "fails", "run": {"command": "echo oh no; exit 3"}}
@@ -123,7 +122,7 @@ def test_what_a_job_does_not_have_is_said(operator):
 def test_collecting_revokes_what_nobody_waited_for(operator, tmp_path, monkeypatch):
     """Whoever waits revokes as tasks end; of a retry since then, collecting has to."""
     told = []
-    monkeypatch.setattr(Toolbox, "revoke_finished", lambda *_, **__: told.append("revoked"))
+    monkeypatch.setattr(freepost.Job, "_revoke_finished", lambda *_: told.append("revoked"))
     job = freepost.launch({**FAILS, **operator}, local=True)
     job.wait(check=False)
     job.collect(tmp_path / "got", check=False)
