@@ -34,13 +34,13 @@ def streams(context: typer.Context) -> Output:
     return context.ensure_object(Output)
 
 
-def _tell(kind: Kind) -> Callable[..., bool]:
-    def tell(context: typer.Context, *, value: bool) -> bool:
+def _sets_kind(kind: Kind) -> Callable[..., bool]:
+    def set_kind(context: typer.Context, *, value: bool) -> bool:
         if value:
             streams(context).kind = kind
         return value
 
-    return tell
+    return set_kind
 
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job to run")]
@@ -65,8 +65,8 @@ ProviderName = Annotated[
     str | None, typer.Option("--provider", metavar="NAME", help="Where VMs run, instead of vm.provider")
 ]
 Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Only this task")]
-JsonDocument = Annotated[bool, typer.Option("--json", callback=_tell(Kind.DOCUMENT), help=DOCUMENT_HELP)]
-JsonEvents = Annotated[bool, typer.Option("--json", callback=_tell(Kind.EVENTS), help=EVENTS_HELP)]
+JsonDocument = Annotated[bool, typer.Option("--json", callback=_sets_kind(Kind.DOCUMENT), help=DOCUMENT_HELP)]
+JsonEvents = Annotated[bool, typer.Option("--json", callback=_sets_kind(Kind.EVENTS), help=EVENTS_HELP)]
 
 Command: TypeAlias = Callable[..., None]
 Parameters: TypeAlias = tuple[inspect.Parameter, ...]

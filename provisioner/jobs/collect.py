@@ -191,7 +191,7 @@ class _Fetch:
 
     def _outcome(self, entry: Mapping[str, Any], fill: Callable[[IO[bytes]], str]) -> Outcome:
         try:
-            return self._name(entry), self._place(entry, fill), None
+            return self._name(entry), self._write_file(entry, fill), None
         except FreepostError as error:
             return self._name(entry), None, error
         except OSError as error:
@@ -202,7 +202,7 @@ class _Fetch:
         except (KeyError, TypeError, ValueError):
             return self._name(entry), None, Integrity("the manifest's entry for it makes no sense")
 
-    def _place(self, entry: Mapping[str, Any], fill: Callable[[IO[bytes]], str]) -> int | None:
+    def _write_file(self, entry: Mapping[str, Any], fill: Callable[[IO[bytes]], str]) -> int | None:
         """Write one file under a temporary name, verify it, and rename it. None when it was there already."""
         path = self._destination(entry["path"])
         if entry.get("type") == "dir":

@@ -35,7 +35,7 @@ class Garbage:
     id: str
     job: str
     why: str
-    leftover: ProviderResource | None = None
+    resource: ProviderResource | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Finder:
         over = {name: why for name, record in records.items() if (why := self.over(record))}
         found = []
         for place, cloud in self.clouds.items():
-            with self._going_on(place):
+            with self._noting_failure(place):
                 found += [
                     Garbage(place, item.kind, item.id, item.job, why, item)
                     for item in cloud.list_resources()
@@ -71,7 +71,7 @@ class Finder:
         return "every task of its job is over" if finished else ""
 
     @contextlib.contextmanager
-    def _going_on(self, place: str) -> Iterator[None]:
+    def _noting_failure(self, place: str) -> Iterator[None]:
         """Note what is wrong with a cloud: the others cost money too."""
         try:
             yield
@@ -132,9 +132,9 @@ class Finder:
     def remove(self, found: Sequence[Garbage]) -> None:
         """Remove them. Safe to repeat."""
         for place, cloud in self.clouds.items():
-            mine = [each.leftover for each in found if each.place == place and each.leftover]
+            mine = [each.resource for each in found if each.place == place and each.resource]
             if mine:
-                with self._going_on(place):
+                with self._noting_failure(place):
                     cloud.remove_resources(mine)
         self.store.delete([each.id for each in found if each.place == "store" and not self._renewed(each)])
 

@@ -23,7 +23,9 @@ from provisioner.userdata import render as userdata
 from provisioner.userdata.render import UserData
 
 _ANNOUNCED = timedelta(minutes=15)  # how long the signature of one event of ours lives
-_THEN, _LONG = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc), timedelta(days=6)  # of what is only measured
+# Of user-data that is only measured:
+_SAMPLE_TIME = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc)
+_SAMPLE_LIFE = timedelta(days=6)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Granter:
 
         To `use` it, what its uploads need is begun in the bucket, and a grant that lies apart is put there.
         """
-        uploads = self._begun(plan, task) if use else {}
+        uploads = self._begin_uploads(plan, task) if use else {}
         signer = vm_signer(self.provider, plan, self.sessions.credentials(plan, task), self.clock())
         grant = signer.grant(task, uploads=uploads)
-        user_data = _rendered(signer, task, grant)
+        user_data = _render(signer, task, grant)
         if len(user_data.data) > plan.user_data_limit:
             raise too_large(plan, user_data)
         if use:
@@ -52,7 +54,7 @@ class Granter:
                 self.store.put(key, data)
         return grant, user_data
 
-    def made_to_fit(self, plan: Plan, *, staged: bool = True) -> Plan:
+    def fit_user_data(self, plan: Plan, *, staged: bool = True) -> Plan:
         """Move things from the user-data to the bucket until it fits. Raise BadInput, with the ledger, if it can't.
 
         `staged` says that what is moved will be uploaded.
@@ -73,23 +75,23 @@ class Granter:
         """
         task = plan.tasks[-1]
         credentials = dataclasses.replace(self.sessions.credentials(plan, task), expires=None)
-        then = dataclasses.replace(
+        sample = dataclasses.replace(
             plan,
-            job=new_job_id(plan.spec.name, _THEN, "aaaa"),
-            keys=plan.keys._replace(job=new_job_id(plan.spec.name, _THEN, "aaaa")),
-            created=_THEN,
-            deadline=_THEN + _LONG,
-            expires=_THEN + _LONG,
+            job=new_job_id(plan.spec.name, _SAMPLE_TIME, "aaaa"),
+            keys=plan.keys._replace(job=new_job_id(plan.spec.name, _SAMPLE_TIME, "aaaa")),
+            created=_SAMPLE_TIME,
+            deadline=_SAMPLE_TIME + _SAMPLE_LIFE,
+            expires=_SAMPLE_TIME + _SAMPLE_LIFE,
         )
-        then = dataclasses.replace(
-            then,
+        sample = dataclasses.replace(
+            sample,
             inputs=tuple(
-                dataclasses.replace(item, key=item.key.replace(plan.keys.root, then.keys.root, 1))
+                dataclasses.replace(item, key=item.key.replace(plan.keys.root, sample.keys.root, 1))
                 for item in plan.inputs
             ),
         )
-        signer = vm_signer(self.provider, then, credentials, _THEN)
-        return _rendered(signer, task, signer.grant(task))
+        signer = vm_signer(self.provider, sample, credentials, _SAMPLE_TIME)
+        return _render(signer, task, signer.grant(task))
 
     def announce(self, plan: Plan, grant: Grant) -> None:
         """Store the event `launched` with what the VM will use, at the store's address as we see it."""
@@ -101,9 +103,9 @@ class Granter:
             "attempt": grant.attempt,
             "provider": self.provider.name,
         }
-        self.forms.post(self._seen_here(plan, grant), LAUNCHED, json.dumps(event).encode())
+        self.forms.post(self._status_target(plan, grant), LAUNCHED, json.dumps(event).encode())
 
-    def _seen_here(self, plan: Plan, grant: Grant) -> Target:
+    def _status_target(self, plan: Plan, grant: Grant) -> Target:
         """The status target of a grant, for our address of the store: the VM's may be one that only it can reach."""
         url = self.store.bucket.url
         if url == grant.status.url or not plan.by_put:
@@ -113,14 +115,14 @@ class Granter:
         signer = ProofSigner(self.store.bucket, credentials, self.clock(), _ANNOUNCED)
         return signer.target(grant.status.prefix, LAUNCHED, by_put=True, max_bytes=0)
 
-    def _begun(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
+    def _begin_uploads(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
         """The UploadId of each output that may take several PUTs: begun now, or by an earlier launch of the task."""
         keys = large_keys(plan, task)
         found = dict(self.store.uploads(plan.keys.outputs(task.task, task.attempt))) if keys else {}
         return {key: found.get(key) or self.store.begin_upload(key) for key in keys}
 
 
-def _rendered(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
+def _render(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
     """Render the user-data of a task around its grant, or around the stub of one that lies apart."""
     plan = signer.plan
     return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.apart else b"")

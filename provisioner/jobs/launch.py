@@ -5,7 +5,7 @@
 3. the first task's ``launched`` event is posted with the very policy its VM will get, before anything is paid for;
 4. the inputs and the job's record go to the bucket;
 5. what a launch that was cut off had ordered is found again (`provisioner.jobs.journal`);
-6. each task, or group of tasks, is signed, announced and ordered, several at a time (`jobs.task_orders`);
+6. each task, or group of tasks, is signed, announced and ordered, several at a time (`provisioner.jobs.orders`);
 7. the record says what was started, and that all was.
 
 Killed at any point, the same launch finds its own mark in the bucket and goes on where it stopped. `Launcher` takes
@@ -29,11 +29,10 @@ from provisioner.jobs import record as records
 from provisioner.jobs import status
 from provisioner.jobs.granting import Granter
 from provisioner.jobs.journal import Journal
-from provisioner.jobs.orders import OrderPlacer, Started
+from provisioner.jobs.orders import OrderPlacer, Started, TaskOrders
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.staging import Stager, measure
-from provisioner.jobs.task_orders import TaskOrders
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import Plan, StagedInput, TaskPlan, new_job_id, task_plans
@@ -65,10 +64,11 @@ class Launcher:
         mark = JobKeys(self.store.prefix, ".launching").root + records.digest(spec, self.provider.name)
         plan = self.plan(spec, job=self._unfinished(mark))
         choices = self._choices(spec)
-        plan = self._proven(plan)
+        plan = self._prove_method(plan)
         self.store.put(mark, json.dumps({"job": plan.job}).encode())
         Stager(self.store, self.report).stage(plan)
-        record = self._start(plan, self._named(self._recorded(plan), plan), choices)
+        record = self._record_archive(self._find_or_write_record(plan), plan)
+        record = self._start(plan, record, choices)
         self.store.delete([mark])
         return record
 
@@ -115,13 +115,13 @@ class Launcher:
                 groups=self.provider.groups,
             )
         )
-        return self._granter.made_to_fit(plan, staged=staged)
+        return self._granter.fit_user_data(plan, staged=staged)
 
     def _choices(self, spec: JobSpec) -> Sequence[Choice]:
         """What the provider offers for this job; for one that has no choice to make, the job's own options."""
         return self.provider.choices(spec.vm.options)
 
-    def _proven(self, plan: Plan) -> Plan:
+    def _prove_method(self, plan: Plan) -> Plan:
         """Prove a plan; where the store takes no forms and the job leaves it to us, one of PUTs instead."""
         try:
             self._prove(plan)
@@ -151,7 +151,7 @@ class Launcher:
         """Sign the grant of a task and render its user-data, as `Granter.render` does."""
         return self._granter.render(plan, task, use=use)
 
-    def _recorded(self, plan: Plan) -> JobRecord:
+    def _find_or_write_record(self, plan: Plan) -> JobRecord:
         """The record that a cut-off launch of this job left, or a new one, written before any VM starts."""
         try:
             return records.parse(self.store.get(plan.keys.record), plan.keys.record)
@@ -160,16 +160,16 @@ class Launcher:
             options = {**plan.spec.vm.options, **self.provider.pinned_options}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
             record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.grants_end, plan.inputs)
-            record = _naming(record, plan)
+            record = _with_archive(record, plan)
             self.store.put(plan.keys.record, records.dump(record))
             return record
 
-    def _named(self, record: JobRecord, plan: Plan) -> JobRecord:
+    def _record_archive(self, record: JobRecord, plan: Plan) -> JobRecord:
         """Let the record name the archive of the agent before a VM can want it."""
-        named = _naming(record, plan)
-        if named != record:
-            self.store.put(plan.keys.record, records.dump(named))
-        return named
+        updated = _with_archive(record, plan)
+        if updated != record:
+            self.store.put(plan.keys.record, records.dump(updated))
+        return updated
 
     def _start(
         self, plan: Plan, record: JobRecord, choices: Sequence[Choice], avoid: Mapping[str, str] | None = None
@@ -186,7 +186,7 @@ class Launcher:
             orders.order_all(task_plans(plan.job, missing, plan.group_size))
             record = dataclasses.replace(record, launched=True)
         except FreepostError as error:
-            raise started.ended(error) from error
+            raise started.failure(error) from error
         finally:
             record = self._keep(record, started, journal)
         return record
@@ -207,7 +207,7 @@ class Launcher:
         """Do all of a launch but ordering VMs, for a plan whose user-data something else gives to one."""
         self._prove(plan)
         Stager(self.store, self.report).stage(plan)
-        record = dataclasses.replace(self._recorded(plan), launched=True)
+        record = dataclasses.replace(self._find_or_write_record(plan), launched=True)
         self.store.put(plan.keys.record, records.dump(record))
         return record
 
@@ -216,13 +216,13 @@ class Launcher:
         posted = {item.task: item for item in status.read(self.store, record)}
         attempts = {task: _next(record, posted[task]) for task in tasks}
         plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
-        choices, avoid = self._choices(record.spec), self._taken_from(record, tasks)
+        choices, avoid = self._choices(record.spec), self._choices_to_avoid(record, tasks)
         self._prove(plan)
-        record = self._named(record, plan)
+        record = self._record_archive(record, plan)
         Stager(self.store, self.report).move(plan)
         return self._start(plan, record, choices, avoid)
 
-    def _taken_from(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
+    def _choices_to_avoid(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
         """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
         taken = {item.task for item in status.read(self.store, record) if item.event != FAILED} & set(tasks)
         latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
@@ -248,7 +248,7 @@ class Launcher:
         return Granter(self.store, self.provider, self.clock, self.sessions, self.forms)
 
 
-def _naming(record: JobRecord, plan: Plan) -> JobRecord:
+def _with_archive(record: JobRecord, plan: Plan) -> JobRecord:
     """The record that names the archive of the agent that a plan's VMs fetch, so that `gc` keeps it."""
     more = (plan.archive.key,) if plan.archive else ()
     return dataclasses.replace(record, agents=tuple(dict.fromkeys((*record.agents, *more))))

@@ -69,7 +69,7 @@ class Renderer:
             job_index().remember(plan.job, opened.location.store, embedded=opened.location.embedded)
             self.report(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
         else:
-            self._tell_missing(plan)
+            self._report_missing(plan)
         if plan.agent == "needed":
             text = (
                 "note: `agent push` and the like had no room in this user-data; with --stage they come from the bucket"
@@ -77,7 +77,7 @@ class Renderer:
             self.report(Event("left out", text, {"job": plan.job, "agent": plan.agent}))
         return Rendering(plan, chosen, grant, made, platform)
 
-    def _tell_missing(self, plan: Plan) -> None:
+    def _report_missing(self, plan: Plan) -> None:
         """Say what a VM will miss whose job is not staged."""
         if plan.spec.renew:
             text = "note: nobody can renew what this VM may do, since nothing is recorded of it; --stage does that"

@@ -102,13 +102,13 @@ class Revoker:
     clock: Callable[[], datetime]
     credentials: Callable[[], Credentials]
     sleep: Callable[[float], None] = time.sleep
-    _open: list[tuple[str, int]] = field(default_factory=list, repr=False)
-    _said: list[str] = field(default_factory=list, repr=False)
+    _pending: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    _reported: list[str] = field(default_factory=list, repr=False)
     _able: bool = True
 
     def finished(self, _: JobRecord, task: str, attempt: int) -> None:
         """Note an attempt that is over."""
-        self._open += [(task, attempt)] if attempt else []
+        self._pending += [(task, attempt)] if attempt else []
 
     def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
         """Revoke what was noted, in one change of the policy. `found` is where every task stands."""
@@ -118,7 +118,7 @@ class Revoker:
     def settle(self, record: JobRecord, *, last: bool) -> None:
         """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""
         for left in (2, 1, 0) if last else (0,):
-            if not self._open or not self._wanted(record):
+            if not self._pending or not self._wanted(record):
                 return
             try:
                 self._revoke(record)
@@ -126,15 +126,15 @@ class Revoker:
                 if last:
                     self.whole(record)
                     return
-                self._tell(record, error)
+                self._report_failure(record, error)
             except Unsupported as error:
                 self._able = False
-                self._tell(record, error)
+                self._report_failure(record, error)
             except FreepostError as error:
                 if left:
                     self.sleep(1 << (2 - left))
                 else:
-                    self._tell(record, error)
+                    self._report_failure(record, error)
 
     def catch_up(self, record: JobRecord, *, ended: bool = False) -> None:
         """Revoke every attempt that is over, of a job that nobody watched; all attempts when their VMs are `ended`."""
@@ -152,28 +152,28 @@ class Revoker:
             return
         try:
             self.report(revoke(self.store, record, self.clock(), self.sleep, self.credentials()))
-            self._open.clear()
+            self._pending.clear()
         except FreepostError as error:
-            self._tell(record, error)
+            self._report_failure(record, error)
 
     def _wanted(self, record: JobRecord) -> bool:
         return self._able and record.spec.revoke == "on-finish" and record.expires > self.clock()
 
     def _revoke(self, record: JobRecord) -> None:
         keys, now = JobKeys(self.store.prefix, record.job), self.clock()
-        writes = [prefix for each in self._open for prefix in (keys.outputs(*each), keys.status(*each))]
+        writes = [prefix for each in self._pending for prefix in (keys.outputs(*each), keys.status(*each))]
         denial = Denial(self.store, record, now, self.sleep)
         if denial.impose(writes, []):
             denial.prove(writes[-1], self.credentials())
-            for task, _ in self._open:
+            for task, _ in self._pending:
                 data = {"job": record.job, "task": task}
                 self.report(Event("revoked", f"task {task}: its grant is revoked", data))
-        self._open.clear()
+        self._pending.clear()
 
-    def _tell(self, record: JobRecord, error: FreepostError) -> None:
+    def _report_failure(self, record: JobRecord, error: FreepostError) -> None:
         text = f"note: grants are not revoked: {error.message}. They expire at {iso(record.expires)}"
-        if text not in self._said:
-            self._said.append(text)
+        if text not in self._reported:
+            self._reported.append(text)
             self.report(Event("notice", text, {"job": record.job, "text": text}))
 
 

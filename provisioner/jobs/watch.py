@@ -79,42 +79,42 @@ class Watcher:
 
         `launched`: whoever launched these attempts has told so.
         """
-        course = _Course(self, record, attempts_with_vm(record) if launched else set())
+        state = _FollowState(self, record, attempts_with_vm(record) if launched else set())
         while True:
-            found = self.poll(course.record, course.gone)
-            changed = course.tell_changes(found)
+            found = self.poll(state.record, state.gone)
+            changed = state.report_changes(found)
             again = to_launch_again(found, record.spec.retries) if self.retry else []
             if again:
-                course.launch_again(again)
-            soon = self.renew(course.record, found) if self.renew else None
+                state.launch_again(again)
+            soon = self.renew(state.record, found) if self.renew else None
             if not again and all(item.is_final for item in found):
                 return found
-            pause = course.pause(changed=changed)
+            pause = state.pause(changed=changed)
             self.sleep(pause if soon is None else min(pause, soon))
 
 
 @dataclass
-class _Course:
+class _FollowState:
     """One `Watcher.follow`: what it has to remember from one poll to the next.
 
-    `told` are the attempts of whose launch the operator knows; `due` is when a retry may be tried, `delay` how long the
-    next one waits if it finds no room.
+    `reported` are the attempts of whose launch the operator knows; `due` is when a retry may be tried, `delay` how long
+    the next one waits if it finds no room.
     """
 
     watcher: Watcher
     record: JobRecord
-    told: set[Attempt]
+    reported: set[Attempt]
     before: dict[str, TaskStatus] = field(default_factory=dict)
     gone: dict[str, datetime] = field(default_factory=dict)
     due: datetime | None = None
     delay: timedelta = AGAIN[0]
     seconds: float = POLL_SECONDS[0]
 
-    def tell_changes(self, found: Sequence[TaskStatus]) -> bool:
+    def report_changes(self, found: Sequence[TaskStatus]) -> bool:
         """Report what is new since the last poll. Return whether anything is."""
         changed = [item for item in found if self.before.get(item.task) != item]
         for item in changed:
-            if item.event != LAUNCHED or item.key not in self.told:
+            if item.event != LAUNCHED or item.key not in self.reported:
                 self.watcher.report(self._event(item))
             # What never had a VM is launched under the same number: its prefixes are still wanted.
             if item.is_final and not item.unstarted and self.watcher.finished is not None:
@@ -134,10 +134,10 @@ class _Course:
             if not isinstance(error.__cause__ or error, NoCapacity):
                 raise
             self.record = index.read(watcher.store, self.record.job)  # some may have been started
-            self.told |= {item.key for item in status.read(watcher.store, self.record)}
+            self.reported |= {item.key for item in status.read(watcher.store, self.record)}
             watcher.report(_delayed(self.record, error, self.delay))
             self.due, self.delay = watcher.clock() + self.delay, min(self.delay * 2, AGAIN[1])
-        self.told |= attempts_with_vm(self.record) - older
+        self.reported |= attempts_with_vm(self.record) - older
 
     def pause(self, *, changed: bool) -> float:
         """Return the seconds until the next poll: few after a change, and then more and more."""
