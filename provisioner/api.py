@@ -171,7 +171,8 @@ def job(
 ) -> Job:
     """Open a job: by its id, if this machine launched it or `store` (s3://BUCKET/PREFIX) names where; or by its URL.
 
-    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound when there is no such job.
+    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound when there is no such job, BadInput for a
+    name or a store that can't be one.
     """
     from provisioner.jobs import stores
 
@@ -180,7 +181,10 @@ def job(
 
 
 def jobs(*, store: str | StoreLocation | None = None, endpoint_url: str | None = None) -> list[str]:
-    """List the ids of a store's jobs, by name; of the embedded store if none is named."""
+    """List the ids of a store's jobs, by name; of the embedded store if none is named. `store` is as for `job`.
+
+    Raise NotFound for a bucket that isn't there, Refused, NoCredentials or Unreachable for one that can't be listed.
+    """
     from provisioner.jobs import index, stores
 
     location = _location(store, endpoint_url) or stores.embedded_location()

@@ -161,6 +161,6 @@ def _decorate(function: Command, shared: _Shared, json: Kind | None) -> Command:
         function(choice, **{each.name: read[each.name] for each in own})
 
     made = [_parameter("context", typer.Context), *shared.before, *own, *shared.after, *_JSON[json]]
-    command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
+    command.__dict__["__signature__"] = inspect.Signature(made)
     command.__annotations__ = {each.name: each.annotation for each in made}
     return command

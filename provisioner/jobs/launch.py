@@ -193,7 +193,7 @@ class Launcher:
 
     def _keep(self, record: JobRecord, started: Started, journal: Journal) -> JobRecord:
         """Write down what was started, and until when the last of it lives; then its orders can go."""
-        later = max(timedelta(), (started.ends or record.expires) - record.expires)
+        later = max(timedelta(), (started.expires or record.expires) - record.expires)
         record = dataclasses.replace(
             record.with_instances(started.instances),
             deadline=record.deadline + later,

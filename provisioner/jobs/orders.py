@@ -134,7 +134,7 @@ class Started:
     report: Report
     instances: list[Instance] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
-    ends: datetime | None = None  # of the last grant
+    expires: datetime | None = None  # of the last grant
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, served: Served) -> None:
@@ -145,7 +145,7 @@ class Started:
         with self._lock:
             self.instances.extend(found)
             self.tokens.append(served.token)
-            self.ends = max(self.ends or served.expires, served.expires)
+            self.expires = max(self.expires or served.expires, served.expires)
             done, last = len(self.instances), found[-1]
             data = {"job": self.job, "done": done, "total": self.total}
             if len(found) == 1:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from provisioner.links.signer import LinkSigner
     from provisioner.s3.bucket import Store
 
-NEAR = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
+ON_THIS_MACHINE = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
     registry.provider_class(name)
     if spec.store is not None and not local:
         return StoreLocation(spec.store, embedded=False), name
-    if name not in NEAR:
+    if name not in ON_THIS_MACHINE:
         message = f"the job names no store, and VMs of {name} can't reach the embedded one"
         raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
     wanted = spec.store or StoreSpec("freepost")
