@@ -14,7 +14,7 @@ The embedded store and the `local` provider need no account, so this runs anywhe
 >>> job.remove() > 0
 True
 
-Durations are whole seconds, sizes are bytes, and times are UTC datetimes. What happens is told to `report`, which gets
+Durations are whole seconds, sizes are bytes, and times are UTC datetimes. What happens goes to `report`, which gets
 each `Event` (`name`, `text`, `data`); nothing is printed. Every failure that a person can act on is a `FreepostError`
 with a `message`, a `hint` and an `exit_code`.
 

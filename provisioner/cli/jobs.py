@@ -62,7 +62,7 @@ def launch(
         output.result(text.show(plan), plan.describe())
         return
     stay = wait or collect is not None
-    report = reporter(output, without="renewal" if stay else "")  # whoever stays needs no reminder to renew
+    report = reporter(output, without="renewal" if stay else "")  # waiting renews: no reminder is needed
     launched = api.launch(job, local=local, provider=provider, overrides=overrides or (), report=report)
     if stay:
         found = launched.wait(check=False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from provisioner.jobs.stores import OpenStore
     from provisioner.providers.base import Check, Provider
 
-# What tells two accounts, regions or clouds of one provider apart; the rest of a job's options doesn't.
+# The options that distinguish two accounts, regions or clouds of one provider.
 CONNECTION = ("region", "profile", "endpoint_url", "cloud")
 
 

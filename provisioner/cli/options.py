@@ -4,7 +4,7 @@
 they decorate gets a `StoreChoice` or a `JobChoice`, and its own arguments.
 
 A command that takes ``--json`` says by its parameter's type what that makes of its standard output: `JsonDocument` or
-`JsonEvents` (`provisioner.output` tells them apart). The parameter's value is of no use to it: `streams` knows.
+`JsonEvents` (`provisioner.output` says how they differ). It has no use for the parameter's value: `streams` knows.
 
 Modules with commands don't import `annotations` from the future: typer would evaluate the text of each twice, which
 takes a start 30 ms.
@@ -86,7 +86,7 @@ _JSON: dict[Kind | None, Parameters] = {
 
 @dataclass(frozen=True)
 class StoreChoice:
-    """The store that a command was told to work on, and the command's streams."""
+    """The store that a command works on, and the command's streams."""
 
     output: Output
     store: str | None
@@ -107,13 +107,13 @@ class StoreChoice:
 
 @dataclass(frozen=True)
 class JobChoice(StoreChoice):
-    """The job that a command was told to work on, and the one task of it if it takes ``--task``."""
+    """The job that a command works on, and one task of it if ``--task`` names one."""
 
     job: str
     task: str | None = None
 
     def open(self, report: Report | None = None) -> "Job":
-        """Open the job. What happens is shown on the command's streams, or told to `report`."""
+        """Open the job. What happens is shown on the command's streams, or given to `report`."""
         from provisioner import api
         from provisioner.cli.context import reporter
 

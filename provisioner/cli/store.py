@@ -1,4 +1,4 @@
-"""`provision store`: starts and stops the embedded store, and tells where it is."""
+"""`provision store`: starts and stops the embedded store, and shows where it is."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated

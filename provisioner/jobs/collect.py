@@ -146,7 +146,7 @@ class _Fetch:
         self._shown = shown
 
     def work(self, manifest: Mapping[str, Any]) -> Iterator[Callable[[], list[Outcome]]]:
-        """One call a file or a bundle, each telling what became of it and raising nothing of ours."""
+        """Yield one function a file or a bundle. Each returns what became of it and raises no FreepostError."""
         bundles = {item["path"]: item for item in manifest.get("bundles", ())}
         packed: dict[str, list[Mapping[str, Any]]] = {}
         for entry in manifest["entries"]:

@@ -22,8 +22,8 @@ from provisioner.s3.bucket import Store
 
 MARKS = ".launching"
 AGENT = "agent"  # the kind of an archive of the agent
-MARK_LIFE = timedelta(hours=1)  # a launch sets its mark some seconds before the record: nobody is at an older one
-YOUNG = timedelta(minutes=10)  # in which a launch that is under way writes its record
+MARK_LIFE = timedelta(hours=1)  # a launch writes its record seconds after its mark: an older mark is nobody's
+YOUNG = timedelta(minutes=10)  # for which the launch that wrote an archive may not have recorded it yet
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Finder:
 
     @contextlib.contextmanager
     def _noting_failure(self, place: str) -> Iterator[None]:
-        """Note what is wrong with a cloud: the others cost money too."""
+        """Note what is wrong with a cloud and go on: the others cost money, too."""
         try:
             yield
         except FreepostError as error:
             self.failed[place] = error
 
     def _why(self, item: ProviderResource, over: str) -> str:
-        """Why something can go. Of a launch that still goes on, the record learns the end last: a VM's tag knows it."""
+        """Say why something can go. While a launch goes on, a VM's own tag knows its expiry better than the record."""
         own = self._expired(item.expires)
         return own if item.expires is not None and over.startswith("expired") else over or own
 

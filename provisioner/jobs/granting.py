@@ -22,7 +22,7 @@ from provisioner.s3.probe import FormClient
 from provisioner.userdata import render as userdata
 from provisioner.userdata.render import UserData
 
-_ANNOUNCED = timedelta(minutes=15)  # how long the signature of one event of ours lives
+_ANNOUNCED = timedelta(minutes=15)  # lifetime of the signature of an event that we post ourselves
 # Of user-data that is only measured:
 _SAMPLE_TIME = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc)
 _SAMPLE_LIFE = timedelta(days=6)
@@ -41,7 +41,7 @@ class Granter:
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
         """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large.
 
-        To `use` it, what its uploads need is begun in the bucket, and a grant that lies apart is put there.
+        To `use` it, begin its multipart uploads, and put a grant that isn't in the user-data into the bucket.
         """
         uploads = self._begin_uploads(plan, task) if use else {}
         signer = vm_signer(self.provider, plan, self.sessions.credentials(plan, task), self.clock())
@@ -69,9 +69,9 @@ class Granter:
         return plan
 
     def _measured(self, plan: Plan) -> UserData:
-        """The user-data of a plan's last task, the longest to write, as it would be for a fixed job and time.
+        """Return the user-data of a plan's last task, whose name is the longest, for a fixed job id and time.
 
-        So its size doesn't depend on when it is measured: what a dry run says of it holds for the launch, too.
+        So its size doesn't depend on when it is measured, and a dry run predicts the launch's.
         """
         task = plan.tasks[-1]
         credentials = dataclasses.replace(self.sessions.credentials(plan, task), expires=None)
@@ -106,7 +106,7 @@ class Granter:
         self.forms.post(self._status_target(plan, grant), LAUNCHED, json.dumps(event).encode())
 
     def _status_target(self, plan: Plan, grant: Grant) -> Target:
-        """The status target of a grant, for our address of the store: the VM's may be one that only it can reach."""
+        """Return a grant's status target at our address of the store: only the VM may be able to reach the VM's."""
         url = self.store.bucket.url
         if url == grant.status.url or not plan.by_put:
             return Target(url, *grant.status[1:])
@@ -116,20 +116,20 @@ class Granter:
         return signer.target(grant.status.prefix, LAUNCHED, by_put=True, max_bytes=0)
 
     def _begin_uploads(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
-        """The UploadId of each output that may take several PUTs: begun now, or by an earlier launch of the task."""
+        """Return the UploadId of each output that may take several PUTs, begun now or by an earlier launch."""
         keys = large_keys(plan, task)
         found = dict(self.store.uploads(plan.keys.outputs(task.task, task.attempt))) if keys else {}
         return {key: found.get(key) or self.store.begin_upload(key) for key in keys}
 
 
 def _render(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
-    """Render the user-data of a task around its grant, or around the stub of one that lies apart."""
+    """Render a task's user-data with its grant, or with the stub of a grant that is in the bucket."""
     plan = signer.plan
     return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.apart else b"")
 
 
 def too_large(plan: Plan, user_data: UserData) -> BadInput:
-    """What is wrong with user-data that doesn't fit, and what takes how much of it."""
+    """Return the error for user-data that doesn't fit, with what each part of it takes."""
     size, limit = len(user_data.data), plan.user_data_limit
     hint = "set run.agent to auto; " if plan.spec.run.agent == "inline" else ""
     hint += "shorten run.command or run.env, or move them to an input"

@@ -101,7 +101,7 @@ class Job:
         done = collect.collect(self._opened.store, record, where, self._report)
         collect.report_summary(done, where, self._report)
         collect.require_files(record, done)
-        if not self._followed:  # whoever waits revokes as tasks end
+        if not self._followed:  # `wait` revokes as tasks end
             self._revoke_finished(record)
         if check:
             collect.require_tasks(record, done)
@@ -122,7 +122,7 @@ class Job:
         again = watch.to_retry(self._factory.observer(provider), record, task, required=record is known)
         if again:
             record = launcher.retry(record, again)
-            self._followed = False  # whoever waits for these has yet to come
+            self._followed = False  # nobody has waited for these yet
         renew.remind(record, self._report)
         return again
 

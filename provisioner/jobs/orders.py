@@ -79,7 +79,7 @@ class OrderPlacer:
         raise self._no_room()
 
     def _send(self, order: Order, choice: Choice) -> Served:
-        """Note one order, send it, and note what it started; one that certainly started nothing is forgotten."""
+        """Note one order, send it, and note what it started. Drop it if it certainly started nothing."""
         self.journal.note(order, choice.name, self.clock())
         try:
             found = [dataclasses.replace(item, place=choice.name) for item in self.provider.launch(order)]
@@ -92,7 +92,7 @@ class OrderPlacer:
         return Served(tuple(found), order.token, order.expires)
 
     def _no_room(self) -> NoCapacity:
-        """What to raise when no choice has room."""
+        """Return the error for an order that no choice had room for."""
         errors = [self.exhausted[choice.name] for choice in self.choices]
         named = "; ".join(
             ": ".join(filter(None, (choice.name, str(self.exhausted[choice.name])))) for choice in self.choices
@@ -126,7 +126,7 @@ class OrderPlacer:
 
 @dataclass
 class Started:
-    """What a launch has started so far, told as it happens. Any number of threads may add to it."""
+    """What a launch has started so far, reported as it happens. Any number of threads may add to it."""
 
     job: str
     provider: str
@@ -180,9 +180,9 @@ class TaskOrders:
     started: Started
 
     def resume(self) -> dict[str, int]:
-        """Find what a launch that was cut off had ordered. Return the tasks to order yet, each at its attempt.
+        """Find what an interrupted launch had ordered. Return the tasks still to be ordered, each with its attempt.
 
-        One whose VM ended with nothing done takes its next attempt; one that was at work is the watcher's to judge.
+        A task whose VM ended before it posted anything gets its next attempt; the watcher judges one whose VM did.
         """
         wanted = {name: task.attempt for task in self.plan.tasks for name in task.members}
         entries = self.placer.journal.entries()
@@ -218,7 +218,7 @@ class TaskOrders:
                 pool.shutdown(cancel_futures=True)
 
     def _order(self, task: TaskPlan) -> None:
-        """Sign, announce and order one task or group; at its next attempt if its token was spent on something else."""
+        """Sign, announce and order one task or group; at its next attempt if its token was used for another order."""
         first = self.plan.tasks[0]
         for attempt in range(task.attempt, task.attempt + ATTEMPTS):
             current = TaskPlan(task.task, attempt, launch_token(self.plan.job, task.task, attempt))
@@ -234,7 +234,7 @@ class TaskOrders:
         raise conflict
 
     def _from_now(self) -> Plan:
-        """The plan as if it were made now: of thousands of VMs, the last are ordered an hour after the first.
+        """Return the plan as if it were made now: of thousands of VMs, the last are ordered an hour after the first.
 
         Raise Expiry when what signs ends too early for a VM that starts now.
         """

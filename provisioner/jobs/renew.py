@@ -45,7 +45,7 @@ class Renewer:
     sessions: Callable[[], RoleSessions]
     _due: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _ends: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
-    _reported: list[str] = field(default_factory=list, repr=False)  # the last complaint, which is made once
+    _reported: list[str] = field(default_factory=list, repr=False)  # the last failure: each is reported once
 
     def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
         """Renew what is due of the running tasks, and tidy up after those that are over.

@@ -94,7 +94,7 @@ def check(store: Store, record: JobRecord) -> None:
 class Revoker:
     """Revokes the grants of attempts that are over, each alone, where the job says so (``revoke: on-finish``).
 
-    What fails is told once and tried again with the next; a store that doesn't support it is left alone from then on.
+    A failure is reported once and tried again with the next attempt; a store that doesn't support it isn't asked again.
     """
 
     store: Store
@@ -205,7 +205,7 @@ class Denial:
             merged = merge(policy, job, denied, self.now)
             if same(policy, merged):
                 return count > 0
-            if count:  # somebody else's change, or the store shows the older one for a moment: nothing tells until when
+            if count:  # somebody else changed it, or the store still shows the older one; no event tells until when
                 self.sleep(_SOONEST * 2 ** (count - 1))
             self.store.set_policy(None if merged is None else check_size(merged))
         raise Refused(

@@ -1,6 +1,6 @@
 """The stores that jobs lie in: choosing one, opening it, and finding a job there.
 
-Each function imports what it uses, so a command loads no more: whether the embedded store runs is told without boto3.
+Each function imports what it uses, so that a command loads no more: `store status` loads no boto3.
 """
 
 from __future__ import annotations

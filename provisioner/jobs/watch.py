@@ -32,8 +32,8 @@ AGAIN = (
 class Watcher:
     """Follows a job. `retry` launches the next attempt of tasks (`Launcher.retry`), where there is one.
 
-    `finished` is told the task and attempt of each that is over (`provisioner.jobs.revoke`). `renew` renews the grants
-    of those that run, and says in how many seconds it wants to be called again (`provisioner.jobs.renew`).
+    `finished` is called with the task and attempt of each that is over (`provisioner.jobs.revoke`). `renew` renews the
+    grants of those that run, and says in how many seconds it wants to be called again (`provisioner.jobs.renew`).
     """
 
     store: Store
@@ -77,7 +77,7 @@ class Watcher:
     def follow(self, record: JobRecord, *, launched: bool = False) -> list[TaskStatus]:
         """Report each change until every task is over, launching retries where the spec has some left.
 
-        `launched`: whoever launched these attempts has told so.
+        `launched`: the launch of these attempts was reported already.
         """
         state = _FollowState(self, record, attempts_with_vm(record) if launched else set())
         while True:
@@ -97,7 +97,7 @@ class Watcher:
 class _FollowState:
     """One `Watcher.follow`: what it has to remember from one poll to the next.
 
-    `reported` are the attempts of whose launch the operator knows; `due` is when a retry may be tried, `delay` how long
+    `reported` are the attempts whose launch was reported; `due` is when a retry may be tried, `delay` how long
     the next one waits if it finds no room.
     """
 
@@ -116,7 +116,7 @@ class _FollowState:
         for item in changed:
             if item.event != LAUNCHED or item.key not in self.reported:
                 self.watcher.report(self._event(item))
-            # What never had a VM is launched under the same number: its prefixes are still wanted.
+            # An attempt that never had a VM is launched again under its number: its grant must stay valid.
             if item.is_final and not item.unstarted and self.watcher.finished is not None:
                 self.watcher.finished(self.record, item.task, item.attempt)
         self.before = {item.task: item for item in found}
