@@ -6,7 +6,7 @@
   `orders` orders the VMs, `journal` notes each order in the bucket. `rendering` is for VMs that something else starts.
 - Signatures: `signers` for VMs and for our own test uploads, `role_session` for sessions of a role.
 - After it: `status` reads what the VMs posted, `decide` says what that means (pure), `watch` acts on it; `renew`,
-  `revoke`, `logs` and `collect` are the verbs of these names.
+  `revoke`, `logs`, `collect` and `terminate` are the verbs of these names.
 - For all jobs: `doctor` says whether one could be launched, `gc` removes what old ones left behind.
 
 What a job is lives in `provisioner.job`, what its VMs may do in `plan`, and how a VM is started in `providers`.

@@ -151,10 +151,10 @@ class Job:
 
     def terminate(self) -> int:
         """End every VM; what they uploaded stays. Return how many VMs were known."""
-        from provisioner.jobs import renew, watch
+        from provisioner.jobs import renew, terminate
 
         record = self._record()
-        count = watch.terminate(self._provider_of(record), record)
+        count = terminate.terminate(self._provider_of(record), record)
         renew.drop(self._opened.store, record)
         self._revoke_finished(record, ended=True)
         self._report(Event("terminated", f"{self.id}: its {count} VMs are ended", {"job": self.id, "vms": count}))
@@ -162,10 +162,10 @@ class Job:
 
     def remove(self) -> int:
         """End every VM and delete everything of the job from the bucket. Return how many objects there were."""
-        from provisioner.jobs import index, stores, watch
+        from provisioner.jobs import index, stores, terminate
 
         record = self._record()
-        watch.terminate(self._provider_of(record), record)
+        terminate.terminate(self._provider_of(record), record)
         revoker = self._factory.revoker()
         if revoker is not None:
             revoker.whole(record)

@@ -22,10 +22,7 @@ from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
 
 POLL_SECONDS = (0.5, 10.0)  # between two polls: at first, and at most
-AGAIN = (
-    timedelta(seconds=30),
-    timedelta(minutes=10),
-)  # until a retry that found no room is tried again: at first, at most
+AGAIN = (timedelta(seconds=30), timedelta(minutes=10))  # between retries that find no room: at first, and at most
 
 
 @dataclass(frozen=True)
@@ -173,15 +170,3 @@ def to_retry(watcher: Watcher, record: JobRecord, task: str | None, *, required:
         message = f"nothing to retry: {running} tasks are not over, the others succeeded"
         raise BadInput(message, hint="`provision terminate` ends the VMs of those that hang")
     return again
-
-
-def terminate(provider: Provider, record: JobRecord) -> int:
-    """End every VM of a job, those that a cut-off launch didn't live to record too. Return how many are known."""
-    try:
-        known = dict.fromkeys(item.id for item in record.instances)
-        more = [item for item in provider.list_instances(record.job) if item.id not in known]
-        provider.terminate([*record.instances, *more])
-    except FreepostError as error:
-        error.hint = error.hint or "run the same command again: it goes on with those that are left"
-        raise
-    return len(record.instances) + len(more)
