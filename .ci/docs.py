@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +17,15 @@ from provisioner import api as library
 from provisioner import errors, units
 from provisioner.cli import app, options
 from provisioner.job import keys
+from provisioner.jobs.collect import Collected
+from provisioner.jobs.rendering import Rendering
+from provisioner.jobs.status import TaskReport, TaskStatus
+from provisioner.links.link import Link
 from provisioner.providers import registry
 
 BIN = Path(sys.executable).parent
+WIDTH = 100  # characters of a signature in one line
+NEWLINE = "\n"
 PROVISION = typer.main.get_group(app.app)
 ELSE = {"string": "text", "boolean": "true or false", "object": "names and values"}
 
@@ -75,23 +81,60 @@ def _commands(group: TyperGroup, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def api() -> str:
-    """Return what `import freepost` gives: each function and each method of Job, with its docstring."""
-    functions = {name: getattr(library, name) for name in library.__all__}
-    functions = {name: each for name, each in functions.items() if inspect.isfunction(each)}
-    methods = {name: each for name, each in vars(library.Job).items() if not name.startswith("_")}
-    parts = [inspect.cleandoc(library.__doc__ or "").replace(">>> import", "```pycon\n>>> import", 1)]
-    parts[0] = parts[0].replace("\n\nDurations", "\n```\n\nDurations", 1)
-    parts += [_documented(name, each) for name, each in functions.items()]
-    parts += [f"### `Job`\n\n{inspect.cleandoc(library.Job.__doc__ or '')}"]
-    parts += [_documented(f"Job.{name}", each) for name, each in methods.items()]
-    return "\n\n".join(parts)
+    """Return the library's page: functions, Job, what these return, and errors, by the docstrings that they have."""
+    about = inspect.cleandoc(library.__doc__ or "").replace(">>> import", "```pycon\n>>> import", 1)
+    parts = [about.replace("\n\nDurations", "\n```\n\nDurations", 1)]
+    parts.append(f"## Functions\n\n`JobSource` is `{library.JobSource}`.")
+    parts += [
+        _documented(name, member)
+        for name, member in vars(library).items()
+        if name in library.__all__ and inspect.isfunction(member)
+    ]
+    parts.append(f"## Job\n\n{inspect.cleandoc(library.Job.__doc__ or '')}")
+    parts += [
+        _documented(f"Job.{name}", member) for name, member in vars(library.Job).items() if not name.startswith("_")
+    ]
+    parts.append("## What they return")
+    parts += [_value(kind) for kind in (TaskStatus, TaskReport, Collected, Link, Rendering, library.Event)]
+    return "\n\n".join([*parts, "## Errors", _errors()])
 
 
 def _documented(name: str, member: Callable[..., object] | property) -> str:
-    taken = (
-        "" if isinstance(member, property) else re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(member)))
-    )
-    return f"#### `{name}{taken}`\n\n{inspect.cleandoc(member.__doc__ or '')}"
+    """Return a function, a method or a property: its name as a heading, its signature as code, its docstring."""
+    doc = inspect.cleandoc(member.__doc__ or "")
+    if isinstance(member, property):
+        return f"### {name}\n\n{doc}"
+    signature = inspect.signature(member)
+    given: list[str] = []
+    for each in signature.parameters.values():
+        if each.kind is each.KEYWORD_ONLY and "*" not in given:
+            given.append("*")
+        default = "" if each.default is each.empty else f" = {each.default!r}"
+        given += [f"{each.name}: {each.annotation}{default}"] if each.name != "self" else []
+    line = f"{name}({', '.join(given)}) -> {signature.return_annotation}"
+    if len(line) > WIDTH:
+        line = f"{name}(\n    {f',{NEWLINE}    '.join(given)},\n) -> {signature.return_annotation}"
+    return f"### {name}\n\n```python\n{line}\n```\n\n{doc}"
+
+
+def _value(kind: type) -> str:
+    """Return a class of values: its docstring, its fields, and what can be asked of it."""
+    rows = [f"{each.name}: {each.type}" for each in dataclasses.fields(kind)]
+    asked = {name: each for base in reversed(kind.__mro__) for name, each in vars(base).items()}
+    more = [
+        f"- `{name}`: {_sentence(each.__doc__)}"
+        for name, each in asked.items()
+        if isinstance(each, property) and not name.startswith("_")
+    ]
+    text = f"### {kind.__name__}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n```python\n{NEWLINE.join(rows)}\n```"
+    return "\n\n".join([text, *["\n".join(more)] * bool(more)])
+
+
+def _errors() -> str:
+    """Return the library's errors as a table, by their exit codes."""
+    found = [each for name, each in vars(errors).items() if name in library.__all__]
+    rows = [f"| `{each.__name__}` | {each.exit_code} | {_sentence(each.__doc__)} |" for each in found]
+    return "\n".join(["| error | `exit_code` | meaning |", "| --- | --- | --- |", *rows])
 
 
 def exit_codes() -> str:

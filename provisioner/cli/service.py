@@ -159,9 +159,10 @@ def token_(
         made = token.narrow(_read_token(narrow), limits)
     else:
         bucket, covered = _covered(str(where), task, attempt, chosen.location())
+        limits = token.complete(limits, covered, utc_now())  # before a key is made: what is refused leaves none
         path = key_file or _state_file("token.key")
         key = key_store.read_key(path, make=not path.exists())
-        made = token.mint(key, key_store.new_id(), bucket, token.complete(limits, covered, utc_now()))
+        made = token.mint(key, key_store.new_id(), bucket, limits)
     output.result(made, {"token": made, **token.read_unverified(made).describe()})
 
 

@@ -18,7 +18,7 @@ RELATIVE = r"^(?!/)(?!(?:.*/)?\.\.(?:/|$))(?!.*//)(?!\.?$)(?!.*/\.?$)[^\x00-\x1f
 _OBJECT = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?!/)[^\x00-\x1f\x7f?]*[^\x00-\x1f\x7f?/]$")
 _NAME_LIMIT = 255  # bytes in one segment of a path (Linux, limits.h: NAME_MAX)
 
-_MOVED = "; for a file from elsewhere write source: (where it is) and path: (where it lands)"
+_ELSEWHERE_HINT = "; for a file from elsewhere write source: (where it is) and path: (where it lands)"
 
 
 def destination(source: str) -> str:
@@ -83,7 +83,7 @@ def check_in_folder(value: str, at: Location) -> bool:
     """Fault a source that can't be its own destination, and return whether it can."""
     fits = bool(re.search(RELATIVE, value))
     if not fits:
-        at.fault(show(value), "a file at or below job.yaml's own folder" + _MOVED)
+        at.fault(show(value), "a file at or below job.yaml's own folder" + _ELSEWHERE_HINT)
     return fits
 
 

@@ -16,12 +16,12 @@ from provisioner.s3url import is_s3_url, split_url
 
 def check(document: Mapping[str, Any], whole: validate.Schema, faults: Faults) -> None:
     """Note the faults of keys that are right each by itself."""
-    places = list(_places(document, faults))
+    named = list(_named_files(document, faults))
     _check_times(document, whole, faults)
-    _check_places(places)
-    _check_total(places, document, faults)
+    _check_collisions(named)
+    _check_total(named, document, faults)
     if "store" in document and not faults.below("store"):
-        _check_buckets(places, document["store"], whole)
+        _check_buckets(named, document["store"], whole)
     _check_checkpoint(document, faults)
     _check_renewal(document, faults)
 
@@ -93,7 +93,7 @@ class _NamedFile(NamedTuple):
         )
 
 
-def _places(document: Mapping[str, Any], faults: Faults) -> Iterator[_NamedFile]:
+def _named_files(document: Mapping[str, Any], faults: Faults) -> Iterator[_NamedFile]:
     """Yield every file that will lie in the job's directory, as far as its key is right."""
     run = document.get("run")
     if isinstance(run, Mapping):
@@ -112,34 +112,34 @@ def _listed(container: Mapping[str, Any], key: str, parent: Location, *, small: 
             yield _NamedFile(at, each if isinstance(each, Mapping) else {"source": each}, small)
 
 
-def _check_places(places: Sequence[_NamedFile]) -> None:
+def _check_collisions(named: Sequence[_NamedFile]) -> None:
     """Fault files that collide in the job's directory: the same name, or one where another needs a folder."""
     taken: dict[str, str] = {}
     folders: dict[str, str] = {}
-    for place in places:
-        path = place.path
+    for each in named:
+        path = each.path
         parts = path.split("/")
         above = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
         other = taken.get(path) or folders.get(path) or next(filter(None, map(taken.get, above)), None)
         if other:
-            place.at.fault(f"{show(path)}, where {other} lands too", "a place of its own for each file (path:)")
-        taken.setdefault(path, place.at.path)
-        folders.update(dict.fromkeys(above, place.at.path))
+            each.at.fault(f"{show(path)}, where {other} lands too", "a place of its own for each file (path:)")
+        taken.setdefault(path, each.at.path)
+        folders.update(dict.fromkeys(above, each.at.path))
 
 
-def _check_total(places: Sequence[_NamedFile], document: Mapping[str, Any], faults: Faults) -> None:
+def _check_total(named: Sequence[_NamedFile], document: Mapping[str, Any], faults: Faults) -> None:
     """Fault small files that together are no longer small."""
-    total = sum(place.size() for place in places if place.small)
+    total = sum(each.size() for each in named if each.small)
     if total > files.INLINE_LIMIT:
         limit = units.show_size(files.INLINE_LIMIT)
         at = Location(faults).child(document, "run").child(document["run"], "files")
         at.fault(f"{total} bytes in all", f"at most {limit} together; list larger ones under inputs")
 
 
-def _check_buckets(places: Sequence[_NamedFile], store: object, whole: validate.Schema) -> None:
+def _check_buckets(named: Sequence[_NamedFile], store: object, whole: validate.Schema) -> None:
     """Fault inputs from another bucket: what signs for the job's own may have no right to it."""
     bucket = split_url(validate.read(store, whole["properties"]["store"])["url"]).bucket
-    for place in places:
-        source = place.file.get("source", "")
+    for each in named:
+        source = each.file.get("source", "")
         if is_s3_url(source) and split_url(source).bucket != bucket:
-            place.at.fault(show(source), f"an object of the job's own bucket, {bucket}")
+            each.at.fault(show(source), f"an object of the job's own bucket, {bucket}")

@@ -42,7 +42,12 @@ class _Hash(Protocol):
 
 @dataclass
 class Collected:
-    """What `collect` did. Paths are relative to the folder; `failed` maps them to sentences."""
+    """What `collect` did. Paths are relative to the folder.
+
+    `files` has each file that is there now; `already` of them were there before, and `bytes` were fetched. `failed`
+    maps paths to what went wrong, `damaged` says that one of them is not what was sent. `missing` has the tasks that
+    have not succeeded.
+    """
 
     files: list[str] = field(default_factory=list)
     bytes: int = 0

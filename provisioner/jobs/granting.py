@@ -125,7 +125,7 @@ class Granter:
 def _render(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
     """Render a task's user-data with its grant, or with the stub of a grant that is in the bucket."""
     plan = signer.plan
-    return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.apart else b"")
+    return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.remote_grant else b"")
 
 
 def too_large(plan: Plan, user_data: UserData) -> BadInput:

@@ -84,7 +84,7 @@ class Renderer:
             self.report(Event("not recorded", text, {"job": plan.job}))
         fetched = [*plan.downloads, *([plan.archive] if plan.archive and not self.as_launched else [])]
         if fetched:
-            grant = ["its grant"] if plan.apart and not self.as_launched else []
+            grant = ["its grant"] if plan.remote_grant and not self.as_launched else []
             names = ", ".join([*(item.path for item in fetched), *grant])
             text = f"note: the VM will fetch {names} from the bucket, and that render uploads with --stage only"
             self.report(Event("not staged", text, {"keys": [item.key for item in fetched]}))

@@ -117,7 +117,7 @@ def read_resources(plan: Plan, task: TaskPlan) -> list[str]:
 
     Of what it uploads in parts it may ask whether it is there: HEAD is s3:GetObject.
     """
-    apart = [literal(plan.keys.grant(task.task, task.attempt))] if plan.apart else []
+    apart = [literal(plan.keys.grant(task.task, task.attempt))] if plan.remote_grant else []
     own = plan.keys.input("")
     keys = [literal(item.key) for item in plan.downloads if not item.key.startswith(own)]
     mail = [f"{literal(plan.keys.mail(task.task, task.attempt))}*"] if plan.spec.renew else []

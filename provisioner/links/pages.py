@@ -100,7 +100,7 @@ def index_page(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
                 "name": link.file.removeprefix("./"),
                 "url": link.url,
                 "size": "" if link.size is None else show_bytes(link.size),
-                "qr": _markup(_code(link).svg_inline(scale=3, light="#fff")) if qr else None,
+                "qr": _markup(_qr_code(link).svg_inline(scale=3, light="#fff")) if qr else None,
             }
             for link in links
         ],
@@ -110,7 +110,7 @@ def index_page(links: Sequence[Link], *, title: str, qr: bool = False) -> str:
 def qr_text(link: Link) -> str:
     """Return a link's QR code as text for a terminal. Raise BadInput when the link is too long for one."""
     out = io.StringIO()
-    _code(link).terminal(out=out, compact=True)
+    _qr_code(link).terminal(out=out, compact=True)
     return out.getvalue()
 
 
@@ -124,7 +124,7 @@ def show_bytes(count: float) -> str:
     return f"{count:.3g} {_UNITS[power]}"
 
 
-def _code(link: Link) -> segno.QRCode:
+def _qr_code(link: Link) -> segno.QRCode:
     if len(link.url) > _QR_BYTES:
         raise BadInput(
             f"the link to {link.key!r} is too long for a QR code ({len(link.url)} bytes; {_QR_BYTES} can be scanned)",
@@ -165,8 +165,8 @@ def _page(template: str, **values: object) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    return make_environment({"clock": _clock, "iso": iso})
+    return make_environment({"for_people": _for_people, "iso": iso})
 
 
-def _clock(moment: datetime) -> str:
+def _for_people(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).strftime("%-d %B %Y, %H:%M UTC")

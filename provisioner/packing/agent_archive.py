@@ -49,7 +49,7 @@ MARK = "\f"  # between the files of an archive: no source holds it
 WRITTEN_OUT = ("layout",)  # constants alone, which `minify` writes where they are used
 # What must be in the user-data besides, since without it a VM of this kind could not report, run or upload.
 FOR_GROUPS = ("imds", "launch_group", "remote_grant")
-FOR_APART = ("remote_grant",)  # grants that lie in the bucket
+FOR_REMOTE_GRANTS = ("remote_grant",)  # grants that lie in the bucket
 FOR_PUTS = ("put_upload",)  # stores that take no forms
 FOR_INPUTS = ("pull",)
 FOR_TLS = ("tls",)
@@ -88,7 +88,7 @@ def whole() -> frozenset[str]:
 
 def remaining() -> tuple[str, ...]:
     """The modules of the archive in the bucket: all but the core, and but those that no VM needs which hasn't them."""
-    names = whole() - frozenset((*FOR_PUTS, *FOR_APART, "launch_group"))
+    names = whole() - frozenset((*FOR_PUTS, *FOR_REMOTE_GRANTS, "launch_group"))
     return tuple(sorted(names, key=lambda name: (name == _LAST, name)))
 
 
@@ -135,7 +135,7 @@ def needed_sources() -> dict[str, str]:
 def fixed() -> Iterator[tuple[frozenset[str], bool]]:
     """The arguments of `packed` for the VMs of every launch."""
     kinds: tuple[tuple[str, ...], ...] = ((), FOR_GROUPS, FOR_PUTS)
-    for chosen in itertools.product(kinds, ((), FOR_INPUTS), ((), FOR_TLS), ((), FOR_APART)):
+    for chosen in itertools.product(kinds, ((), FOR_INPUTS), ((), FOR_TLS), ((), FOR_REMOTE_GRANTS)):
         if chosen[0] != FOR_GROUPS or chosen[3]:  # those are alike with it and without
             yield frozenset(itertools.chain(*chosen)), True
     yield whole(), False

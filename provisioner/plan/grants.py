@@ -40,8 +40,8 @@ class GrantSigner:
         a job that renews them.
         """
         plan, reach = self.plan, self.plan.download_lifetime(self.credentials.expires, self.now)
-        keys, place = plan.keys, (task.place, task.attempt)
-        scope = GrantScope(plan.job, task.task, task.attempt, keys.outputs(*place), keys.status(*place))
+        keys, whose = plan.keys, (task.key_segment, task.attempt)
+        scope = GrantScope(plan.job, task.task, task.attempt, keys.outputs(*whose), keys.status(*whose))
         mailbox = None
         if plan.spec.renew:
             url = self.signer.presign("GET", keys.mailbox_key(task.task, task.attempt, next_renewal), reach)
@@ -56,7 +56,7 @@ class GrantSigner:
         )
 
     def stub(self, task: TaskPlan, grant: Grant) -> bytes:
-        """What the user-data holds instead of a grant that lies apart (`agent/boot.py`)."""
+        """What the user-data holds instead of a grant that lies in the bucket (`agent/boot.py`)."""
         data = dump(grant).encode()
         key = self.plan.keys.grant(task.task, task.attempt)
         whole = StagedInput("the grant", key, "0400", len(data), hashlib.sha256(data).hexdigest())

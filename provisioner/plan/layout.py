@@ -12,6 +12,8 @@
     PREFIX/JOB/status/TASK/ATTEMPT/manifest.json
     PREFIX/JOB/out/TASK/ATTEMPT/RELATIVE/PATH  outputs
     PREFIX/.agent/VERSION-SHA256.bz2           what VMs of any job fetch of the agent
+
+`agent.layout` names what lies below an attempt's ``status/`` and ``out/``, since the agent writes it.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class TaskPlan:
         return not self.task.isdecimal()
 
     @property
-    def place(self) -> str:
-        """The task's name in a prefix: its own, or what each VM replaces by its own."""
+    def key_segment(self) -> str:
+        """The task in a key: its own name or, in a group's grant, what each VM replaces by its own."""
         return "{task}" if self.grouped else self.task
 
 
@@ -72,8 +72,8 @@ class Plan:
     `agent` says how what isn't the agent's core reaches the VM. ``inline``: all in the user-data. ``bucket``: from
     there, but for what the VM could not do its job without; ``least``: that, too. Where the bucket can't be used,
     ``called``: what the job's keys and `agent push` need, in the user-data; ``needed``: the former alone.
-    `offloaded` are the job's files that had no room in the user-data. `apart` says that the grants lie in the bucket,
-    and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped.
+    `offloaded` are the job's files that had no room in the user-data. `remote_grant` says that the grants lie in the
+    bucket, and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped.
     """
 
     job: str
@@ -90,7 +90,7 @@ class Plan:
     inputs: tuple[StagedInput, ...] = ()
     offloaded: tuple[FileSpec, ...] = ()
     agent: str = "inline"
-    apart: bool = False
+    remote_grant: bool = False
     raw: bool = False
 
     @property

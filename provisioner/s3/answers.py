@@ -31,7 +31,7 @@ ROWS: _Rows = (*FINE_ANSWERS, *ANSWERS)
 _ACCESS = "check what the credentials may do on this bucket"
 _ERRORS: Mapping[str, FreepostError] = {
     "expired": Expiry(
-        "could not {doing}: what signed it has expired ({said})",
+        "could not {doing}: the policy or the credentials have expired ({said})",
         hint="check this machine's clock and the end of the session",
     ),
     "damaged": Integrity("could not {doing}: it was damaged on its way ({said})", hint="run the same command again"),
@@ -73,6 +73,14 @@ class Answer:
         code = self.code or str(self.status)
         said = f"{code}: {self.message}" if self.message else code
         return type(known)(known.message.format(doing=doing, code=code, said=said), hint=known.hint)
+
+
+def unreachable(url: str, error: Exception) -> Unreachable:
+    """Return the error of a request that got no answer. The text of `error` isn't told: it can hold the signed URL."""
+    return Unreachable(
+        f"the store at {url.split('/')[2]} can't be reached: {type(error).__name__}",
+        hint="check the endpoint URL and the network",
+    )
 
 
 def error_from_boto(error: Exception, doing: str, *, bucket: str) -> FreepostError:

@@ -38,7 +38,7 @@ def merge(
     document = dict(policy or {"Version": "2012-10-17"})
     kept: list[dict[str, Any]] = []
     mine: dict[str, dict[str, Any]] = {}
-    for item in _rows(policy):
+    for item in _statements_of(policy):
         ours = _SID.fullmatch(str(item.get("Sid", "")))
         if ours is None:
             kept.append(item)
@@ -47,7 +47,7 @@ def merge(
         elif ours["until"] > now.strftime("%Y%m%d%H%M%S"):
             kept.append(item)
     for item in statements or ():
-        before = _texts(mine.get(item["Sid"][-1], {}).get("Resource", []))
+        before = _normalised(mine.get(item["Sid"][-1], {}).get("Resource", []))
         mine[item["Sid"][-1]] = {**item, "Resource": _widest([*before, *item["Resource"]])}
     if statements is not None:
         kept += [mine[kind] for kind in sorted(mine)]
@@ -75,9 +75,9 @@ def statements(
 def is_denied(policy: dict[str, Any] | None, bucket: Bucket, job: str, prefix: str) -> bool:
     """Whether the job's Deny is for all that is written below `prefix`."""
     denied = f"{arn(bucket)}/{literal(prefix)}*"
-    for item in _rows(policy):
+    for item in _statements_of(policy):
         ours = _SID.fullmatch(str(item.get("Sid", "")))
-        if ours is not None and ours["job"] == job and denied in _texts(item.get("Resource", [])):
+        if ours is not None and ours["job"] == job and denied in _normalised(item.get("Resource", [])):
             return True
     return False
 
@@ -100,22 +100,27 @@ def same(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
 
     def plain(policy: dict[str, Any] | None) -> list[Any]:
         return [
-            {name: _texts(value) for name, value in item.items() if name != "Sid"} | {"Sid": item.get("Sid")}
-            for item in _rows(policy)
+            {name: _normalised(value) for name, value in item.items() if name != "Sid"} | {"Sid": item.get("Sid")}
+            for item in _statements_of(policy)
         ]
 
     return plain(left) == plain(right)
 
 
-def _rows(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _statements_of(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The statements of a policy, of which one alone may stand without a list."""
     found = (policy or {}).get("Statement", [])
     return found if isinstance(found, list) else [found]
 
 
-def _texts(value: _Element) -> _Element:
+def _normalised(value: _Element) -> _Element:
+    """A part of a statement in its long form: lists for single texts, ``*`` for everybody."""
     if isinstance(value, dict):
-        return ["*"] if value in ({"AWS": "*"}, {"AWS": ["*"]}) else {key: _texts(each) for key, each in value.items()}
+        return (
+            ["*"]
+            if value in ({"AWS": "*"}, {"AWS": ["*"]})
+            else {key: _normalised(each) for key, each in value.items()}
+        )
     return value if isinstance(value, list) else [value]
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import requests
 
 from provisioner.errors import BadInput, FreepostError, Refused, Unreachable
+from provisioner.s3.answers import unreachable
 from provisioner.s3.bucket import Store
+from provisioner.s3.probe import TIMEOUT_SECONDS
 
 RULE_ID = "freepost-form"
 MAX_RULES = 100  # AWS, "Elements of a CORS configuration"
-TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
 
 
 def rule(origins: Sequence[str]) -> dict[str, Any]:
@@ -43,10 +44,7 @@ def allows(url: str, origin: str) -> bool:
     try:
         answer = requests.options(url, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)
     except requests.RequestException as error:
-        raise Unreachable(
-            f"the store at {url.split('/')[2]} can't be reached: {type(error).__name__}",
-            hint="check the endpoint URL and the network",
-        ) from None
+        raise unreachable(url, error) from None
     methods = [each.strip() for each in answer.headers.get("Access-Control-Allow-Methods", "").split(",")]
     return answer.ok and answer.headers.get("Access-Control-Allow-Origin") in ("*", asked) and "POST" in methods
 

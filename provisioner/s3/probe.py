@@ -12,9 +12,9 @@ from typing import Any
 import requests
 
 from agent.grant import Target
-from provisioner.errors import NoForms, NotFound, Unreachable
+from provisioner.errors import NoForms, NotFound
 from provisioner.s3 import put_slots
-from provisioner.s3.answers import Answer
+from provisioner.s3.answers import Answer, unreachable
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import checksum_sha256
 
@@ -47,9 +47,8 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
             answer = http.post(target.url, data=fields, files={"file": (name, data)}, **more)
         else:
             answer = http.put(put_slots.slot_url(target, name), data=data, **more)
-    except requests.RequestException as error:  # its text can hold the URL
-        message = f"the store at {_host(target.url)} can't be reached: {type(error).__name__}"
-        raise Unreachable(message, hint="check the endpoint URL and the network") from None
+    except requests.RequestException as error:
+        raise unreachable(target.url, error) from None
     if answer.ok and not answer.is_redirect:
         return
     told = Answer(answer.status_code, _element(answer.text, "Code"), _element(answer.text, "Message"))
@@ -59,7 +58,7 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
             "the store takes no uploads by form",
             hint="set store.method: put, or use a store that does (AWS S3, SeaweedFS, Ceph, MinIO, Garage, GCS)",
         )
-    raise told.error("store it")
+    raise told.error(f"write {target.prefix}{name}")
 
 
 def verify_stored(store: Store, key: str) -> None:
@@ -74,10 +73,6 @@ def verify_stored(store: Store, key: str) -> None:
             "the store answered that it took an upload by form, but has not kept it",
             hint="Ceph 16.2 does so when a signer's session signs: leave out signer, or set store.method: put",
         ) from None
-
-
-def _host(url: str) -> str:
-    return url.split("/")[2]
 
 
 def _element(xml: str, name: str) -> str:

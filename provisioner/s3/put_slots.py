@@ -21,7 +21,7 @@ from provisioner.clock import iso
 from provisioner.s3.signing import ALGORITHM, MAX_OBJECT_BYTES, RequestSigner, amz_date
 
 MIN_PART_BYTES = 64 << 20  # bytes: a file of one part needs no multipart upload
-PARTS = 256  # of a file, unless 5 GiB each don't do: each takes some 35 bytes of the grant
+MAX_PARTS = 256  # of a file, unless parts of 5 GiB are too small for it: each takes some 35 bytes of the grant
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class SlotSigner(RequestSigner):
 
 def part_layout(size: int) -> tuple[int, int]:
     """How a file of at most `size` bytes is cut: the bytes of a part, and the number of parts."""
-    step = min(max(MIN_PART_BYTES, -(-size // PARTS >> 20) << 20), MAX_OBJECT_BYTES)
+    step = min(max(MIN_PART_BYTES, -(-size // MAX_PARTS >> 20) << 20), MAX_OBJECT_BYTES)
     return step, -(-size // step)
 
 

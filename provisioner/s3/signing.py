@@ -95,8 +95,8 @@ def policy_document(
 ) -> dict[str, Any]:
     """Return the unsigned policy: any key below `prefix`, or with `one_key` that very key, and a bounded size.
 
-    `extra` conditions are appended as they are; the agent's policies want a checksum, which a plain form can't compute.
-    The signing conditions (x-amz-…) are added by `RequestSigner.sign_policy`.
+    `extra` conditions are appended as they are; the agent's policies ask for a checksum, which a plain form can't
+    compute. The signing conditions (x-amz-…) are added by `RequestSigner.sign_policy`.
     """
     return {
         "expiration": iso(expires),
@@ -134,7 +134,7 @@ class RequestSigner:
         return Target(self.bucket.url, prefix, text, fields)
 
     def sign_prefix(self, prefix: str, *, expires: datetime, max_bytes: int) -> Target:
-        """Sign the policy of `policy_document` for `prefix`. Both policies of a grant are made by this."""
+        """Sign the plain policy for `prefix`: any key below it, at most `max_bytes` each, with a checksum."""
         document = policy_document(self.bucket.name, prefix, expires=expires, max_bytes=max_bytes)
         return self.sign_policy(prefix, document)
 

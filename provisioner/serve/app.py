@@ -38,7 +38,7 @@ from provisioner.serve.rate import Limiter
 from provisioner.serve.signing import Signed, SigningService
 from provisioner.serve.token import Allowance, verify
 
-NAMED = 20  # keys in one line of the log
+MAX_LOGGED_KEYS = 20  # keys in one line of the log
 _PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 401, 403, 413, 422, 429, 503)}
 
 
@@ -161,7 +161,7 @@ def _answer(request: Request, who: Allowance, count: int, sign: Callable[[Signin
     except FreepostError as error:
         service.report(_event("refused", request, who, why=error.message))
         raise
-    where = list(signed.where[:NAMED])
+    where = list(signed.where[:MAX_LOGGED_KEYS])
     service.report(_event(signed.what, request, who, keys=where, count=len(signed.where), until=signed.expires))
     return signed.body
 

@@ -9,12 +9,16 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-MAX_KEYS = 500  # of one request: as many presigned URLs as make an answer of some 250 kB
-WEEK = 604_800
+from provisioner.s3.signing import MAX_LIFETIME, MAX_OBJECT_BYTES
 
-Seconds = Annotated[StrictInt | None, Field(ge=1, le=WEEK, description="How long it is to live; what it got: expires.")]
+MAX_KEYS = 500  # of one request: as many presigned URLs as make an answer of some 250 kB
+LONGEST = int(MAX_LIFETIME.total_seconds())
+
+Seconds = Annotated[
+    StrictInt | None, Field(ge=1, le=LONGEST, description="How long it is to live; what it got: expires.")
+]
 Key = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
-Size = Annotated[StrictInt, Field(ge=0, le=5 << 30)]
+Size = Annotated[StrictInt, Field(ge=0, le=MAX_OBJECT_BYTES)]
 
 
 class _Body(BaseModel):

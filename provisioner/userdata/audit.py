@@ -51,17 +51,21 @@ def find_secrets(plan: Plan, grant: Grant, user_data: UserData, platform: str) -
     in_grant = (_file(user_data, "grant", plan), *common)
     ends = f"until {iso(plan.expires)}"
     targets = {"outputs": grant.outputs, "status": grant.status}
-    apart = [_apart(plan, grant)] if plan.apart else []
-    in_grant = (*in_grant[:1], *apart, *in_grant[1:])
+    remote = [_grant_object(plan, grant)] if plan.remote_grant else []
+    in_grant = (*in_grant[:1], *remote, *in_grant[1:])
     if plan.by_put:
-        found = [Secret(f"presigned PUTs: {name}", _puts(each), ends, in_grant) for name, each in targets.items()]
+        found = [
+            Secret(f"presigned PUTs: {name}", _allowed_by_puts(each), ends, in_grant) for name, each in targets.items()
+        ]
         for name in grant.outputs.fields.get("large", {}):
             allows = f"store, list and put together the parts of {grant.outputs.prefix}{name}, ask how large it is, "
             allows += "and give it up"
             found.append(Secret(f"presigned upload in parts: {name}", allows, ends, in_grant))
     else:
-        found = [Secret(f"POST policy: {name}", _writes(each), ends, in_grant) for name, each in targets.items()]
-    for place in apart:
+        found = [
+            Secret(f"POST policy: {name}", _allowed_by_policy(each), ends, in_grant) for name, each in targets.items()
+        ]
+    for place in remote:
         allows, until = f"read {place.where}, and so use all of the above", f"until {iso(plan.deadline)}"
         found.append(
             Secret("presigned GET: the grant", allows, until, tuple(each for each in in_grant if each != place))
@@ -89,7 +93,7 @@ def _job_secrets(plan: Plan, user_data: UserData, platform: str, common: tuple[P
     """What the operator wrote into the job: the command, the environment, the files."""
     run, task = plan.spec.run, _file(user_data, "task", plan)
     allows, works = "whatever you put into it", "for as long as it does elsewhere: Freepost sets it no end"
-    job, everyone = f"uid of {_job(plan)}, root", "every user of this machine" if platform == "local" else EVERYONE
+    job, everyone = f"uid of {_job_user(plan)}, root", "every user of this machine" if platform == "local" else EVERYONE
     recorded = _object(plan, plan.keys.record)
     shown = [Place("the process list (ps), while the job runs", "", everyone, "until the job ends")]
     if platform != "local":  # systemd describes the job's scope by its command
@@ -132,18 +136,18 @@ def as_data(secrets: Sequence[Secret]) -> list[dict[str, Any]]:
     return [asdict(secret) for secret in secrets]
 
 
-def _job(plan: Plan) -> str:
+def _job_user(plan: Plan) -> str:
     return plan.spec.run.user or "root"
 
 
-def _root(plan: Plan) -> str:
-    return "uid 0 in the guest" + (", and so the job, which runs as root" if _job(plan) == "root" else "")
+def _root_readers(plan: Plan) -> str:
+    return "uid 0 in the guest" + (", and so the job, which runs as root" if _job_user(plan) == "root" else "")
 
 
 def _file(user_data: UserData, section: str, plan: Plan) -> Place:
     for file in user_data.files:
         if file.section == section:
-            return Place(file.path, file.mode, _root(plan), GONE)
+            return Place(file.path, file.mode, _root_readers(plan), GONE)
     raise BadInput(f"the user-data has no {section}")
 
 
@@ -157,10 +161,10 @@ def copies_in_guest(plan: Plan, platform: str) -> list[Place]:
         f"{CLOUD}/cloud-config.txt": "0600",
         f"{CLOUD}/obj.pkl": "0400",
     }
-    places = [Place(path, mode, _root(plan), GONE) for path, mode in files.items()]
+    places = [Place(path, mode, _root_readers(plan), GONE) for path, mode in files.items()]
     if platform == "machine":
-        places.append(Place("/var/lib/cloud/seed/nocloud/user-data", "0600", _root(plan), OFF))
-    return [*places, Place("/run/cloud-init/*.json", "0600", _root(plan), OFF)]
+        places.append(Place("/var/lib/cloud/seed/nocloud/user-data", "0600", _root_readers(plan), OFF))
+    return [*places, Place("/run/cloud-init/*.json", "0600", _root_readers(plan), OFF)]
 
 
 def _outside(plan: Plan, platform: str) -> list[Place]:
@@ -169,7 +173,7 @@ def _outside(plan: Plan, platform: str) -> list[Place]:
         everyone = f"{EVERYONE} that reaches IMDS over IPv4 or IPv6"
         # The agent has the kernel prohibit these routes to the job's user (agent/task.py); root can't be kept away.
         denied = plan.spec.run.user not in (None, "root")
-        readers = f"{everyone}, but not {_job(plan)}" if denied else f"{everyone}, {_job(plan)} too"
+        readers = f"{everyone}, but not {_job_user(plan)}" if denied else f"{everyone}, {_job_user(plan)} too"
         places = [
             Place("IMDS, 169.254.169.254 and fd00:ec2::254, user-data", "", readers, OFF),
             Place(
@@ -188,12 +192,12 @@ def _outside(plan: Plan, platform: str) -> list[Place]:
         return [Place("the job's folder in Freepost's state folder", "0600", host, "until the job ends")]
     if platform in {"machine", "qemu"}:
         home = Place("the machine's folder in Freepost's state folder", "0600", host, ends)
-        disk = Place("the seed disk, labelled CIDATA", "", _root(plan), OFF)
+        disk = Place("the seed disk, labelled CIDATA", "", _root_readers(plan), OFF)
         return [home] if platform == "machine" else [disk, home]
     return [Place("what `render` wrote", "0600", "you, and the platform that you give it to", "until you delete it")]
 
 
-def _apart(plan: Plan, grant: Grant) -> Place:
+def _grant_object(plan: Plan, grant: Grant) -> Place:
     return _object(plan, plan.keys.grant(grant.task, grant.attempt), "whoever has its presigned GET")
 
 
@@ -202,14 +206,14 @@ def _object(plan: Plan, key: str, *others: str) -> Place:
     return Place(f"s3://{plan.bucket.name}/{key}", "", readers, "until provision rm")
 
 
-def _puts(target: Target) -> str:
+def _allowed_by_puts(target: Target) -> str:
     """What the slots of a target allow. A presigned PUT bounds no size."""
     names = list(target.fields["slots"])
     shown = ", ".join(names[:_SHOWN]) + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
     return f"write and overwrite, with up to 5 GiB each, {shown} under {target.prefix} at {target.url}"
 
 
-def _writes(target: Target) -> str:
+def _allowed_by_policy(target: Target) -> str:
     low, high = target.size_range()
     return f"write and overwrite objects of {low} to {high} bytes under {target.prefix} at {target.url}"
 

@@ -27,7 +27,7 @@ from provisioner.resources import make_environment, templates
 
 RUN_DIR = layout.GRANT.rpartition("/")[0]
 GRANT_PATH = layout.GRANT
-GRANT_FROM_PATH = layout.GRANT_SOURCE % layout.GRANT  # in its place, of a grant that lies apart
+GRANT_SOURCE_PATH = layout.GRANT_SOURCE % layout.GRANT  # in its place, of a grant that lies in the bucket
 TASK_PATH = f"{RUN_DIR}/{layout.TASK}"
 AGENT_PATH = "/usr/local/lib/freepost/agent.bz2"
 LAUNCHER_PATH = "/usr/local/bin/agent"
@@ -91,7 +91,7 @@ def explain_user_data(user_data: UserData, limit: int) -> str:
 
 
 def render(plan: Plan, task: TaskPlan, grant: Grant, stub: bytes = b"") -> UserData:
-    """Render the user-data of one task. `stub` is what it holds of a grant that lies apart."""
+    """Render the user-data of one task. `stub` is what it holds of a grant that lies in the bucket."""
     files = boot_files(plan, task, dump(grant).encode(), stub)
     extra_objects = {plan.keys.grant(task.task, task.attempt): dump(grant).encode()} if stub else {}
     plain = (
@@ -124,7 +124,7 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes, stub: bytes = b"") -> t
         )
     )
     return (
-        BootFile("grant", GRANT_FROM_PATH if stub else GRANT_PATH, "0400", stub or grant),
+        BootFile("grant", GRANT_SOURCE_PATH if stub else GRANT_PATH, "0400", stub or grant),
         BootFile("task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
         *(
             BootFile(f"file {item.path}", f"{RUN_DIR}/{layout.FILES}/{item.path}", item.mode, item.content)
@@ -159,8 +159,8 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
         needed.update(agent_archive.FOR_PUTS)
     if task.grouped:
         needed.update(agent_archive.FOR_GROUPS)
-    if plan.apart:
-        needed.update(agent_archive.FOR_APART)
+    if plan.remote_grant:
+        needed.update(agent_archive.FOR_REMOTE_GRANTS)
     if plan.archive:
         return frozenset(needed), True
     if spec.renew:
@@ -276,8 +276,8 @@ def smaller_plans(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan
     if plan.spec.run.agent == "auto" and plan.agent in smaller:
         return [dataclasses.replace(plan, agent=smaller[plan.agent])]
     pack = (lambda content: yaml_content(content).encode()) if user_data.data == user_data.plain else gzipped
-    found = [] if plan.apart else [dataclasses.replace(plan, apart=True)]
-    if plan.apart and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
+    found = [] if plan.remote_grant else [dataclasses.replace(plan, remote_grant=True)]
+    if plan.remote_grant and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
         found.append(dataclasses.replace(plan, agent="least"))
     if plan.inline:
         costliest = max(plan.inline, key=lambda item: len(pack(item.content)))

@@ -24,7 +24,7 @@ from provisioner.paths import cache_dir
 FILE = "cloudinit/config/schemas/schema-cloud-config-v1.json"
 BUNDLED = Path(__file__).with_name("cloud-config.schema.json")
 SYSTEM = ("usr/lib/python3/dist-packages", "usr/lib/python3*/site-packages")
-WORD = 80  # characters of a rule that are worth showing
+MAX_RULE = 80  # characters of a rule that a message quotes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def faults(plain: bytes, rules: dict[str, Any]) -> list[str]:
             continue  # said above, by name
         cause = jsonschema.exceptions.best_match([fault]) or fault
         expected = json.dumps(cause.validator_value)
-        rule = f"{cause.validator} {expected}" if len(expected) <= WORD else str(cause.validator)
+        rule = f"{cause.validator} {expected}" if len(expected) <= MAX_RULE else str(cause.validator)
         found.append(f"{'.'.join(map(str, cause.absolute_path)) or 'the document'}: breaks the rule {rule}")
     return found
 

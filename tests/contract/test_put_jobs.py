@@ -168,7 +168,7 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     ready = factory.prepare(spec, lambda _: None, local=False, provider="local")
     opened, launcher = ready.opened, ready.launcher
     plan = launcher.plan(spec)
-    assert plan.apart
+    assert plan.remote_grant
     grant, made = launcher.render(plan, plan.tasks[0], use=True)
     assert len(made.data) <= plan.user_data_limit
     path = tmp_path / "grant.json"

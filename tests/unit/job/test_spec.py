@@ -7,6 +7,7 @@ import pytest
 
 from provisioner.job import load, spec
 from provisioner.job.spec import FileSpec, InputSpec, OutputSpec, RunSpec, StoreSpec, VmSpec
+from tests.support import unmeasured
 
 MINIMAL = {"name": "hello", "run": {"command": "true"}}
 PROVIDERS = {
@@ -201,5 +202,6 @@ def test_imports_nothing_that_acts():
 
     loaded = "sorted({'boto3', 'botocore', 'subprocess', 'socket', 'requests'} & set(sys.modules))"
     program = f"import sys, provisioner.job.load; print({loaded})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=unmeasured.environment())
     assert done.stdout == "[]\n"

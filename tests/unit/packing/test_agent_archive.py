@@ -13,6 +13,7 @@ from agent import __version__
 from provisioner.packing import agent_archive
 from provisioner.packing.minify import minify, shake, shrink
 from provisioner.resources import agent_sources
+from tests.support import unmeasured
 from tests.support.grants import gather, reader, real_grant, write_grant
 from tests.support.interpreters import AGENT_PYTHONS
 from tests.support.packed import files, unpack
@@ -83,7 +84,9 @@ def test_packing_costs_a_launch_nothing(tmp_path, monkeypatch):
         "print(*({'ast', 'python_minifier'} & set(sys.modules)))"
     )
     loaded = [
-        subprocess.run([sys.executable, "-c", program], stdout=-1, text=True, check=True, cwd=ROOT).stdout.split()
+        subprocess.run(
+            [sys.executable, "-c", program], stdout=-1, text=True, check=True, cwd=ROOT, env=unmeasured.environment()
+        ).stdout.split()
         for _ in range(2)
     ]
     assert sorted(loaded[0]) == ["ast", "python_minifier"]

@@ -338,6 +338,12 @@ def test_a_token_that_makes_no_sense_is_refused(words, state, capfd):
     assert said.err.startswith("provision: ")
 
 
+def test_a_token_that_is_refused_leaves_no_key(state):
+    """What a new token is for is checked before the key is made that would sign it."""
+    assert app.main(["token", "s3://b/x/", "--prefix", "y/"]) == 2
+    assert not state.exists()
+
+
 def test_a_token_is_narrowed_and_shown_by_the_command(mint, state, tmp_path, capfd):
     """Tokens come from files, never from the command line; narrowing needs no key."""
     path = tmp_path / "token"

@@ -114,7 +114,7 @@ def settled(case, folder):
         return error.message, 0
     sizes = [len(one.render(plan, task)[1].data) for task in (plan.tasks[0], plan.tasks[-1])]
     assert max(sizes) <= LIMIT
-    return f"agent {plan.agent}, grant {'in the bucket' if plan.apart else 'inline'}", max(sizes)
+    return f"agent {plan.agent}, grant {'in the bucket' if plan.remote_grant else 'inline'}", max(sizes)
 
 
 def expected(case):
@@ -143,7 +143,7 @@ def test_a_dry_run_and_a_launch_never_disagree(token, tmp_path):
     case = {name: values[0] for name, values in FACTORS.items()} | {"token": token, "inputs": 40, "names": "long"}
     plans = [launcher(case, NOW + timedelta(seconds=seconds)).plan(job(case, tmp_path)) for seconds in (0, 1, 86_399)]
     assert len({plan.job for plan in plans}) == 3
-    assert len({(plan.agent, plan.apart, plan.offloaded) for plan in plans}) == 1
+    assert len({(plan.agent, plan.remote_grant, plan.offloaded) for plan in plans}) == 1
     assert len({len(launcher(case)._granter._measured(plan).data) for plan in plans}) == 1
 
 

@@ -216,10 +216,12 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
     steps = []
     while True:
         grant = grants.GrantSigner(plan, CREDENTIALS, NOW).grant(plan.tasks[0])
-        found = render.smaller_plans(plan, render.render(plan, plan.tasks[0], grant, b"{}" * plan.apart), staged=True)
+        found = render.smaller_plans(
+            plan, render.render(plan, plan.tasks[0], grant, b"{}" * plan.remote_grant), staged=True
+        )
         if not found:
             break
-        steps.append([(each.agent, each.apart, [item.path for item in each.offloaded]) for each in found])
+        steps.append([(each.agent, each.remote_grant, [item.path for item in each.offloaded]) for each in found])
         plan = found[-1]
     assert steps == [
         [("bucket", False, [])],
