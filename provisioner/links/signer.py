@@ -20,7 +20,15 @@ from provisioner.links.headers import header_value
 from provisioner.links.link import Link, local_name
 from provisioner.s3.grants import GrantScope, make_grant, sign_scope
 from provisioner.s3.put_slots import SlotSigner
-from provisioner.s3.signing import MAX_OBJECT_BYTES, Bucket, Credentials, RequestSigner, check_lifetime, policy_document
+from provisioner.s3.signing import (
+    MAX_LIFETIME,
+    MAX_OBJECT_BYTES,
+    Bucket,
+    Credentials,
+    RequestSigner,
+    check_lifetime,
+    policy_document,
+)
 
 
 @dataclass(frozen=True)
@@ -100,15 +108,14 @@ class LinkSigner(RequestSigner):
 
 def make_signer(bucket: Bucket, credentials: Credentials, *, now: datetime, seconds: int) -> LinkSigner:
     """Return what signs for `seconds` from `now`. Raise BadInput past SigV4's 7 days, Expiry past the session's end."""
-    if seconds < 1:
+    if not 1 <= seconds <= MAX_LIFETIME.total_seconds():
         raise BadInput("--expires: a signature lives from 1 second to 7 days")
     now = now.replace(microsecond=0)  # a signature states whole seconds
     expires = now + timedelta(seconds=seconds)
     try:
         check_lifetime(credentials, now=now, needed_until=expires, what="--expires")
-    except (BadInput, Expiry) as error:
-        hint = "sign in again for a longer session, or shorten --expires"
-        raise type(error)(error.message, hint=hint if isinstance(error, Expiry) else "shorten --expires") from None
+    except Expiry as error:
+        raise Expiry(error.message, hint="sign in again for a longer session, or shorten --expires") from None
     return LinkSigner(bucket, credentials, now, expires)
 
 

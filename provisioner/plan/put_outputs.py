@@ -38,13 +38,13 @@ def check_presignable(spec: JobSpec) -> None:
                 f"{item.glob}: a pattern; write each file's exact name, or let the job pack them: tar -czf out.tar.gz …"
             )
         elif item.bundle:
-            faults.append(f"{item.glob}: bundle; the name of a bundle isn't known before. Leave it out")
+            faults.append(f"{item.glob}: bundle; the name of a bundle isn't known beforehand: leave it out")
         elif item.checkpoint and is_large(item):
             faults.append(f"{item.glob}: checkpoint with a max_size over 64MiB; parts are put together once only")
     if faults:
         raise BadInput(
-            "VMs upload by presigned PUT here, which is for one object of a name known now; these outputs are not",
-            hint="change them, or use a store that takes POST",
+            "VMs upload by presigned PUT here, which needs the exact name of each object beforehand",
+            hint="change these outputs, or use a store that takes POST",
             faults=faults,
         )
     if spec.isolation == "group":

@@ -146,7 +146,7 @@ def _prefix(allowance: Allowance, prefix: str | None) -> str:
     if prefix is None and len(allowance.prefixes) == 1:
         return allowance.prefixes[0]
     if prefix is None:
-        raise BadInput("the token covers several prefixes, or none", hint="name one: prefix")
+        raise BadInput("the token covers several prefixes, or none", hint="name one of them in `prefix`")
     return prefix
 
 

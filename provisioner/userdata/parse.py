@@ -1,7 +1,6 @@
-"""Takes user-data apart again: what `launch --local` runs from, and what people and tests read.
+"""Parses user-data of ours: `launch --local` runs from it, and tests read it.
 
-Reads exactly what `userdata.render` writes, and refuses anything else: a document that this can't take apart is
-one that cloud-init might not take whole either.
+Takes exactly what `userdata.render` writes, and refuses anything else, which cloud-init might not take either.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def unpack(user_data: bytes) -> CloudConfig:
         document = yaml.safe_load(plain)
         files = tuple(_written(item) for item in document["write_files"])
     except (OSError, EOFError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        message = f"the user-data can't be taken apart: {type(error).__name__}"  # its text could quote the grant
+        message = f"the user-data can't be parsed: {type(error).__name__}"  # its text could quote the grant
         raise BadInput(message) from None
     return CloudConfig(document, files)
 

@@ -33,6 +33,7 @@ AGENT_PATH = "/usr/local/lib/freepost/agent.bz2"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
 WORKDIR = "/srv/job"
+_MEMORY = 9  # zlib's most: the whole archive of the agent is then one block, whose codes are written down once
 LIMIT_MARGIN = 64  # bytes by which the user-data of one task, or launch, may differ from another's
 
 
@@ -230,7 +231,7 @@ def _deflated(piece: bytes, before: bytes, end: int = zlib.Z_SYNC_FLUSH) -> byte
 
     def by(strategy: int) -> bytes:
         window = before[-(1 << zlib.MAX_WBITS) :]
-        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy, zdict=window)
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, _MEMORY, strategy, zdict=window)
         return packer.compress(piece) + packer.flush(end)
 
     return min(by(zlib.Z_DEFAULT_STRATEGY), by(zlib.Z_HUFFMAN_ONLY), key=len)

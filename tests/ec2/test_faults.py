@@ -17,7 +17,7 @@ from provisioner.s3.signing import Credentials
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
 
-# One of each kind, and the exit code of REFERENCE that a launch ends with when it is all there is.
+# One of each kind, and the exit code that a launch ends with when it is all there is.
 EXITS = [
     ("InsufficientInstanceCapacity", 5),
     ("VcpuLimitExceeded", 5),

@@ -26,7 +26,7 @@ PROGRAM = Path(sys.executable).parent / "rclone"  # the package puts it beside t
 
 @dataclass(frozen=True)
 class Rclone:
-    """A running server, with the same words as `embedded.Running`."""
+    """A running server, with the same words as `embedded.client.Running`."""
 
     endpoint_url: str
     access_key: str

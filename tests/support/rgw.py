@@ -66,7 +66,7 @@ rgw sts min session duration = {shortest}
 
 @dataclass(frozen=True)
 class Rgw:
-    """A running gateway, with the same words as `embedded.Running`. `role` may be assumed by the operator's key.
+    """A running gateway, with the same words as `embedded.client.Running`. `role` may be assumed by the operator's key.
 
     `secure_url` is where it speaks TLS, if it has a certificate.
     """
