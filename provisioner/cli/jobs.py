@@ -13,6 +13,7 @@ from provisioner.cli.options import (
     ProviderName,
     StoreChoice,
     job_command,
+    reporter,
     store_command,
     streams,
 )
@@ -51,7 +52,6 @@ def launch(
 ) -> None:
     """Sign, render and start a job. Run again after a failure, it goes on where it stopped."""
     from provisioner import api
-    from provisioner.cli.context import reporter
 
     output = streams(context)
     if dry_run:

@@ -1,4 +1,4 @@
-"""Arguments and flags that several commands share, each with its one help text; and how a command gets its streams.
+"""Arguments and flags that several commands share, each with its one help text; and how a command shows what happens.
 
 `store_command` and `job_command` declare what every command takes that works on a store, or on a job: the function that
 they decorate gets a `StoreChoice` or a `JobChoice`, and its own arguments.
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from provisioner.output import Kind, Output, Report
+from provisioner.errors import BadInput
+from provisioner.output import Event, Kind, Output, Report
 
 if TYPE_CHECKING:
     from provisioner.jobs.index import StoreLocation
@@ -32,6 +33,18 @@ EVENTS_HELP = "Print each event as a line of JSON, and nothing else, on standard
 def streams(context: typer.Context) -> Output:
     """The command's two streams."""
     return context.ensure_object(Output)
+
+
+def reporter(output: Output, *, without: str = "") -> Report:
+    """Return what shows events; the summary of `collect` on standard output. Those called `without` are left out."""
+
+    def report(event: Event) -> None:
+        if event.name == "collect":
+            output.summary(event)
+        elif event.name != without:
+            output.event(event)
+
+    return report
 
 
 def _sets_kind(kind: Kind) -> Callable[..., bool]:
@@ -94,9 +107,16 @@ class StoreChoice:
 
     def location(self) -> "StoreLocation | None":
         """The store that was named, or None. Raise BadInput for what is no s3:// URL."""
-        from provisioner.cli.context import named_location
+        from provisioner.jobs.stores import location_of
 
-        return named_location(self.store, self.endpoint_url)
+        if not self.store:
+            if self.endpoint_url:
+                raise BadInput("--endpoint-url: needs --store s3://BUCKET/PREFIX")
+            return None
+        try:
+            return location_of(self.store, self.endpoint_url)
+        except BadInput as error:
+            raise BadInput(f"--store: {error.message}") from None
 
     def location_or_embedded(self) -> "StoreLocation":
         """The store that was named, or the embedded one."""
@@ -115,7 +135,6 @@ class JobChoice(StoreChoice):
     def open(self, report: Report | None = None) -> "Job":
         """Open the job. What happens is shown on the command's streams, or given to `report`."""
         from provisioner import api
-        from provisioner.cli.context import reporter
 
         return api.job(self.job, store=self.location(), report=report or reporter(self.output))
 
