@@ -14,7 +14,7 @@ The embedded store and the `local` provider need no account, so this runs anywhe
 >>> job.remove() > 0
 True
 
-Durations are whole seconds, sizes are bytes, and times are UTC datetimes. What happens is told to `report`, which gets
+Durations are whole seconds, sizes are bytes, and times are UTC datetimes. What happens goes to `report`, which gets
 each `Event` (`name`, `text`, `data`); nothing is printed. Every failure that a person can act on is a `FreepostError`
 with a `message`, a `hint` and an `exit_code`.
 
@@ -43,7 +43,7 @@ from provisioner.errors import (
     Unreachable,
     Unsupported,
 )
-from provisioner.jobs.handle import Job
+from provisioner.jobs.job import Job
 from provisioner.output import Event, Report, ignore
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ def launch(
     Raise BadInput for a job that is wrong, with every fault in its `faults`; Expiry for credentials that end too
     early; NoCapacity or Refused when no VM could be started, Incomplete when some were.
     """
-    from provisioner.jobs import renew, stores, toolbox
+    from provisioner.jobs import factory, renew, stores
 
     report = report or ignore
-    spec = toolbox.read_spec(source, overrides, provider)
-    ready = toolbox.prepare(spec, report, local=local, provider=provider)
-    toolbox.tell_notice(ready.provider, report)
+    spec = factory.read_spec(source, overrides, provider)
+    ready = factory.prepare(spec, report, local=local, provider=provider)
+    factory.report_notice(ready.provider, report)
     record = ready.launcher.launch(spec)
     opened = ready.opened
     stores.job_index().remember(record.job, opened.location.store, embedded=opened.location.embedded)
@@ -128,10 +128,10 @@ def plan(
 
     Raises what `launch` raises before it orders anything.
     """
-    from provisioner.jobs import toolbox
+    from provisioner.jobs import factory
 
-    spec = toolbox.read_spec(source, overrides, provider)
-    ready = toolbox.prepare(spec, report or ignore, local=local, provider=provider)
+    spec = factory.read_spec(source, overrides, provider)
+    ready = factory.prepare(spec, report or ignore, local=local, provider=provider)
     planned = ready.launcher.plan(spec)
     ready.launcher.rehearse(planned)
     return planned
@@ -155,9 +155,9 @@ def render(  # noqa: PLR0913 - each is an option of `provision render`
     platforms that refuse gzip. `as_launched`: as a launch's VM gets it, only to be looked at. The rest is as for
     `launch`. What is returned holds the task's signed policies.
     """
-    from provisioner.jobs import rendering, toolbox
+    from provisioner.jobs import factory, rendering
 
-    spec = toolbox.read_spec(source, overrides, provider)
+    spec = factory.read_spec(source, overrides, provider)
     renderer = rendering.Renderer(report or ignore, local, provider, stage, raw, as_launched)
     return renderer.render(spec, task)
 
@@ -171,7 +171,8 @@ def job(
 ) -> Job:
     """Open a job: by its id, if this machine launched it or `store` (s3://BUCKET/PREFIX) names where; or by its URL.
 
-    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound when there is no such job.
+    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound when there is no such job, BadInput for a
+    name or a store that can't be one.
     """
     from provisioner.jobs import stores
 
@@ -180,7 +181,10 @@ def job(
 
 
 def jobs(*, store: str | StoreLocation | None = None, endpoint_url: str | None = None) -> list[str]:
-    """List the ids of a store's jobs, by name; of the embedded store if none is named."""
+    """List the ids of a store's jobs, by name; of the embedded store if none is named. `store` is as for `job`.
+
+    Raise NotFound for a bucket that isn't there, Refused, NoCredentials or Unreachable for one that can't be listed.
+    """
     from provisioner.jobs import index, stores
 
     location = _location(store, endpoint_url) or stores.embedded_location()
@@ -252,6 +256,8 @@ def upload_url(  # noqa: PLR0913 - each is an option of `provision url put`
 
 def _location(store: str | StoreLocation | None, endpoint_url: str | None) -> StoreLocation | None:
     if not isinstance(store, str):
+        if endpoint_url is not None:
+            raise BadInput("endpoint_url: needs a store, as s3://BUCKET/PREFIX")
         return store
     from provisioner.jobs.stores import location_of
 

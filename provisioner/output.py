@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from provisioner.errors import BadInput, FreepostError
 
@@ -55,7 +55,7 @@ def ignore(event: Event) -> None:
 class Output:
     """The two streams of one command. `kind` is what its standard output is; `finished` once its document is out."""
 
-    def __init__(self, stdout: IO[str], stderr: IO[str], kind: Kind = Kind.TEXT) -> None:
+    def __init__(self, stdout: TextIO, stderr: TextIO, kind: Kind = Kind.TEXT) -> None:
         self.kind = kind
         self.finished = False
         self._stdout = stdout
@@ -100,8 +100,8 @@ class Output:
     def raw(self, data: bytes) -> None:
         """Write bytes as they are to standard output."""
         self._stdout.flush()
-        self._stdout.buffer.write(data)  # type: ignore[attr-defined]
-        self._stdout.buffer.flush()  # type: ignore[attr-defined]
+        self._stdout.buffer.write(data)
+        self._stdout.buffer.flush()
 
     def error(self, error: FreepostError) -> None:
         """Say what went wrong and what to do on standard error, and to programs too, unless they have a document."""

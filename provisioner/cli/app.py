@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 
-def _tell_version(*, value: bool) -> None:
+def _print_version(*, value: bool) -> None:
     if value:
         typer.echo(f"provision {__version__}")
         raise typer.Exit
@@ -28,7 +28,7 @@ def _tell_version(*, value: bool) -> None:
 @app.callback()
 def provision(
     _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version and exit")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit")
     ] = False,
 ) -> None:
     """Launch batch VMs that hold no credentials, and bring their results home."""

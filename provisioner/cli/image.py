@@ -35,7 +35,7 @@ def build(
 
     output = streams(context)
     output.event(Event("building", f"building {suite}, unless it is there", {"image": suite}))
-    _tell(output, images.build(suite, fresh=fresh, log=sys.stderr.buffer if verbose else None))
+    _print_image(output, images.build(suite, fresh=fresh, log=sys.stderr.buffer if verbose else None))
 
 
 @image_app.command("import")
@@ -50,7 +50,7 @@ def import_(
     """Copy a cloud image (Ubuntu, Debian, Rocky, ...) into the cache, for the qemu provider."""
     from provisioner.providers.guest import images
 
-    _tell(streams(context), images.import_qcow2(file, name or file.stem))
+    _print_image(streams(context), images.import_qcow2(file, name or file.stem))
 
 
 @image_app.command("list")
@@ -60,13 +60,13 @@ def list_(context: typer.Context, _json: JsonDocument = False) -> None:
 
     found = images.listing()
     text = "\n".join(f"{image.name}  {image.disk}" for image in found) or "there are no images"
-    streams(context).result(text, {"images": [_described(image) for image in found]})
+    streams(context).result(text, {"images": [_describe(image) for image in found]})
 
 
-def _tell(output: Output, image: "Image") -> None:
-    output.result(f"vm.image: {image.name} is ready ({image.disk.parent})", _described(image))
+def _print_image(output: Output, image: "Image") -> None:
+    output.result(f"vm.image: {image.name} is ready ({image.disk.parent})", _describe(image))
 
 
-def _described(image: "Image") -> dict[str, object]:
+def _describe(image: "Image") -> dict[str, object]:
     providers = ["machine", "qemu"] if image.root else ["qemu"]
     return {"image": image.name, "disk": str(image.disk), "providers": providers}

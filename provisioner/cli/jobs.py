@@ -13,6 +13,7 @@ from provisioner.cli.options import (
     ProviderName,
     StoreChoice,
     job_command,
+    reporter,
     store_command,
     streams,
 )
@@ -51,7 +52,6 @@ def launch(
 ) -> None:
     """Sign, render and start a job. Run again after a failure, it goes on where it stopped."""
     from provisioner import api
-    from provisioner.cli.context import reporter
 
     output = streams(context)
     if dry_run:
@@ -62,7 +62,7 @@ def launch(
         output.result(text.show(plan), plan.describe())
         return
     stay = wait or collect is not None
-    report = reporter(output, without="renewal" if stay else "")  # whoever stays needs no reminder to renew
+    report = reporter(output, without="renewal" if stay else "")  # waiting renews: no reminder is needed
     launched = api.launch(job, local=local, provider=provider, overrides=overrides or (), report=report)
     if stay:
         found = launched.wait(check=False)

@@ -5,7 +5,7 @@ What they make goes to standard output or to the file that is named, and nowhere
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,8 +19,6 @@ from provisioner.units import option_seconds, option_size
 
 if TYPE_CHECKING:
     from provisioner.links.link import Link
-    from provisioner.links.signer import LinkSigner
-    from provisioner.s3.bucket import Store
 
 url_app = typer.Typer(help="Presigned URLs: download links and upload slots.", no_args_is_help=True)
 
@@ -77,14 +75,15 @@ def get(
     check: Annotated[bool, typer.Option("--check/--no-check", help="Check that each object exists")] = True,
 ) -> None:
     """Print download links, one a line: whoever has one may download that object until it expires."""
+    from provisioner.jobs.stores import link_opener
     from provisioner.links import downloads
 
     output = streams(context)
     if output.as_json and str(html) == "-":
         raise BadInput("--json and --html: both would write to standard output", hint="name a file for --html")
     options = downloads.DownloadOptions(headers or (), content_type, filename, check)
-    opener = _opener(endpoint_url, option_seconds("--expires", expires), local=local)
-    found = downloads.sign_downloads(keys, opener, options)
+    open_bucket = link_opener(endpoint_url, option_seconds("--expires", expires), local=local)
+    found = downloads.sign_downloads(keys, open_bucket, options)
     if html is not None:
         from provisioner.links import pages
 
@@ -121,7 +120,6 @@ def put(
     from provisioner import api
 
     output = streams(context)
-    _check_place(endpoint_url, local=local)
     link = api.upload_url(
         key,
         expires=option_seconds("--expires", expires),
@@ -175,17 +173,17 @@ def sign(
     if form_of == "grant":
         from provisioner import api
 
-        _check_place(endpoint_url, local=local)
         text = api.sign(
             prefix, expires=seconds, max_bytes=limit, names=names or (), endpoint_url=endpoint_url, local=local
         )
     else:
+        from provisioner.jobs.stores import link_opener
         from provisioner.links.forms import curl_form, post_fields
         from provisioner.s3url import parse_url
 
-        place = parse_url(prefix)
-        _, signer = _opener(endpoint_url, seconds, local=local)(place.bucket)
-        target = signer.post(place.prefix, max_bytes=limit)
+        where = parse_url(prefix)
+        _, signer = link_opener(endpoint_url, seconds, local=local)(where.bucket)
+        target = signer.post(where.prefix, max_bytes=limit)
         curl = form_of == "curl"
         text = curl_form(target, file) if curl else json.dumps({"url": target.url, "fields": post_fields(target)})
     output.raw(f"{text}\n".encode())
@@ -218,15 +216,16 @@ def form(
     ] = None,
 ) -> None:
     """Write an upload form: one HTML file that needs no server. Whoever has it may upload until it expires."""
+    from provisioner.jobs.stores import link_opener
     from provisioner.links.pages import FormOptions, upload_form
     from provisioner.s3.cors import check, ensure
     from provisioner.s3url import parse_url
 
     output = streams(context)
-    place = parse_url(prefix)
+    where = parse_url(prefix)
     page_options = FormOptions(title, option_size("--max-bytes", max_bytes), success_url or "")
-    store, signer = _opener(endpoint_url, option_seconds("--expires", expires), local=local)(place.bucket)
-    page = upload_form(signer, place.prefix, page_options)
+    store, signer = link_opener(endpoint_url, option_seconds("--expires", expires), local=local)(where.bucket)
+    page = upload_form(signer, where.prefix, page_options)
     allowed = origins or ["*"]
     if cors:
         done = ensure(store, allowed)
@@ -235,22 +234,6 @@ def form(
     elif warning := check(store, allowed):
         output.event(Event("warning", f"warning: {warning}"))
     _write(target, page, output)
-
-
-def _opener(endpoint_url: str | None, seconds: int, *, local: bool) -> "Callable[[str], tuple[Store, LinkSigner]]":
-    """Return a function that opens a bucket once, and what signs for it."""
-    from provisioner.jobs.stores import link_opener
-
-    _check_place(endpoint_url, local=local)
-    return link_opener(endpoint_url, seconds, local=local)
-
-
-def _check_place(endpoint_url: str | None, *, local: bool) -> None:
-    if local and endpoint_url:
-        raise BadInput(
-            "--local and --endpoint-url: they name different stores",
-            hint="give one of them; FREEPOST_ENDPOINT_URL counts",
-        )
 
 
 def _print(output: Output, found: "Sequence[Link]", data: object, *, curl: bool, qr: bool = False) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from provisioner.jobs.stores import OpenStore
     from provisioner.providers.base import Check, Provider
 
-# What tells two accounts, regions or clouds of one provider apart; the rest of a job's options doesn't.
+# The options that distinguish two accounts, regions or clouds of one provider.
 CONNECTION = ("region", "profile", "endpoint_url", "cloud")
 
 
@@ -37,9 +37,9 @@ def doctor(
 ) -> None:
     """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
     from provisioner import clock
-    from provisioner.jobs import doctor as examining
+    from provisioner.jobs import doctor as checks
+    from provisioner.jobs.factory import make_provider
     from provisioner.jobs.stores import choose, open_location
-    from provisioner.jobs.toolbox import make_provider
 
     output = chosen.output
     spec = _spec(job, provider, overrides or (), chosen)
@@ -47,13 +47,13 @@ def doctor(
     try:
         location, name = choose(spec, local=local, provider=provider)
         opened = open_location(location)
-        found += examining.of_store(opened.store, spec, clock.utc_now())
-        found += examining.of_provider(make_provider(name, opened, spec.vm.options), spec)
+        found += checks.of_store(opened.store, spec, clock.utc_now())
+        found += checks.of_provider(make_provider(name, opened, spec.vm.options), spec)
     except FreepostError as error:
-        found.append(examining.stopped(error))
-        output.result(examining.table(found), [asdict(each) for each in found])
+        found.append(checks.stopped(error))
+        output.result(checks.table(found), [asdict(each) for each in found])
         raise error from None
-    output.result(examining.table(found), [asdict(each) for each in found])
+    output.result(checks.table(found), [asdict(each) for each in found])
     bad = [each.name for each in found if each.good is False]
     if bad:
         raise Incomplete(
@@ -63,7 +63,7 @@ def doctor(
 
 def _spec(job: Path | None, provider: str | None, overrides: Sequence[str], chosen: StoreChoice) -> "JobSpec":
     """The job to check for; without one, a job that does nothing."""
-    from provisioner.jobs.toolbox import read_spec
+    from provisioner.jobs.factory import read_spec
 
     if job is not None:
         return read_spec(job, overrides, provider)
@@ -84,21 +84,21 @@ def gc(
 ) -> None:
     """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
     from provisioner import clock
-    from provisioner.jobs import gc as finding
+    from provisioner.jobs import gc as garbage
     from provisioner.jobs.stores import open_location
 
     output = chosen.output
     opened = open_location(chosen.location_or_embedded())
-    records, faults = finding.read_records(opened.store)
+    records, faults = garbage.read_records(opened.store)
     for fault in faults:
         output.event(Event("unreadable", f"skipped: {fault}", {"text": fault}))
     failed: dict[str, FreepostError] = {}
-    finder = finding.Finder(opened.store, _clouds(opened, records, providers or (), failed), clock.utc_now(), failed)
+    finder = garbage.Finder(opened.store, _clouds(opened, records, providers or (), failed), clock.utc_now(), failed)
     found = finder.find(records, every=not faults)
-    rows = [{key: value for key, value in asdict(each).items() if key != "leftover"} for each in found]
+    rows = [{key: value for key, value in asdict(each).items() if key != "resource"} for each in found]
     if yes:
         finder.remove(found)
-    output.result(finding.table(found), {"removed": yes, "found": rows, "unreadable": faults})
+    output.result(garbage.table(found), {"removed": yes, "found": rows, "unreadable": faults})
     if found:
         text = f"{len(found)} removed" if yes else f"{len(found)} can go; --yes removes them"
         output.event(Event("gc", text, {"count": len(found), "removed": yes}))
@@ -117,7 +117,7 @@ def _clouds(
 
     What keeps one from being used (a provider that isn't installed here, say) is put into `failed`.
     """
-    from provisioner.jobs.toolbox import make_provider
+    from provisioner.jobs.factory import make_provider
 
     wanted: dict[str, tuple[str, dict[str, str]]] = {}
     for record in records.values():

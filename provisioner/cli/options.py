@@ -1,10 +1,10 @@
-"""Arguments and flags that several commands share, each with its one help text; and how a command gets its streams.
+"""Arguments and flags that several commands share, each with its one help text; and how a command shows what happens.
 
 `store_command` and `job_command` declare what every command takes that works on a store, or on a job: the function that
 they decorate gets a `StoreChoice` or a `JobChoice`, and its own arguments.
 
 A command that takes ``--json`` says by its parameter's type what that makes of its standard output: `JsonDocument` or
-`JsonEvents` (`provisioner.output` tells them apart). The parameter's value is of no use to it: `streams` knows.
+`JsonEvents` (`provisioner.output` says how they differ). It has no use for the parameter's value: `streams` knows.
 
 Modules with commands don't import `annotations` from the future: typer would evaluate the text of each twice, which
 takes a start 30 ms.
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from provisioner.output import Kind, Output, Report
+from provisioner.errors import BadInput
+from provisioner.output import Event, Kind, Output, Report
 
 if TYPE_CHECKING:
-    from provisioner.jobs.handle import Job
     from provisioner.jobs.index import StoreLocation
+    from provisioner.jobs.job import Job
 
 DOCUMENT_HELP = "Print one JSON document, and nothing else, on standard output"
 EVENTS_HELP = "Print each event as a line of JSON, and nothing else, on standard output"
@@ -34,13 +35,25 @@ def streams(context: typer.Context) -> Output:
     return context.ensure_object(Output)
 
 
-def _tell(kind: Kind) -> Callable[..., bool]:
-    def tell(context: typer.Context, *, value: bool) -> bool:
+def reporter(output: Output, *, without: str = "") -> Report:
+    """Return what shows events; the summary of `collect` on standard output. Those called `without` are left out."""
+
+    def report(event: Event) -> None:
+        if event.name == "collect":
+            output.summary(event)
+        elif event.name != without:
+            output.event(event)
+
+    return report
+
+
+def _sets_kind(kind: Kind) -> Callable[..., bool]:
+    def set_kind(context: typer.Context, *, value: bool) -> bool:
         if value:
             streams(context).kind = kind
         return value
 
-    return tell
+    return set_kind
 
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job to run")]
@@ -65,8 +78,8 @@ ProviderName = Annotated[
     str | None, typer.Option("--provider", metavar="NAME", help="Where VMs run, instead of vm.provider")
 ]
 Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Only this task")]
-JsonDocument = Annotated[bool, typer.Option("--json", callback=_tell(Kind.DOCUMENT), help=DOCUMENT_HELP)]
-JsonEvents = Annotated[bool, typer.Option("--json", callback=_tell(Kind.EVENTS), help=EVENTS_HELP)]
+JsonDocument = Annotated[bool, typer.Option("--json", callback=_sets_kind(Kind.DOCUMENT), help=DOCUMENT_HELP)]
+JsonEvents = Annotated[bool, typer.Option("--json", callback=_sets_kind(Kind.EVENTS), help=EVENTS_HELP)]
 
 Command: TypeAlias = Callable[..., None]
 Parameters: TypeAlias = tuple[inspect.Parameter, ...]
@@ -86,7 +99,7 @@ _JSON: dict[Kind | None, Parameters] = {
 
 @dataclass(frozen=True)
 class StoreChoice:
-    """The store that a command was told to work on, and the command's streams."""
+    """The store that a command works on, and the command's streams."""
 
     output: Output
     store: str | None
@@ -94,9 +107,16 @@ class StoreChoice:
 
     def location(self) -> "StoreLocation | None":
         """The store that was named, or None. Raise BadInput for what is no s3:// URL."""
-        from provisioner.cli.context import named_location
+        from provisioner.jobs.stores import location_of
 
-        return named_location(self.store, self.endpoint_url)
+        if not self.store:
+            if self.endpoint_url:
+                raise BadInput("--endpoint-url: needs --store s3://BUCKET/PREFIX")
+            return None
+        try:
+            return location_of(self.store, self.endpoint_url)
+        except BadInput as error:
+            raise BadInput(f"--store: {error.message}") from None
 
     def location_or_embedded(self) -> "StoreLocation":
         """The store that was named, or the embedded one."""
@@ -107,15 +127,14 @@ class StoreChoice:
 
 @dataclass(frozen=True)
 class JobChoice(StoreChoice):
-    """The job that a command was told to work on, and the one task of it if it takes ``--task``."""
+    """The job that a command works on, and one task of it if ``--task`` names one."""
 
     job: str
     task: str | None = None
 
     def open(self, report: Report | None = None) -> "Job":
-        """Open the job. What happens is shown on the command's streams, or told to `report`."""
+        """Open the job. What happens is shown on the command's streams, or given to `report`."""
         from provisioner import api
-        from provisioner.cli.context import reporter
 
         return api.job(self.job, store=self.location(), report=report or reporter(self.output))
 
@@ -161,6 +180,6 @@ def _decorate(function: Command, shared: _Shared, json: Kind | None) -> Command:
         function(choice, **{each.name: read[each.name] for each in own})
 
     made = [_parameter("context", typer.Context), *shared.before, *own, *shared.after, *_JSON[json]]
-    command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
+    command.__dict__["__signature__"] = inspect.Signature(made)
     command.__annotations__ = {each.name: each.annotation for each in made}
     return command

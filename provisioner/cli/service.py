@@ -81,7 +81,7 @@ def serve(
 
     address = server.Address(host, port, unix, tls_cert, tls_key)
     server.check(address)
-    path = key_file or _own("token.key")
+    path = key_file or _state_file("token.key")
     key = key_store.read_key(path, make=key_file is None and not path.exists())
     location = chosen.location_or_embedded()
     opened = open_location(location).store
@@ -93,7 +93,9 @@ def serve(
         timedelta(seconds=option_seconds("--longest", longest, least=1, most=_LONGEST)),
     )
     limiter = Limiter(rate, burst, time.monotonic)
-    service = app.Service(signing, key, key_store.RevokedTokens(revoked or _own("revoked")), limiter, output.event)
+    service = app.Service(
+        signing, key, key_store.RevokedTokens(revoked or _state_file("revoked")), limiter, output.event
+    )
     server.serve(app.make_app(service), address, output.event)
 
 
@@ -144,21 +146,21 @@ def token_(
     if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
         raise BadInput("name one thing to do", hint="s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
     if revoke_id is not None:
-        _revoke_token(output, revoke_id, revoked or _own("revoked"))
+        _revoke_token(output, revoke_id, revoked or _state_file("revoked"))
         return
     from provisioner.serve import key_store, token
 
     if show is not None:
-        allowed = token.read_unverified(_text(show))
-        output.result(_words(allowed), allowed.describe())
+        allowed = token.read_unverified(_read_token(show))
+        output.result(_describe(allowed), allowed.describe())
         return
     limits = _limits(methods, max_bytes, expires, prefixes or ())
     if narrow is not None:
-        made = token.narrow(_text(narrow), limits)
+        made = token.narrow(_read_token(narrow), limits)
     else:
         bucket, covered = _covered(str(where), task, attempt, chosen.location())
         limits = token.complete(limits, covered, utc_now())  # before a key is made: what is refused leaves none
-        path = key_file or _own("token.key")
+        path = key_file or _state_file("token.key")
         key = key_store.read_key(path, make=not path.exists())
         made = token.mint(key, key_store.new_id(), bucket, limits)
     output.result(made, {"token": made, **token.read_unverified(made).describe()})
@@ -202,10 +204,10 @@ def _covered(
     from provisioner.s3url import is_s3_url, split_url
 
     if is_s3_url(where) and task is None:
-        place = split_url(where)
-        if not place.key.strip("/"):
+        target = split_url(where)
+        if not target.key.strip("/"):
             raise BadInput("a token is for a prefix, not for a whole bucket", hint="s3://BUCKET/PREFIX/")
-        return place.bucket, [place.key.strip("/") + "/"]
+        return target.bucket, [target.key.strip("/") + "/"]
     opened, record = find_job(where, location)
     keys = JobKeys(opened.store.prefix, record.job)
     if task is None and len(record.spec.tasks) > 1:
@@ -220,20 +222,20 @@ def _covered(
     return opened.store.bucket.name, [keys.outputs(task, number), keys.status(task, number)]
 
 
-def _words(found: "Allowance") -> str:
+def _describe(found: "Allowance") -> str:
     about = found.describe()
     where = " or ".join(f"s3://{found.bucket}/{prefix}" for prefix in found.prefixes) or "nothing"
     may = f"{', '.join(about['methods'])} below {where}"
     return f"token {found.id}: {may}, up to {found.max_bytes} bytes an object, until {about['expires']}"
 
 
-def _own(name: str) -> Path:
+def _state_file(name: str) -> Path:
     from provisioner.paths import state_dir
 
     return state_dir() / "serve" / name
 
 
-def _text(path: Path) -> str:
+def _read_token(path: Path) -> str:
     """A token from a file or standard input; never from the command line, which others can read."""
     try:
         return (sys.stdin.read(10_000) if str(path) == "-" else path.read_text()).strip()

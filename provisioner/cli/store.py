@@ -1,4 +1,4 @@
-"""`provision store`: starts and stops the embedded store, and tells where it is."""
+"""`provision store`: starts and stops the embedded store, and shows where it is."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -28,7 +28,7 @@ def start(
     """Start the store, or find the running one."""
     from provisioner.jobs import stores
 
-    _tell(streams(context), stores.embedded_store().start(buckets or ()))
+    _print_running(streams(context), stores.embedded_store().start(buckets or ()))
 
 
 @store_app.command()
@@ -45,9 +45,9 @@ def status(context: typer.Context, _json: JsonDocument = False) -> None:
     """Tell whether the store runs, and where; exit with 7 if it doesn't. With --json, its keys too."""
     from provisioner.jobs import stores
 
-    _tell(streams(context), stores.running_store())
+    _print_running(streams(context), stores.running_store())
 
 
-def _tell(output: Output, running: "Running") -> None:
+def _print_running(output: Output, running: "Running") -> None:
     text = f"the store runs at {running.endpoint_url} (pid {running.pid}), bucket {running.bucket}"
     output.result(text, asdict(running))

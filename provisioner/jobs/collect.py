@@ -151,7 +151,7 @@ class _Fetch:
         self._shown = shown
 
     def work(self, manifest: Mapping[str, Any]) -> Iterator[Callable[[], list[Outcome]]]:
-        """One call a file or a bundle, each telling what became of it and raising nothing of ours."""
+        """Yield one function a file or a bundle. Each returns what became of it and raises no FreepostError."""
         bundles = {item["path"]: item for item in manifest.get("bundles", ())}
         packed: dict[str, list[Mapping[str, Any]]] = {}
         for entry in manifest["entries"]:
@@ -196,7 +196,7 @@ class _Fetch:
 
     def _outcome(self, entry: Mapping[str, Any], fill: Callable[[IO[bytes]], str]) -> Outcome:
         try:
-            return self._name(entry), self._place(entry, fill), None
+            return self._name(entry), self._write_file(entry, fill), None
         except FreepostError as error:
             return self._name(entry), None, error
         except OSError as error:
@@ -207,7 +207,7 @@ class _Fetch:
         except (KeyError, TypeError, ValueError):
             return self._name(entry), None, Integrity("the manifest's entry for it makes no sense")
 
-    def _place(self, entry: Mapping[str, Any], fill: Callable[[IO[bytes]], str]) -> int | None:
+    def _write_file(self, entry: Mapping[str, Any], fill: Callable[[IO[bytes]], str]) -> int | None:
         """Write one file under a temporary name, verify it, and rename it. None when it was there already."""
         path = self._destination(entry["path"])
         if entry.get("type") == "dir":

@@ -37,7 +37,7 @@ class Observation:
 
     @cached_property
     def unfinished(self) -> dict[Attempt, TaskStatus]:
-        """The latest attempts that are not over by what they posted."""
+        """The latest attempts that have posted no final event."""
         return {item.key: item for item in self.statuses if not item.is_final}
 
 
@@ -52,7 +52,7 @@ class Decision:
 def decide(
     seen: Observation, now: datetime, gone: Mapping[str, datetime], patience: timedelta = LOST_AFTER
 ) -> Decision:
-    """Say which tasks are lost: those that have no VM any more, or no grant, and will post nothing.
+    """Say which tasks are lost: those whose VM is gone or whose grant has ended, so that they will post nothing more.
 
     `gone` is the last decision's; after `patience` a VM that has been gone is lost, at the second poll at the earliest.
     """
@@ -70,7 +70,7 @@ def decide(
 
 
 def _expired(seen: Observation, now: datetime) -> dict[Attempt, str]:
-    """Tasks whose grant has ended. A VM that nobody here started is known by its posts alone: none can come now."""
+    """Return the tasks whose grant has ended: their VMs can post nothing more."""
     have = attempts_with_vm(seen.record)
     return {
         each: "its grant has expired"
@@ -80,7 +80,7 @@ def _expired(seen: Observation, now: datetime) -> dict[Attempt, str]:
 
 
 def _expiry(record: JobRecord, item: TaskStatus, *, recorded: bool) -> datetime:
-    """When a task's grant has ended. Of a launch that still goes on, the record learns the end last: then, at most."""
+    """Return when a task's grant ends; the latest it can be while a launch goes on, which records the end last."""
     if item.time is None or recorded or (record.launched and item.attempt == 1):
         return record.expires
     return max(record.expires, item.time + (record.expires - record.created))
@@ -89,7 +89,7 @@ def _expiry(record: JobRecord, item: TaskStatus, *, recorded: bool) -> datetime:
 def _vanished(
     seen: Observation, now: datetime, gone: Mapping[str, datetime], patience: timedelta
 ) -> tuple[dict[Attempt, str], dict[str, datetime]]:
-    """Tasks whose VM has been gone for long enough; and since when each VM is gone, as `Decision.gone`."""
+    """Return the tasks whose VM has been gone for long enough, and since when each VM is gone, as `Decision.gone`."""
     lost, still = {}, dict(gone)
     for item in seen.instances:
         state, last = seen.states[item.id], seen.unfinished[item.task, item.attempt].time
@@ -105,7 +105,7 @@ def _vanished(
 def _unstarted(
     seen: Observation, now: datetime, gone: Mapping[str, datetime]
 ) -> tuple[dict[Attempt, str], dict[Attempt, datetime]]:
-    """Attempts that were announced and never had a VM: the lost ones; and since when each is known to be so."""
+    """Return the lost ones of the attempts without a VM, and since when each attempt is known to have none."""
     lost, since = {}, {}
     for each in seen.without_vm:
         item = seen.unfinished[each]
@@ -117,12 +117,12 @@ def _unstarted(
 
 
 def attempt_name(attempt: Attempt) -> str:
-    """What stands for an attempt without a VM among the ids of VMs."""
+    """Return what stands for an attempt without a VM in `Decision.gone`, among the ids of VMs."""
     return "/".join(map(str, attempt))
 
 
 def to_launch_again(found: Sequence[TaskStatus], retries: int) -> list[str]:
-    """The tasks that ended badly and have retries left; one that never had a VM has used none up."""
+    """Return the tasks that failed and have retries left. An attempt that never had a VM doesn't count as one."""
     return [
         item.task for item in found if item.is_final and not item.succeeded and item.attempt - item.unstarted <= retries
     ]

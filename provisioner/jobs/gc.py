@@ -22,8 +22,8 @@ from provisioner.s3.bucket import Store
 
 MARKS = ".launching"
 AGENT = "agent"  # the kind of an archive of the agent
-MARK_LIFE = timedelta(hours=1)  # a launch sets its mark some seconds before the record: nobody is at an older one
-YOUNG = timedelta(minutes=10)  # in which a launch that is under way writes its record
+MARK_LIFE = timedelta(hours=1)  # a launch writes its record seconds after its mark: an older mark is nobody's
+YOUNG = timedelta(minutes=10)  # for which the launch that wrote an archive may not have recorded it yet
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Garbage:
     id: str
     job: str
     why: str
-    leftover: ProviderResource | None = None
+    resource: ProviderResource | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Finder:
         over = {name: why for name, record in records.items() if (why := self.over(record))}
         found = []
         for place, cloud in self.clouds.items():
-            with self._going_on(place):
+            with self._noting_failure(place):
                 found += [
                     Garbage(place, item.kind, item.id, item.job, why, item)
                     for item in cloud.list_resources()
@@ -71,15 +71,15 @@ class Finder:
         return "every task of its job is over" if finished else ""
 
     @contextlib.contextmanager
-    def _going_on(self, place: str) -> Iterator[None]:
-        """Note what is wrong with a cloud: the others cost money too."""
+    def _noting_failure(self, place: str) -> Iterator[None]:
+        """Note what is wrong with a cloud and go on: the others cost money, too."""
         try:
             yield
         except FreepostError as error:
             self.failed[place] = error
 
     def _why(self, item: ProviderResource, over: str) -> str:
-        """Why something can go. Of a launch that still goes on, the record learns the end last: a VM's tag knows it."""
+        """Say why something can go. While a launch goes on, a VM's own tag knows its expiry better than the record."""
         own = self._expired(item.expires)
         return own if item.expires is not None and over.startswith("expired") else over or own
 
@@ -132,9 +132,9 @@ class Finder:
     def remove(self, found: Sequence[Garbage]) -> None:
         """Remove them. Safe to repeat."""
         for place, cloud in self.clouds.items():
-            mine = [each.leftover for each in found if each.place == place and each.leftover]
+            mine = [each.resource for each in found if each.place == place and each.resource]
             if mine:
-                with self._going_on(place):
+                with self._noting_failure(place):
                     cloud.remove_resources(mine)
         self.store.delete([each.id for each in found if each.place == "store" and not self._renewed(each)])
 

@@ -22,8 +22,10 @@ from provisioner.s3.probe import FormClient
 from provisioner.userdata import render as userdata
 from provisioner.userdata.render import UserData
 
-_ANNOUNCED = timedelta(minutes=15)  # how long the signature of one event of ours lives
-_THEN, _LONG = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc), timedelta(days=6)  # of what is only measured
+_ANNOUNCED = timedelta(minutes=15)  # lifetime of the signature of an event that we post ourselves
+# Of user-data that is only measured:
+_SAMPLE_TIME = datetime(2026, 12, 24, 23, 59, 59, tzinfo=timezone.utc)
+_SAMPLE_LIFE = timedelta(days=6)
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ class Granter:
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
         """Sign the grant of a task and render its user-data. Raise BadInput, with the ledger, when it is too large.
 
-        To `use` it, what its uploads need is begun in the bucket, and a grant that the VM fetches is put there.
+        To `use` it, begin its multipart uploads, and put a grant that isn't in the user-data into the bucket.
         """
+        uploads = self._begin_uploads(plan, task) if use else {}
         signer = vm_signer(self.provider, plan, self.sessions.credentials(plan, task), self.clock())
-        grant = signer.grant(task, uploads=self._begun(plan, task) if use else {})
-        user_data = _rendered(signer, task, grant)
+        grant = signer.grant(task, uploads=uploads)
+        user_data = _render(signer, task, grant)
         if len(user_data.data) > plan.user_data_limit:
             raise too_large(plan, user_data)
         if use:
@@ -51,7 +54,7 @@ class Granter:
                 self.store.put(key, data)
         return grant, user_data
 
-    def made_to_fit(self, plan: Plan, *, staged: bool = True) -> Plan:
+    def fit_user_data(self, plan: Plan, *, staged: bool = True) -> Plan:
         """Move things from the user-data to the bucket until it fits. Raise BadInput, with the ledger, if it can't.
 
         `staged` says that what is moved will be uploaded.
@@ -66,29 +69,29 @@ class Granter:
         return plan
 
     def _measured(self, plan: Plan) -> UserData:
-        """The user-data of a plan's last task, the longest to write, as it would be for a fixed job and time.
+        """Return the user-data of a plan's last task, whose name is the longest, for a fixed job id and time.
 
-        So its size doesn't depend on when it is measured: what a dry run says of it holds for the launch, too.
+        So its size doesn't depend on when it is measured, and a dry run predicts the launch's.
         """
         task = plan.tasks[-1]
         credentials = dataclasses.replace(self.sessions.credentials(plan, task), expires=None)
-        then = dataclasses.replace(
+        sample = dataclasses.replace(
             plan,
-            job=new_job_id(plan.spec.name, _THEN, "aaaa"),
-            keys=plan.keys._replace(job=new_job_id(plan.spec.name, _THEN, "aaaa")),
-            created=_THEN,
-            deadline=_THEN + _LONG,
-            expires=_THEN + _LONG,
+            job=new_job_id(plan.spec.name, _SAMPLE_TIME, "aaaa"),
+            keys=plan.keys._replace(job=new_job_id(plan.spec.name, _SAMPLE_TIME, "aaaa")),
+            created=_SAMPLE_TIME,
+            deadline=_SAMPLE_TIME + _SAMPLE_LIFE,
+            expires=_SAMPLE_TIME + _SAMPLE_LIFE,
         )
-        then = dataclasses.replace(
-            then,
+        sample = dataclasses.replace(
+            sample,
             inputs=tuple(
-                dataclasses.replace(item, key=item.key.replace(plan.keys.root, then.keys.root, 1))
+                dataclasses.replace(item, key=item.key.replace(plan.keys.root, sample.keys.root, 1))
                 for item in plan.inputs
             ),
         )
-        signer = vm_signer(self.provider, then, credentials, _THEN)
-        return _rendered(signer, task, signer.grant(task))
+        signer = vm_signer(self.provider, sample, credentials, _SAMPLE_TIME)
+        return _render(signer, task, signer.grant(task))
 
     def announce(self, plan: Plan, grant: Grant) -> None:
         """Store the event `launched` with what the VM will use, at the store's address as we see it."""
@@ -100,10 +103,10 @@ class Granter:
             "attempt": grant.attempt,
             "provider": self.provider.name,
         }
-        self.forms.post(self._seen_here(plan, grant), LAUNCHED, json.dumps(event).encode())
+        self.forms.post(self._status_target(plan, grant), LAUNCHED, json.dumps(event).encode())
 
-    def _seen_here(self, plan: Plan, grant: Grant) -> Target:
-        """The status target of a grant, for our address of the store: the VM's may be one that only it can reach."""
+    def _status_target(self, plan: Plan, grant: Grant) -> Target:
+        """Return a grant's status target at our address of the store: only the VM may be able to reach the VM's."""
         url = self.store.bucket.url
         if url == grant.status.url or not plan.by_put:
             return Target(url, *grant.status[1:])
@@ -112,21 +115,21 @@ class Granter:
         signer = ProofSigner(self.store.bucket, credentials, self.clock(), _ANNOUNCED)
         return signer.target(grant.status.prefix, LAUNCHED, by_put=True, max_bytes=0)
 
-    def _begun(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
-        """The UploadId of each output that may take several PUTs: begun now, or by an earlier launch of the task."""
+    def _begin_uploads(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
+        """Return the UploadId of each output that may take several PUTs, begun now or by an earlier launch."""
         keys = large_keys(plan, task)
         found = dict(self.store.uploads(plan.keys.outputs(task.task, task.attempt))) if keys else {}
         return {key: found.get(key) or self.store.begin_upload(key) for key in keys}
 
 
-def _rendered(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
-    """Render the user-data of a task around its grant, or around the stub of one that lies in the bucket."""
+def _render(signer: GrantSigner, task: TaskPlan, grant: Grant) -> UserData:
+    """Render a task's user-data with its grant, or with the stub of a grant that is in the bucket."""
     plan = signer.plan
     return userdata.render(plan, task, grant, signer.stub(task, grant) if plan.remote_grant else b"")
 
 
 def too_large(plan: Plan, user_data: UserData) -> BadInput:
-    """What is wrong with user-data that doesn't fit, and what takes how much of it."""
+    """Return the error for user-data that doesn't fit, with what each part of it takes."""
     size, limit = len(user_data.data), plan.user_data_limit
     hint = "set run.agent to auto; " if plan.spec.run.agent == "inline" else ""
     hint += "shorten run.command or run.env, or move them to an input"

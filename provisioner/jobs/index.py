@@ -1,4 +1,4 @@
-"""Finding a job again: by its s3:// URL, or by its id through a small index of where this machine launched jobs.
+"""Finds a job again: by its s3:// URL, or by its id through a small index of where this machine launched jobs.
 
 The bucket is the only state; the index is a convenience, and losing it costs typing a URL.
 """

@@ -5,7 +5,7 @@
 3. the first task's ``launched`` event is posted with the very policy its VM will get, before anything is paid for;
 4. the inputs and the job's record go to the bucket;
 5. what a launch that was cut off had ordered is found again (`provisioner.jobs.journal`);
-6. each task, or group of tasks, is signed, announced and ordered, several at a time (`jobs.task_orders`);
+6. each task, or group of tasks, is signed, announced and ordered, several at a time (`provisioner.jobs.orders`);
 7. the record says what was started, and that all was.
 
 Killed at any point, the same launch finds its own mark in the bucket and goes on where it stopped. `Launcher` takes
@@ -29,11 +29,10 @@ from provisioner.jobs import record as records
 from provisioner.jobs import status
 from provisioner.jobs.granting import Granter
 from provisioner.jobs.journal import Journal
-from provisioner.jobs.orders import OrderPlacer, Started
+from provisioner.jobs.orders import OrderPlacer, Started, TaskOrders
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.staging import Stager, measure
-from provisioner.jobs.task_orders import TaskOrders
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import Plan, StagedInput, TaskPlan, new_job_id, task_plans
@@ -45,7 +44,7 @@ from provisioner.s3.retrying_forms import RetryingFormClient
 from provisioner.userdata import validate
 from provisioner.userdata.render import UserData
 
-_ENTROPY = "abcdefghijkmnpqrstuvwxyz23456789"  # nothing that reads like something else
+_ENTROPY = "abcdefghijkmnpqrstuvwxyz23456789"  # no character that looks like another
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Launcher:
     clock: Callable[[], datetime]
     report: Report
     sessions: RoleSessions
-    # Each task is announced by a form: one of thousands may meet a store that has no time.
+    # Each task is announced by a form: among thousands, some will meet a busy store.
     forms: probe.FormClient = field(default_factory=lambda: RetryingFormClient(probe.FormClient()))
 
     def launch(self, spec: JobSpec) -> JobRecord:
@@ -65,10 +64,11 @@ class Launcher:
         mark = JobKeys(self.store.prefix, ".launching").root + records.digest(spec, self.provider.name)
         plan = self.plan(spec, job=self._unfinished(mark))
         choices = self._choices(spec)
-        plan = self._proven(plan)
+        plan = self._prove_method(plan)
         self.store.put(mark, json.dumps({"job": plan.job}).encode())
         Stager(self.store, self.report).stage(plan)
-        record = self._start(plan, self._named(self._recorded(plan), plan), choices)
+        record = self._record_archive(self._find_or_write_record(plan), plan)
+        record = self._start(plan, record, choices)
         self.store.delete([mark])
         return record
 
@@ -115,14 +115,14 @@ class Launcher:
                 groups=self.provider.groups,
             )
         )
-        return self._granter.made_to_fit(plan, staged=staged)
+        return self._granter.fit_user_data(plan, staged=staged)
 
     def _choices(self, spec: JobSpec) -> Sequence[Choice]:
-        """What the provider offers for this job; for one that has no choice to make, the job's own options."""
+        """Return what the provider may order for this job, the best first."""
         return self.provider.choices(spec.vm.options)
 
-    def _proven(self, plan: Plan) -> Plan:
-        """Prove a plan; where the store takes no forms and the job leaves it to us, one of PUTs instead."""
+    def _prove_method(self, plan: Plan) -> Plan:
+        """Prove a plan. If the store takes no forms and the job allows it, plan PUTs instead and prove that."""
         try:
             self._prove(plan)
         except NoForms as error:
@@ -135,7 +135,7 @@ class Launcher:
         return plan
 
     def _prove(self, plan: Plan) -> None:
-        """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
+        """Announce the first task. A bad bucket, clock, key or size ends the launch here, before anything is made."""
         first = for_index(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
         probe.verify_stored(self.store, first.status.prefix + LAUNCHED)
@@ -143,7 +143,7 @@ class Launcher:
     def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
         """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
         grant, user_data = self.render(plan, plan.tasks[0])
-        # Without a VM no cloud-init reads it: a fault is still told, a missing schema is not.
+        # Without a VM no cloud-init reads it: a fault still counts, a missing schema is not worth a warning.
         validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
         return grant, user_data
 
@@ -151,25 +151,25 @@ class Launcher:
         """Sign the grant of a task and render its user-data, as `Granter.render` does."""
         return self._granter.render(plan, task, use=use)
 
-    def _recorded(self, plan: Plan) -> JobRecord:
-        """The record that a cut-off launch of this job left, or a new one, written before any VM starts."""
+    def _find_or_write_record(self, plan: Plan) -> JobRecord:
+        """Return the record that an interrupted launch of this job wrote, or write a new one, before any VM starts."""
         try:
             return records.parse(self.store.get(plan.keys.record), plan.keys.record)
         except NotFound:
-            # What this machine's own configuration decided (a region, say) is written down for the next machine.
+            # What this machine's configuration decided (a region, say) is recorded for other machines.
             options = {**plan.spec.vm.options, **self.provider.pinned_options}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
             record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.grants_end, plan.inputs)
-            record = _naming(record, plan)
+            record = _with_archive(record, plan)
             self.store.put(plan.keys.record, records.dump(record))
             return record
 
-    def _named(self, record: JobRecord, plan: Plan) -> JobRecord:
-        """Let the record name the archive of the agent before a VM can want it."""
-        named = _naming(record, plan)
-        if named != record:
-            self.store.put(plan.keys.record, records.dump(named))
-        return named
+    def _record_archive(self, record: JobRecord, plan: Plan) -> JobRecord:
+        """Write the name of the agent's archive into the record before a VM can need the archive."""
+        updated = _with_archive(record, plan)
+        if updated != record:
+            self.store.put(plan.keys.record, records.dump(updated))
+        return updated
 
     def _start(
         self, plan: Plan, record: JobRecord, choices: Sequence[Choice], avoid: Mapping[str, str] | None = None
@@ -186,14 +186,14 @@ class Launcher:
             orders.order_all(task_plans(plan.job, missing, plan.group_size))
             record = dataclasses.replace(record, launched=True)
         except FreepostError as error:
-            raise started.ended(error) from error
+            raise started.failure(error) from error
         finally:
             record = self._keep(record, started, journal)
         return record
 
     def _keep(self, record: JobRecord, started: Started, journal: Journal) -> JobRecord:
-        """Write down what was started, and until when the last of it lives; then its orders can go."""
-        later = max(timedelta(), (started.ends or record.expires) - record.expires)
+        """Record what was started and when the last grant of it ends, then drop its orders from the journal."""
+        later = max(timedelta(), (started.expires or record.expires) - record.expires)
         record = dataclasses.replace(
             record.with_instances(started.instances),
             deadline=record.deadline + later,
@@ -207,7 +207,7 @@ class Launcher:
         """Do all of a launch but ordering VMs, for a plan whose user-data something else gives to one."""
         self._prove(plan)
         Stager(self.store, self.report).stage(plan)
-        record = dataclasses.replace(self._recorded(plan), launched=True)
+        record = dataclasses.replace(self._find_or_write_record(plan), launched=True)
         self.store.put(plan.keys.record, records.dump(record))
         return record
 
@@ -216,20 +216,20 @@ class Launcher:
         posted = {item.task: item for item in status.read(self.store, record)}
         attempts = {task: _next(record, posted[task]) for task in tasks}
         plan = self.plan(record.spec, job=record.job, attempts=attempts, inputs=record.inputs)
-        choices, avoid = self._choices(record.spec), self._taken_from(record, tasks)
+        choices, avoid = self._choices(record.spec), self._choices_to_avoid(record, tasks)
         self._prove(plan)
-        record = self._named(record, plan)
+        record = self._record_archive(record, plan)
         Stager(self.store, self.report).move(plan)
         return self._start(plan, record, choices, avoid)
 
-    def _taken_from(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
-        """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
+    def _choices_to_avoid(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
+        """Return, by task, the choice whose VM was interrupted or lost last time: another is more likely to work."""
         taken = {item.task for item in status.read(self.store, record) if item.event != FAILED} & set(tasks)
         latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
         return {task: latest[task].place for task in taken & set(latest)}
 
     def recover(self, record: JobRecord) -> JobRecord:
-        """Record what a retry that was cut off had ordered; an order that may be sent again is."""
+        """Record what a retry that was cut off had ordered, sending again the orders that may be."""
         journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
         entries = journal.entries() if record.launched else []
         if not entries:
@@ -248,14 +248,14 @@ class Launcher:
         return Granter(self.store, self.provider, self.clock, self.sessions, self.forms)
 
 
-def _naming(record: JobRecord, plan: Plan) -> JobRecord:
-    """The record that names the archive of the agent that a plan's VMs fetch, so that `gc` keeps it."""
+def _with_archive(record: JobRecord, plan: Plan) -> JobRecord:
+    """Return the record with the name of the agent's archive that a plan's VMs fetch, so that `gc` keeps that."""
     more = (plan.archive.key,) if plan.archive else ()
     return dataclasses.replace(record, agents=tuple(dict.fromkeys((*record.agents, *more))))
 
 
 def _next(record: JobRecord, posted: status.TaskStatus) -> int:
-    """The attempt that a retry launches: one that was announced and never had a VM goes by the same number."""
+    """Return the number of the attempt that a retry launches: an announced one that never had a VM is used again."""
     recorded = record.attempts.get(posted.task, 0)
     if posted.attempt > recorded and posted.event == LAUNCHED:
         return posted.attempt

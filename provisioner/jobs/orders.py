@@ -1,6 +1,7 @@
-"""Gets orders for VMs served, one choice of the provider's after the other, and counts what was started.
+"""Orders the VMs of a plan's tasks: each is signed for from that moment, announced and ordered, several at a time.
 
-Each order is in the journal before it is sent (`provisioner.jobs.journal`).
+`TaskOrders` orders all tasks of a launch. `OrderPlacer` places one order, with one choice of the provider's after the
+other; it is in the journal before it is sent (`provisioner.jobs.journal`). `Started` counts and reports the VMs.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from agent.grant import for_index
+from agent.layout import LAUNCHED
 from provisioner.errors import (
     BadInput,
     Conflict,
@@ -24,10 +28,14 @@ from provisioner.errors import (
     Throttled,
     Unreachable,
 )
+from provisioner.jobs.granting import Granter
 from provisioner.jobs.journal import RESEND_WITHIN, Entry, Journal
 from provisioner.output import Event, Report
-from provisioner.plan.plan import TaskPlan
-from provisioner.providers.base import Choice, Instance, Order, Provider
+from provisioner.plan.layout import parse_status
+from provisioner.plan.plan import Plan, TaskPlan, launch_token
+from provisioner.providers.base import Choice, Instance, Order, Phase, Provider
+
+ATTEMPTS = 3  # at one order whose token the provider has seen with other bytes
 
 
 class Served(NamedTuple):
@@ -71,7 +79,7 @@ class OrderPlacer:
         raise self._no_room()
 
     def _send(self, order: Order, choice: Choice) -> Served:
-        """Note one order, send it, and note what it started; one that certainly started nothing is forgotten."""
+        """Note one order, send it, and note what it started. Drop it if it certainly started nothing."""
         self.journal.note(order, choice.name, self.clock())
         try:
             found = [dataclasses.replace(item, place=choice.name) for item in self.provider.launch(order)]
@@ -84,7 +92,7 @@ class OrderPlacer:
         return Served(tuple(found), order.token, order.expires)
 
     def _no_room(self) -> NoCapacity:
-        """What to raise when no choice has room."""
+        """Return the error for an order that no choice had room for."""
         errors = [self.exhausted[choice.name] for choice in self.choices]
         named = "; ".join(
             ": ".join(filter(None, (choice.name, str(self.exhausted[choice.name])))) for choice in self.choices
@@ -118,7 +126,7 @@ class OrderPlacer:
 
 @dataclass
 class Started:
-    """What a launch has started so far, told as it happens. Any number of threads may add to it."""
+    """What a launch has started so far, reported as it happens. Any number of threads may add to it."""
 
     job: str
     provider: str
@@ -126,7 +134,7 @@ class Started:
     report: Report
     instances: list[Instance] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
-    ends: datetime | None = None  # the last grant's
+    expires: datetime | None = None  # of the last grant
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, served: Served) -> None:
@@ -137,7 +145,7 @@ class Started:
         with self._lock:
             self.instances.extend(found)
             self.tokens.append(served.token)
-            self.ends = max(self.ends or served.expires, served.expires)
+            self.expires = max(self.expires or served.expires, served.expires)
             done, last = len(self.instances), found[-1]
             data = {"job": self.job, "done": done, "total": self.total}
             if len(found) == 1:
@@ -148,7 +156,7 @@ class Started:
                 data.update(instances={item.task: item.id for item in found}, attempt=last.attempt)
             self.report(Event("launched", text + f" ({done} of {self.total})" * (self.total > 1), data))
 
-    def ended(self, error: FreepostError) -> FreepostError:
+    def failure(self, error: FreepostError) -> FreepostError:
         """What to raise when `error` ended the launch: Incomplete after a part of it, an error of its kind before."""
         hint = f"{error.hint or 'see the message'}; the same command goes on from here"
         if isinstance(error, Unreachable) and not isinstance(error, Throttled):
@@ -160,6 +168,79 @@ class Started:
         if isinstance(error, BadInput):
             return BadInput(message, hint=error.hint, faults=error.faults)
         return type(error)(message, hint=hint)
+
+
+@dataclass(frozen=True)
+class TaskOrders:
+    """The orders of one launch; what they start is added to `started`."""
+
+    plan: Plan
+    granter: Granter
+    placer: OrderPlacer
+    started: Started
+
+    def resume(self) -> dict[str, int]:
+        """Find what an interrupted launch had ordered. Return the tasks still to be ordered, each with its attempt.
+
+        A task whose VM ended before it posted anything gets its next attempt; the watcher judges one whose VM did.
+        """
+        wanted = {name: task.attempt for task in self.plan.tasks for name in task.members}
+        entries = self.placer.journal.entries()
+        for entry in entries:
+            self.started.add(self.placer.resume(entry))
+        if not entries:
+            return wanted
+        root, store, provider = self.plan.keys.status_root, self.granter.store, self.granter.provider
+        found = [parse_status(root, entry.key) for entry in store.list(root)]
+        lived = {(key.task, key.attempt) for key in found if key and key.name != LAUNCHED}
+        resumed = self.started.instances
+        states = provider.state(resumed) if resumed else {}
+        ended = {name for name, state in states.items() if state.phase is Phase.GONE and state.known}
+        gone = {(item.task, item.attempt) for item in resumed if item.id in ended}
+        return {
+            task: attempt + ((task, attempt) in gone)
+            for task, attempt in wanted.items()
+            if (task, attempt) not in lived
+        }
+
+    def order_all(self, tasks: Sequence[TaskPlan]) -> None:
+        """Order these, as many at a time as suits the provider. An error ends it, once those under way are done."""
+        provider = self.granter.provider
+        with ThreadPoolExecutor(provider.concurrency) as pool:
+            orders = [pool.submit(self._order, task) for task in tasks]
+            try:
+                for order in as_completed(orders):
+                    order.result()
+            except KeyboardInterrupt:
+                provider.stop_waiting()
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _order(self, task: TaskPlan) -> None:
+        """Sign, announce and order one task or group; at its next attempt if its token was used for another order."""
+        first = self.plan.tasks[0]
+        for attempt in range(task.attempt, task.attempt + ATTEMPTS):
+            current = TaskPlan(task.task, attempt, launch_token(self.plan.job, task.task, attempt))
+            plan = self._from_now()
+            grant, user_data = self.granter.render(plan, current, use=True)
+            for index, name in enumerate(current.members):
+                if (name, attempt) != (first.members[0], first.attempt):  # that one proved the policy
+                    self.granter.announce(plan, for_index(grant, index))
+            try:
+                return self.started.add(self.placer.place(plan.job, current, plan.grants_end, user_data.data))
+            except Conflict as error:
+                conflict = error
+        raise conflict
+
+    def _from_now(self) -> Plan:
+        """Return the plan as if it were made now: of thousands of VMs, the last are ordered an hour after the first.
+
+        Raise Expiry when what signs ends too early for a VM that starts now.
+        """
+        plan, now = self.plan, self.granter.clock()
+        signing_ends = self.granter.sessions.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
+        return plan.postponed(now - plan.created, signing_ends)
 
 
 def _token(token: str, choice: Choice) -> str:

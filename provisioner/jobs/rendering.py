@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from agent.grant import Grant
 from provisioner.job.spec import JobSpec
+from provisioner.jobs.factory import Factory, make_provider
 from provisioner.jobs.stores import choose, job_index, open_location
-from provisioner.jobs.toolbox import Toolbox, make_provider
 from provisioner.output import Event, Report
 from provisioner.plan.plan import Plan, TaskPlan
 from provisioner.userdata import validate
@@ -55,7 +55,7 @@ class Renderer:
         location, name = choose(spec, local=self.local, provider=platform or "local")
         opened = open_location(location)
         provider = make_provider(name if platform else "elsewhere", opened, spec.vm.options)
-        launcher = Toolbox(opened, self.report).launcher(provider)
+        launcher = Factory(opened, self.report).launcher(provider)
         plan = launcher.plan(spec, raw=self.raw, staged=self.stage or self.as_launched)
         chosen = plan.task(task)
         if self.stage:  # a job of this task alone, tried once: nobody here can start another VM
@@ -69,7 +69,7 @@ class Renderer:
             job_index().remember(plan.job, opened.location.store, embedded=opened.location.embedded)
             self.report(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
         else:
-            self._tell_missing(plan)
+            self._report_missing(plan)
         if plan.agent == "needed":
             text = (
                 "note: `agent push` and the like had no room in this user-data; with --stage they come from the bucket"
@@ -77,7 +77,7 @@ class Renderer:
             self.report(Event("left out", text, {"job": plan.job, "agent": plan.agent}))
         return Rendering(plan, chosen, grant, made, platform)
 
-    def _tell_missing(self, plan: Plan) -> None:
+    def _report_missing(self, plan: Plan) -> None:
         """Say what a VM will miss whose job is not staged."""
         if plan.spec.renew:
             text = "note: nobody can renew what this VM may do, since nothing is recorded of it; --stage does that"

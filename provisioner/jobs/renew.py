@@ -45,7 +45,7 @@ class Renewer:
     sessions: Callable[[], RoleSessions]
     _due: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _ends: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
-    _said: list[str] = field(default_factory=list, repr=False)  # the last complaint, which is made once
+    _reported: list[str] = field(default_factory=list, repr=False)  # the last failure: each is reported once
 
     def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
         """Renew what is due of the running tasks, and tidy up after those that are over.
@@ -64,11 +64,11 @@ class Renewer:
             due = [each for each in running if self._due.get(each, self.clock()) <= self.clock()]
             if due:
                 self._renew(record, due, life)
-                self._said.clear()
+                self._reported.clear()
         except FreepostError as error:
             text = f"the grants of {record.job} could not be renewed: {error.message}. {error.hint}".strip()
-            if text not in self._said:
-                self._said[:] = [text]
+            if text not in self._reported:
+                self._reported[:] = [text]
                 self.report(Event(FAILED, text, {"job": record.job, "text": text}))
             self._due.update(dict.fromkeys(running, self.clock() + min(AGAIN, life / 10)))
         soonest = min((self._due[each] for each in running), default=None)

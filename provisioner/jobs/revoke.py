@@ -21,6 +21,7 @@ from typing import Any
 from agent.grant import Target
 from provisioner.clock import iso
 from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
+from provisioner.jobs import status
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.signers import ProofSigner
 from provisioner.jobs.status import TaskStatus
@@ -93,7 +94,7 @@ def check(store: Store, record: JobRecord) -> None:
 class Revoker:
     """Revokes the grants of attempts that are over, each alone, where the job says so (``revoke: on-finish``).
 
-    What fails is told once and tried again with the next; a store that doesn't support it is left alone from then on.
+    A failure is reported once and tried again with the next attempt; a store that doesn't support it isn't asked again.
     """
 
     store: Store
@@ -101,13 +102,13 @@ class Revoker:
     clock: Callable[[], datetime]
     credentials: Callable[[], Credentials]
     sleep: Callable[[float], None] = time.sleep
-    _open: list[tuple[str, int]] = field(default_factory=list, repr=False)
-    _said: list[str] = field(default_factory=list, repr=False)
+    _pending: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    _reported: list[str] = field(default_factory=list, repr=False)
     _able: bool = True
 
     def finished(self, _: JobRecord, task: str, attempt: int) -> None:
         """Note an attempt that is over."""
-        self._open += [(task, attempt)] if attempt else []
+        self._pending += [(task, attempt)] if attempt else []
 
     def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> None:
         """Revoke what was noted, in one change of the policy. `found` is where every task stands."""
@@ -117,7 +118,7 @@ class Revoker:
     def settle(self, record: JobRecord, *, last: bool) -> None:
         """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""
         for left in (2, 1, 0) if last else (0,):
-            if not self._open or not self._wanted(record):
+            if not self._pending or not self._wanted(record):
                 return
             try:
                 self._revoke(record)
@@ -125,15 +126,25 @@ class Revoker:
                 if last:
                     self.whole(record)
                     return
-                self._tell(record, error)
+                self._report_failure(record, error)
             except Unsupported as error:
                 self._able = False
-                self._tell(record, error)
+                self._report_failure(record, error)
             except FreepostError as error:
                 if left:
                     self.sleep(1 << (2 - left))
                 else:
-                    self._tell(record, error)
+                    self._report_failure(record, error)
+
+    def catch_up(self, record: JobRecord, *, ended: bool = False) -> None:
+        """Revoke every attempt that is over, of a job that nobody watched; all attempts when their VMs are `ended`."""
+        if not self._wanted(record):
+            return
+        found = status.read(self.store, record)
+        for item in found:
+            for attempt in range(1, item.attempt + 1) if ended or item.is_final else ():
+                self.finished(record, item.task, attempt)
+        self.settle(record, last=ended or all(item.is_final for item in found))
 
     def whole(self, record: JobRecord) -> None:
         """Revoke a job of which nothing more is expected."""
@@ -141,28 +152,28 @@ class Revoker:
             return
         try:
             self.report(revoke(self.store, record, self.clock(), self.sleep, self.credentials()))
-            self._open.clear()
+            self._pending.clear()
         except FreepostError as error:
-            self._tell(record, error)
+            self._report_failure(record, error)
 
     def _wanted(self, record: JobRecord) -> bool:
         return self._able and record.spec.revoke == "on-finish" and record.expires > self.clock()
 
     def _revoke(self, record: JobRecord) -> None:
         keys, now = JobKeys(self.store.prefix, record.job), self.clock()
-        writes = [prefix for each in self._open for prefix in (keys.outputs(*each), keys.status(*each))]
+        writes = [prefix for each in self._pending for prefix in (keys.outputs(*each), keys.status(*each))]
         denial = Denial(self.store, record, now, self.sleep)
         if denial.impose(writes, []):
             denial.prove(writes[-1], self.credentials())
-            for task, _ in self._open:
+            for task, _ in self._pending:
                 data = {"job": record.job, "task": task}
                 self.report(Event("revoked", f"task {task}: its grant is revoked", data))
-        self._open.clear()
+        self._pending.clear()
 
-    def _tell(self, record: JobRecord, error: FreepostError) -> None:
+    def _report_failure(self, record: JobRecord, error: FreepostError) -> None:
         text = f"note: grants are not revoked: {error.message}. They expire at {iso(record.expires)}"
-        if text not in self._said:
-            self._said.append(text)
+        if text not in self._reported:
+            self._reported.append(text)
             self.report(Event("notice", text, {"job": record.job, "text": text}))
 
 
@@ -194,7 +205,7 @@ class Denial:
             merged = merge(policy, job, denied, self.now)
             if same(policy, merged):
                 return count > 0
-            if count:  # somebody else's change, or the store shows the older one for a moment: nothing tells until when
+            if count:  # somebody else changed it, or the store still shows the older one; no event tells until when
                 self.sleep(_SOONEST * 2 ** (count - 1))
             self.store.set_policy(None if merged is None else check_size(merged))
         raise Refused(

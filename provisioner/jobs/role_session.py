@@ -175,7 +175,7 @@ def assume(client: BotoClient, asked: dict[str, Any]) -> Credentials:
     )
 
 
-def open_role_sessions(store: Store, place: StoreSpec, clock: Callable[[], datetime]) -> RoleSessions:
+def open_role_sessions(store: Store, location: StoreSpec, clock: Callable[[], datetime]) -> RoleSessions:
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
     def connect(spec: SignerSpec, own: Credentials) -> BotoClient:
@@ -186,7 +186,7 @@ def open_role_sessions(store: Store, place: StoreSpec, clock: Callable[[], datet
         session = make_session()
         session.set_credentials(own.access_key, own.secret_key, own.token)
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
-        where = spec.endpoint_url or place.endpoint_url
+        where = spec.endpoint_url or location.endpoint_url
         return session.create_client("sts", region_name=store.bucket.region, endpoint_url=where, config=config)
 
     return RoleSessions(store.credentials, connect, clock)

@@ -1,4 +1,4 @@
-"""Puts into the bucket what a job's VMs will pull: its inputs, and what had no room in their user-data."""
+"""Uploads what a job's VMs will download: its inputs, and what had no room in their user-data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK = 1 << 20  # bytes read at a time
 
 
 def measure(store: Store, item: InputSpec, keys: JobKeys) -> StagedInput:
-    """Find an input's size, and the hash that pins it if it is ours to upload."""
+    """Find an input's size, and the SHA-256 that pins it if it is a local file."""
     if not isinstance(item.source, Path):
         key = item.source.removeprefix(f"s3://{store.bucket.name}/")
         return StagedInput(item.path, key, item.mode, store.size(key), None)
@@ -31,7 +31,7 @@ def measure(store: Store, item: InputSpec, keys: JobKeys) -> StagedInput:
 
 @dataclass(frozen=True)
 class Stager:
-    """Uploads what a plan's VMs pull, and tells of each file."""
+    """Uploads what a plan's VMs download, and reports each file."""
 
     store: Store
     report: Report

@@ -1,4 +1,4 @@
-"""Where the tasks of a job stand: read from one LIST of its status prefix, told as text and as documents.
+"""Reads the status of a job's tasks from one LIST of its status prefix, and writes it as text and as documents.
 
 What the VMs posted is all that is known here. `provisioner.jobs.watch` also asks the provider, and so finds the tasks
 that are lost.
@@ -22,7 +22,7 @@ from provisioner.s3.bucket import ObjectInfo, Store
 LOST = "lost"
 WAITING = "waiting"
 NAMED = 10  # tasks in one message
-_WARNING = 300  # characters of what a VM says it had to do without
+_WARNING = 300  # characters that are shown of a VM's own warning
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def describe(store: Store, record: JobRecord, found: Iterable[TaskStatus]) -> li
 
 
 def explain_end(known: Mapping[str, Any]) -> str:
-    """Say why a task ended badly, and what its VM had to do without, from its `details`; to follow its event."""
+    """Say, to follow a task's event, why the task failed and what its VM lacked: what its `details` have of it."""
     code = known.get("exit_code") or 0
     warning = f" (warning: {known['warning']})" if known.get("warning") else ""
     if known.get("reason"):

@@ -1,6 +1,6 @@
 """The stores that jobs lie in: choosing one, opening it, and finding a job there.
 
-Each function imports what it uses, so a command loads no more: whether the embedded store runs is told without boto3.
+Each function imports what it uses, so that a command loads no more: `store status` loads no boto3.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from provisioner.links.signer import LinkSigner
     from provisioner.s3.bucket import Store
 
-NEAR = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
+ON_THIS_MACHINE = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
     registry.provider_class(name)
     if spec.store is not None and not local:
         return StoreLocation(spec.store, embedded=False), name
-    if name not in NEAR:
+    if name not in ON_THIS_MACHINE:
         message = f"the job names no store, and VMs of {name} can't reach the embedded one"
         raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
     wanted = spec.store or StoreSpec("freepost")
@@ -129,8 +129,14 @@ def find_job(job: str, location: StoreLocation | None) -> tuple[OpenStore, JobRe
 def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[[str], tuple[Store, LinkSigner]]:
     """Return a function that opens a bucket, each once, and what signs links in it for `seconds` from now.
 
-    The bucket is one of the embedded store if `local`, else at `endpoint_url`, which is AWS if None.
+    The bucket is one of the embedded store if `local`, else at `endpoint_url`, which is AWS if None. Raise BadInput for
+    both.
     """
+    if local and endpoint_url:
+        raise BadInput(
+            "--local and --endpoint-url: they name different stores",
+            hint="give one of them; FREEPOST_ENDPOINT_URL counts",
+        )
     from provisioner.clock import utc_now
     from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation

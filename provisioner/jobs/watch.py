@@ -22,18 +22,15 @@ from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
 
 POLL_SECONDS = (0.5, 10.0)  # between two polls: at first, and at most
-AGAIN = (
-    timedelta(seconds=30),
-    timedelta(minutes=10),
-)  # until a retry that found no room is tried again: at first, at most
+AGAIN = (timedelta(seconds=30), timedelta(minutes=10))  # between retries that find no room: at first, and at most
 
 
 @dataclass(frozen=True)
 class Watcher:
     """Follows a job. `retry` launches the next attempt of tasks (`Launcher.retry`), where there is one.
 
-    `finished` is told the task and attempt of each that is over (`provisioner.jobs.revoke`). `renew` renews the grants
-    of those that run, and says in how many seconds it wants to be called again (`provisioner.jobs.renew`).
+    `finished` is called with the task and attempt of each that is over (`provisioner.jobs.revoke`). `renew` renews the
+    grants of those that run, and says in how many seconds it wants to be called again (`provisioner.jobs.renew`).
     """
 
     store: Store
@@ -77,46 +74,46 @@ class Watcher:
     def follow(self, record: JobRecord, *, launched: bool = False) -> list[TaskStatus]:
         """Report each change until every task is over, launching retries where the spec has some left.
 
-        `launched`: whoever launched these attempts has told so.
+        `launched`: the launch of these attempts was reported already.
         """
-        course = _Course(self, record, attempts_with_vm(record) if launched else set())
+        state = _FollowState(self, record, attempts_with_vm(record) if launched else set())
         while True:
-            found = self.poll(course.record, course.gone)
-            changed = course.tell_changes(found)
+            found = self.poll(state.record, state.gone)
+            changed = state.report_changes(found)
             again = to_launch_again(found, record.spec.retries) if self.retry else []
             if again:
-                course.launch_again(again)
-            soon = self.renew(course.record, found) if self.renew else None
+                state.launch_again(again)
+            soon = self.renew(state.record, found) if self.renew else None
             if not again and all(item.is_final for item in found):
                 return found
-            pause = course.pause(changed=changed)
+            pause = state.pause(changed=changed)
             self.sleep(pause if soon is None else min(pause, soon))
 
 
 @dataclass
-class _Course:
+class _FollowState:
     """One `Watcher.follow`: what it has to remember from one poll to the next.
 
-    `told` are the attempts of whose launch the operator knows; `due` is when a retry may be tried, `delay` how long the
-    next one waits if it finds no room.
+    `reported` are the attempts whose launch was reported; `due` is when a retry may be tried, `delay` how long
+    the next one waits if it finds no room.
     """
 
     watcher: Watcher
     record: JobRecord
-    told: set[Attempt]
+    reported: set[Attempt]
     before: dict[str, TaskStatus] = field(default_factory=dict)
     gone: dict[str, datetime] = field(default_factory=dict)
     due: datetime | None = None
     delay: timedelta = AGAIN[0]
     seconds: float = POLL_SECONDS[0]
 
-    def tell_changes(self, found: Sequence[TaskStatus]) -> bool:
+    def report_changes(self, found: Sequence[TaskStatus]) -> bool:
         """Report what is new since the last poll. Return whether anything is."""
         changed = [item for item in found if self.before.get(item.task) != item]
         for item in changed:
-            if item.event != LAUNCHED or item.key not in self.told:
+            if item.event != LAUNCHED or item.key not in self.reported:
                 self.watcher.report(self._event(item))
-            # What never had a VM is launched under the same number: its prefixes are still wanted.
+            # An attempt that never had a VM is launched again under its number: its grant must stay valid.
             if item.is_final and not item.unstarted and self.watcher.finished is not None:
                 self.watcher.finished(self.record, item.task, item.attempt)
         self.before = {item.task: item for item in found}
@@ -134,10 +131,10 @@ class _Course:
             if not isinstance(error.__cause__ or error, NoCapacity):
                 raise
             self.record = index.read(watcher.store, self.record.job)  # some may have been started
-            self.told |= {item.key for item in status.read(watcher.store, self.record)}
+            self.reported |= {item.key for item in status.read(watcher.store, self.record)}
             watcher.report(_delayed(self.record, error, self.delay))
             self.due, self.delay = watcher.clock() + self.delay, min(self.delay * 2, AGAIN[1])
-        self.told |= attempts_with_vm(self.record) - older
+        self.reported |= attempts_with_vm(self.record) - older
 
     def pause(self, *, changed: bool) -> float:
         """Return the seconds until the next poll: few after a change, and then more and more."""
@@ -173,15 +170,3 @@ def to_retry(watcher: Watcher, record: JobRecord, task: str | None, *, required:
         message = f"nothing to retry: {running} tasks are not over, the others succeeded"
         raise BadInput(message, hint="`provision terminate` ends the VMs of those that hang")
     return again
-
-
-def terminate(provider: Provider, record: JobRecord) -> int:
-    """End every VM of a job, those that a cut-off launch didn't live to record too. Return how many are known."""
-    try:
-        known = dict.fromkeys(item.id for item in record.instances)
-        more = [item for item in provider.list_instances(record.job) if item.id not in known]
-        provider.terminate([*record.instances, *more])
-    except FreepostError as error:
-        error.hint = error.hint or "run the same command again: it goes on with those that are left"
-        raise
-    return len(record.instances) + len(more)

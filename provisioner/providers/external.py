@@ -13,7 +13,7 @@ from provisioner.providers.base import Choice, Context, Instance, Order, Provide
 
 
 class ElsewhereProvider(Provider):
-    """Stands in the record of a job whose VM is not ours to start or to end."""
+    """The provider in the record of a job whose VM is started and ended by something else."""
 
     name: ClassVar[str] = "elsewhere"
     user_data_limit: ClassVar[int] = 16_384  # the platform isn't known, so the tightest limit holds: EC2's

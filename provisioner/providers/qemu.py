@@ -88,7 +88,9 @@ def _write_answer(found: str, cache: Path | None) -> None:
     for old in file.parent.glob("kvm-*"):
         if not old.name.startswith(file.name):  # another process may be writing the answer of this boot
             old.unlink(missing_ok=True)
-    atomic.write(file, found)
+    with atomic.replacing(file) as new:
+        new.write(found.encode())
+        os.fchmod(new.fileno(), 0o644)  # root may write it into the cache of a user, who has to read it
 
 
 def _kvm_opens() -> bool:

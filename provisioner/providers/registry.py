@@ -2,7 +2,7 @@
 
 A distribution offers one by an entry point of the group ``freepost.providers``: its name is that of ``vm.provider``,
 its object a class with a class method ``create(context: Context)`` that makes a `base.Provider`. A class that has a
-provider's four methods and derives from nothing of ours, as plugins of before did, gets the defaults of the rest.
+provider's four methods and doesn't derive from `base.Provider`, like older plugins, gets the defaults of the rest.
 """
 
 from __future__ import annotations

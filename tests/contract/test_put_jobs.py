@@ -161,11 +161,11 @@ def test_a_grant_in_the_bucket_is_pinned(job, running, monkeypatch, tmp_path):
     """Whoever replaces the grant in the bucket before the VM reads it is found out by its sha256."""
     from agent.console import CommandError
     from agent.remote_grant import load_own
-    from provisioner.jobs import toolbox
+    from provisioner.jobs import factory
 
     outputs = [{"glob": f"{number}.bin", "max_size": "1TiB"} for number in range(3)]
-    spec = toolbox.read_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None
-    ready = toolbox.prepare(spec, lambda _: None, local=False, provider="local")
+    spec = factory.read_spec(tmp_path / "job.yaml", [], "local") if job.write("true", outputs, method="put") else None
+    ready = factory.prepare(spec, lambda _: None, local=False, provider="local")
     opened, launcher = ready.opened, ready.launcher
     plan = launcher.plan(spec)
     assert plan.remote_grant

@@ -18,7 +18,7 @@ def describe_failure(error: OSError | subprocess.CalledProcessError) -> str:
     """Say in a line why a call or a program failed."""
     if isinstance(error, OSError):
         return str(error)
-    return f"{error.cmd[0]}: {last_line(error.stderr or b'', 'failed without a word')}"
+    return f"{error.cmd[0]}: {last_line(error.stderr or b'', 'it failed and printed nothing')}"
 
 
 def last_line(output: bytes, default: str = "it printed nothing") -> str:

@@ -9,7 +9,7 @@
     ID/state.json     phase, reason, the supervisor's pid
     ID/launching      locked by the process that is starting or ending this machine (`StateDir.exclusive`)
     ID/lock           locked by the supervisor for as long as it lives: who is alive is never a guess about a pid
-    ID/log            what the supervisor and its helpers had to say
+    ID/log            what the supervisor and its helpers print
 
 A machine that is GONE leaves machine.json, state.json, console and log behind, so that the same token never launches
 twice and its console can still be read.

@@ -181,8 +181,8 @@ class Supervisor:
 
     async def _last_log_line(self, init: asyncio.subprocess.Process) -> str:
         """Return why a process failed that didn't say so itself."""
-        log = (self._machine.path / "log").read_bytes()
-        return last_line(log, f"its first process ended with status {await init.wait()}")
+        line = last_line((self._machine.path / "log").read_bytes(), "")
+        return line or f"its first process ended with status {await init.wait()}"
 
     async def _save_console(self, descriptor: int) -> None:
         """Append what the guest prints to the console file, and keep the file small."""

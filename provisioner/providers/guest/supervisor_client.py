@@ -47,7 +47,7 @@ def await_start(machine: StateDir, launcher: subprocess.Popen[bytes]) -> str:
     if answer == "up":
         return ""
     await_end([machine])
-    failure = answer or last_line((machine.path / "log").read_bytes(), "its supervisor ended without a word")
+    failure = answer or last_line((machine.path / "log").read_bytes(), "its supervisor ended and logged nothing")
     machine.remove()
     return failure
 

@@ -119,6 +119,30 @@ def test_what_a_job_does_not_have_is_said(operator):
     job.remove()
 
 
+def test_collecting_revokes_what_nobody_waited_for(operator, tmp_path, monkeypatch):
+    """Whoever waits revokes as tasks end; of a retry since then, collecting has to."""
+    told = []
+    monkeypatch.setattr(freepost.Job, "_revoke_finished", lambda *_: told.append("revoked"))
+    job = freepost.launch({**FAILS, **operator}, local=True)
+    job.wait(check=False)
+    job.collect(tmp_path / "got", check=False)
+    assert told == []
+    assert job.retry() == ["0"]
+    job.collect(tmp_path / "got", check=False)
+    assert told == ["revoked"]
+    job.remove()
+
+
+def test_an_endpoint_without_its_store_is_refused():
+    """Neither is an endpoint dropped unheard where no store is named, nor where the embedded one is."""
+    with pytest.raises(freepost.BadInput, match="endpoint_url: needs a store"):
+        freepost.job("any", endpoint_url="http://127.0.0.1:1")
+    with pytest.raises(freepost.BadInput, match="endpoint_url: needs a store"):
+        freepost.jobs(endpoint_url="http://127.0.0.1:1")
+    with pytest.raises(freepost.BadInput, match="name different stores"):
+        freepost.sign("s3://bucket/prefix", endpoint_url="http://127.0.0.1:1", local=True)
+
+
 def test_a_plan_changes_nothing(operator, opened):
     """What a launch would do is said without an object in the bucket."""
     plan = freepost.plan({**FAILS, **operator}, local=True)

@@ -17,11 +17,11 @@ from provisioner.errors import BadInput, Expiry
 from provisioner.job.load import parse
 from provisioner.job.spec import JobSpec, RunSpec, SignerSpec
 from provisioner.jobs import gc, renew, role_session
+from provisioner.jobs.factory import Factory, make_provider
 from provisioner.jobs.index import StoreLocation
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.status import TaskStatus
 from provisioner.jobs.stores import OpenStore, embedded_location, find_job
-from provisioner.jobs.toolbox import Toolbox, make_provider
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import UPLOAD_MARGIN
@@ -413,7 +413,7 @@ def test_a_retry_while_watching_is_signed_by_fresh_credentials(provision, opened
     (name,) = (folder for folder in opened.folders("p/") if not folder.startswith("."))
     found, record = find_job(name, embedded_location(bucket, "p"))
     found.store.credentials = replace(opened.credentials, expires=now() + timedelta(minutes=1))
-    watcher = Toolbox(found, lambda _: None).watcher(make_provider("local", found, {}))
+    watcher = Factory(found, lambda _: None).watcher(make_provider("local", found, {}))
     record = watcher.retry(record, ["0"])
     assert record.attempts == {"0": 2}
     assert provision("terminate", name).code == 0

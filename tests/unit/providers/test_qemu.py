@@ -50,6 +50,17 @@ def test_an_answer_is_kept(probe, tmp_path):
         assert bool(qemu.QemuProvider("", None, cache).notice) is not works
 
 
+def test_an_answer_of_root_can_be_read_by_the_user_whose_cache_it_is_in(probe, tmp_path):
+    """Whatever may be in the way of new files being read, this one holds no secret and is for everybody."""
+    probe(PANIC)
+    before = os.umask(0o077)
+    try:
+        assert qemu.kvm_works(OURS, tmp_path)
+    finally:
+        os.umask(before)
+    assert qemu._answer_file(tmp_path).stat().st_mode & 0o777 == 0o644
+
+
 def test_a_busy_host_is_asked_again(probe, tmp_path, monkeypatch):
     """A probe that ran out of time holds for one launch of many tasks, not until the host boots again."""
     monkeypatch.setattr(qemu, "PROBE_SECONDS", 0.2)

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.jobs.toolbox import Toolbox, provider_of
+from provisioner.jobs.factory import Factory, provider_of
 from provisioner.output import Event, Report
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Job:
         from provisioner.jobs import status
 
         record = self._record()
-        found = self._tools.observer(self._provider_of(record)).settle(record, timedelta(0))
+        found = self._factory.observer(self._provider_of(record)).settle(record, timedelta(0))
         return status.describe(self._opened.store, record, found)
 
     def wait(self, *, check: bool = True) -> list[TaskStatus]:
@@ -66,7 +66,7 @@ class Job:
         has not succeeded.
         """
         record = self._record()
-        watcher = self._tools.watcher(self._provider_of(record))
+        watcher = self._factory.watcher(self._provider_of(record))
         found = watcher.follow(record, launched=self._launched_here)
         self._launched_here, self._followed = False, True
         if check:
@@ -101,8 +101,8 @@ class Job:
         done = collect.collect(self._opened.store, record, where, self._report)
         collect.report_summary(done, where, self._report)
         collect.require_files(record, done)
-        if not self._followed:  # whoever waits revokes as tasks end
-            self._tools.revoke_finished(record)
+        if not self._followed:  # `wait` revokes as tasks end
+            self._revoke_finished(record)
         if check:
             collect.require_tasks(record, done)
         return done
@@ -117,11 +117,12 @@ class Job:
         record = self._record()
         revoke.check(self._opened.store, record)
         provider = self._provider_of(record)
-        launcher = self._tools.launcher(provider)
+        launcher = self._factory.launcher(provider)
         known, record = record, launcher.recover(record)
-        again = watch.to_retry(self._tools.observer(provider), record, task, required=record is known)
+        again = watch.to_retry(self._factory.observer(provider), record, task, required=record is known)
         if again:
             record = launcher.retry(record, again)
+            self._followed = False  # nobody has waited for these yet
         renew.remind(record, self._report)
         return again
 
@@ -133,7 +134,7 @@ class Job:
         from provisioner.jobs import status
 
         record = self._record()
-        renewer = self._tools.renewer(self._provider_of(record))
+        renewer = self._factory.renewer(self._provider_of(record))
         found = status.read_tasks(self._opened.store, record, task)
         for event in renewer.extend(record, found, None if life is None else timedelta(seconds=life)):
             self._report(event)
@@ -146,26 +147,26 @@ class Job:
         from provisioner.jobs import revoke
 
         change = revoke.undo if undo else revoke.revoke
-        self._report(change(self._opened.store, self._record(), self._tools.clock()))
+        self._report(change(self._opened.store, self._record(), self._factory.clock()))
 
     def terminate(self) -> int:
         """End every VM; what they uploaded stays. Return how many VMs were known."""
-        from provisioner.jobs import renew, watch
+        from provisioner.jobs import renew, terminate
 
         record = self._record()
-        count = watch.terminate(self._provider_of(record), record)
+        count = terminate.terminate(self._provider_of(record), record)
         renew.drop(self._opened.store, record)
-        self._tools.revoke_finished(record, ended=True)
+        self._revoke_finished(record, ended=True)
         self._report(Event("terminated", f"{self.id}: its {count} VMs are ended", {"job": self.id, "vms": count}))
         return count
 
     def remove(self) -> int:
         """End every VM and delete everything of the job from the bucket. Return how many objects there were."""
-        from provisioner.jobs import index, stores, watch
+        from provisioner.jobs import index, stores, terminate
 
         record = self._record()
-        watch.terminate(self._provider_of(record), record)
-        revoker = self._tools.revoker()
+        terminate.terminate(self._provider_of(record), record)
+        revoker = self._factory.revoker()
         if revoker is not None:
             revoker.whole(record)
         count = index.remove(self._opened.store, record)
@@ -173,9 +174,14 @@ class Job:
         self._report(Event("removed", f"{self.id}: {count} objects deleted", {"job": self.id, "objects": count}))
         return count
 
+    def _revoke_finished(self, record: JobRecord, *, ended: bool = False) -> None:
+        revoker = self._factory.revoker()
+        if revoker is not None:
+            revoker.catch_up(record, ended=ended)
+
     @property
-    def _tools(self) -> Toolbox:
-        return Toolbox(self._opened, self._report)
+    def _factory(self) -> Factory:
+        return Factory(self._opened, self._report)
 
     def _record(self) -> JobRecord:
         """The job's record as it is now, read once for what follows at once: opening a job and looking at it."""

@@ -1,6 +1,6 @@
-"""Puts the parts together: reads a job, makes its provider, and builds what launches, follows, renews and revokes.
+"""Makes the objects that work on a job: its spec, its provider, and what launches, follows, renews and revokes it.
 
-Each function imports the parts that it puts together, so a command loads what it uses: `status` nothing that launches.
+Each function imports what it makes, so that a command loads what it uses: `status` loads nothing that launches.
 """
 
 from __future__ import annotations
@@ -73,23 +73,23 @@ def provider_of(opened: OpenStore, record: JobRecord) -> Provider:
     return make_provider(record.provider, opened, record.spec.vm.options)
 
 
-def tell_notice(provider: Provider, report: Report) -> None:
-    """Say what people should know before they rely on a provider."""
+def report_notice(provider: Provider, report: Report) -> None:
+    """Report what people should know before they rely on a provider."""
     text = provider.notice
     if text:
         report(Event("notice", f"note: {text}", {"text": text}))
 
 
 @dataclass(frozen=True)
-class Toolbox:
-    """Builds what works on the jobs of one open store; what happens is told to `report`."""
+class Factory:
+    """Makes what works on the jobs of one open store; each reports to `report` what it does."""
 
     opened: OpenStore
     report: Report
     clock: Callable[[], datetime] = utc_now
 
     def launcher(self, provider: Provider) -> Launcher:
-        """Everything a launch works with."""
+        """Return what launches jobs and their retries."""
         from provisioner.jobs.launch import Launcher
         from provisioner.jobs.role_session import open_role_sessions
 
@@ -98,13 +98,13 @@ class Toolbox:
         return Launcher(store, provider, self.clock, self.report, sessions)
 
     def observer(self, provider: Provider) -> Watcher:
-        """Everything that looking at a job works with; it changes nothing."""
+        """Return what tells where a job's tasks stand, and changes nothing."""
         from provisioner.jobs.watch import Watcher
 
         return Watcher(self.opened.store, provider, self.clock, time.sleep, self.report)
 
     def watcher(self, provider: Provider) -> Watcher:
-        """Everything that following a job works with: it revokes what is over, renews what runs, retries failures."""
+        """Return what follows a job: it revokes what is over, renews what runs and retries failures."""
         fresh = self.fresh_sessions()
         renewer, revoker = self.renewer(provider, fresh), self.revoker(fresh)
 
@@ -120,13 +120,13 @@ class Toolbox:
         return replace(self.observer(provider), retry=again, finished=finished, renew=tick)
 
     def renewer(self, provider: Provider, sessions: Callable[[], RoleSessions] | None = None) -> Renewer:
-        """Everything that renewing grants works with."""
+        """Return what renews the grants of running tasks."""
         from provisioner.jobs.renew import Renewer
 
         return Renewer(self.opened.store, provider, self.clock, self.report, sessions or self.fresh_sessions())
 
     def revoker(self, sessions: Callable[[], RoleSessions] | None = None) -> Revoker | None:
-        """Revokes grants of what is over; None for the embedded store, which applies a Deny to no form (measured)."""
+        """Return what revokes grants; None for the embedded store, which applies a Deny to no form (measured)."""
         if self.opened.location.embedded:
             return None
         from provisioner.jobs.revoke import Revoker
@@ -134,21 +134,8 @@ class Toolbox:
         fresh = sessions or self.fresh_sessions()
         return Revoker(self.opened.store, self.report, self.clock, lambda: fresh().own)
 
-    def revoke_finished(self, record: JobRecord, *, ended: bool = False) -> None:
-        """Revoke the grants of tasks that are over, or of all when their VMs are `ended`, where the job says so."""
-        revoker = self.revoker()
-        if revoker is None or record.spec.revoke != "on-finish" or record.expires <= self.clock():
-            return
-        from provisioner.jobs import status
-
-        found = status.read(self.opened.store, record)
-        for item in found:
-            for attempt in range(1, item.attempt + 1) if ended or item.is_final else ():
-                revoker.finished(record, item.task, attempt)
-        revoker.settle(record, last=ended or all(item.is_final for item in found))
-
     def fresh_sessions(self) -> Callable[[], RoleSessions]:
-        """Return what tells who signs now. Credentials that are about to end are looked up anew."""
+        """Return a function that gives what signs now. Credentials that are about to end are looked up anew."""
         from provisioner.jobs.role_session import RefreshingCredentials, open_role_sessions
 
         store, location = self.opened.store, self.opened.location
@@ -159,9 +146,8 @@ class Toolbox:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job that is about to be launched, planned or rendered."""
+    """What is needed to launch a job, or to say what a launch would do."""
 
-    spec: JobSpec
     opened: OpenStore
     provider: Provider
     launcher: Launcher
@@ -172,4 +158,4 @@ def prepare(spec: JobSpec, report: Report, *, local: bool, provider: str | None)
     location, name = choose(spec, local=local, provider=provider)
     opened = open_location(location)
     made = make_provider(name, opened, spec.vm.options)
-    return Prepared(spec, opened, made, Toolbox(opened, report).launcher(made))
+    return Prepared(opened, made, Factory(opened, report).launcher(made))
