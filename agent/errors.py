@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
 EXPIRED = "xpired"
 ANSWERS = (
     ("damaged", "Digest|Checksum"),
-    ("busy", "^RequestTimeout |^Incompl| ([12]..|408|429|50[02-9])$"),
+    ("busy", "^RequestTimeout |^Incompl| ([12]..|408|429|50[02-9]|5[1-9].)$"),
     ("permanent", "Signature|AccessKey|NoSuchBucket|Redirect|NotImpl"),
 )
 # For those who tell answers apart more finely than the agent has to; these come before the rows above.

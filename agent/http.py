@@ -69,14 +69,15 @@ class HttpConnection:
         self.sock = None
 
     def connect(self):
-        """Connect, by TLS where the URL says https."""
+        """Connect, by TLS where the URL says https. `replies` is at first the socket, for `close` to find it."""
         host = self.host.strip("[]")
         if self.secure:
             from agent.tls import connect  # not in a VM whose store is reached without
 
-            self.sock = connect(host, self.port, CONNECT)
+            self.sock = self.replies = connect(host, self.port, CONNECT)
         else:
-            self.sock = socket.create_connection((host.encode(), self.port), CONNECT)  # text would take encodings.idna
+            # The name in bytes: text would take encodings.idna.
+            self.sock = self.replies = socket.create_connection((host.encode(), self.port), CONNECT)
             if self.sock.getpeername()[0] in ("127.0.0.1", "::1"):
                 # More on its way would have left the processor's cache by the time that the store copies it. What TLS
                 # sends is in the cache, having just been encrypted.

@@ -13,7 +13,8 @@ relative to `base`. `workers` is the most threads; a file of more than `split` b
 Attributes that the caller may set: `say(sentence)` is told what is skipped; `progress(files, bytes)` what goes out, of
 `total` (files, bytes; of a stream unknown); `order(items)` returns the files in the order to send them in;
 `throttle(count, over)` is called after `count` bytes were counted, and waits as long as it likes, or until the
-threading.Event `over` is set; `in_process` keeps a push from starting other processes.
+threading.Event `over` is set; `in_process` keeps a push from starting other processes; `latest` is the deadline of each
+later push that is given none.
 
 A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (files that this call sent), `failed`
 [(path, sentence)], `exit_code` (ExitCode: OK; USAGE, a path matches nothing; EXPIRED; REFUSED; SOME_FAILED;
@@ -45,10 +46,10 @@ Result = namedtuple("Result", "files bytes sent failed exit_code stored")
 class Pusher:
     """See the module's text."""
 
-    in_process, throttle = False, None
+    in_process, throttle, latest = False, None, 0
 
     def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None, make_uploader=new_uploader):
-        self.grant, self.workers, self.say, self.make_uploader = grant, workers, say, make_uploader
+        self.grant, self.workers, self.say, self.make_uploader = grant, workers or 1, say, make_uploader
         _, self.max_size = grant.outputs.size_range()
         self.split = grant.outputs.fields.get("split") or min(split, self.max_size)
         self.journal = Journal(journal, grant.outputs.prefix)
@@ -99,7 +100,7 @@ class Pusher:
 
     def reset(self, deadline):
         """Start afresh."""
-        self.deadline, self.sent, self.ended_by, self.clock = deadline, 0, None, time.monotonic()
+        self.deadline, self.sent, self.ended_by, self.clock = deadline or self.latest, 0, None, time.monotonic()
         self.bytes, self.wanted = 0, -1
 
     def is_stored(self, item, number=0, step=0):

@@ -49,7 +49,7 @@ class SpotCompanion(Companion):
                 raise TransferError("the spot VM's time is up", ExitCode.SOME_FAILED)
             return
         stop, self.end = map(int, os.read(self.pipe, 99).split())
-        task.deadline = task.pusher.deadline = stop  # of what follows, and of a checkpoint that is being pushed
+        task.pusher.latest = task.pusher.deadline = stop  # of what follows, and of a checkpoint that is being pushed
         say("spot capacity is taken back at %s" % timestamp(self.end))
         if not (task.over.is_set() or task.asked):
             task.task["grace"] = min(task.task["grace"], int(stop - time.time()) // 2)

@@ -49,7 +49,7 @@ IMDS = ("-4", "169.254.169.254", "/"), ("-6", "fd00:ec2::254", "/proc/net/if_ine
 class Task:
     """One run, in the folder of its grant. `user` is a pwd entry, or None for the agent's own user."""
 
-    deadline, is_pushing_outputs = 0, False
+    is_pushing_outputs = False
 
     def __init__(self, grant, path, task, warning=None, make_uploader=new_uploader, companions=()):
         self.grant, self.path, self.task, self.workdir = grant, path, task, task["workdir"]
@@ -199,7 +199,7 @@ class Task:
             os.seteuid(self.user.pw_uid)
         try:
             self.is_pushing_outputs = self.over.is_set()  # and no checkpoint
-            result = self.pusher.push(globs, ".", None, bundle and not self.warning, self.deadline)
+            result = self.pusher.push(globs, ".", None, bundle and not self.warning)
         except TransferError as error:  # there was no time left
             result = Result(0, 0, 0, [("outputs", str(error))], error.exit, [])
         finally:
