@@ -67,9 +67,9 @@ def limit(pusher, rate):
         pusher.in_process, pusher.throttle = True, Throttle(rate)
 
 
-def new_pusher(kind, options, grant, path, **more):
+def new_pusher(kind, options, grant, path):
     """Return a Pusher of a kind, as the options want it, for the grant in the file `path`. Raise CommandError."""
     sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
-    pusher = kind(grant, JOURNAL % path, *sizes, say=say, **more)
+    pusher = kind(grant, JOURNAL % path, *sizes, say=say)
     limit(pusher, number(options, "limit-rate", "0"))
     return pusher

@@ -8,13 +8,13 @@ In process, as often as wanted, beside other agents on the same journal::
 
 `paths` are files, directories (whole, empty ones too) and glob patterns, relative to the current directory; keys are
 relative to `base`. `workers` is the most threads; a file of more than `split` bytes is stored in parts. A deadline
-(seconds since 1970) ends the push; what is left counts as failed. `agent.compose` says what `make_uploader` is for.
+(seconds since 1970) ends the push; what is left counts as failed.
 
 Attributes that the caller may set: `say(sentence)` is told what is skipped; `progress(files, bytes)` what goes out, of
 `total` (files, bytes; of a stream unknown); `order(items)` returns the files in the order to send them in;
 `throttle(count, over)` is called after `count` bytes were counted, and waits as long as it likes, or until the
 threading.Event `over` is set; `in_process` keeps a push from starting other processes; `latest` is the deadline of each
-later push that is given none.
+later push that is given none; `make_uploader` returns what uploads, and is called as `agent.upload.new_uploader` is.
 
 A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (files that this call sent), `failed`
 [(path, sentence)], `exit_code` (ExitCode: OK; USAGE, a path matches nothing; EXPIRED; REFUSED; SOME_FAILED;
@@ -46,10 +46,10 @@ Result = namedtuple("Result", "files bytes sent failed exit_code stored")
 class Pusher:
     """See the module's text."""
 
-    in_process, throttle, latest = False, None, 0
+    in_process, throttle, latest, make_uploader = False, None, 0, staticmethod(new_uploader)
 
-    def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None, make_uploader=new_uploader):
-        self.grant, self.workers, self.say, self.make_uploader = grant, workers or 1, say, make_uploader
+    def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None):
+        self.grant, self.workers, self.say = grant, workers or 1, say
         _, self.max_size = grant.outputs.size_range()
         self.split = grant.outputs.fields.get("split") or min(split, self.max_size)
         self.journal = Journal(journal, grant.outputs.prefix)

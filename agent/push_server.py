@@ -227,9 +227,11 @@ class PushSession:
 
     def new_pusher(self, options, grant, path):
         """Return the pusher of this session. Raise CommandError."""
-        parts = self.compose(grant, path)
-        grant = grant._replace(expires=parts.until)
-        return new_pusher(ServerPusher, options, grant, path, make_uploader=parts.make_uploader)
+        until, make_uploader, _ = self.compose(grant, path)
+        grant = grant._replace(expires=until)
+        pusher = new_pusher(ServerPusher, options, grant, path)
+        pusher.make_uploader = make_uploader
+        return pusher
 
     def add(self, items, failed, name, size, mtime, mode):
         """Add one file to `items` or, if its name may not be, to `failed`. Raise CommandError."""

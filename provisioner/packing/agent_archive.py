@@ -35,6 +35,7 @@ CORE = (
     "grant",
     "grantfile",
     "http",
+    "job_process",
     "journal",
     "main",
     "push",
