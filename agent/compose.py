@@ -1,7 +1,7 @@
 """Builds what a command runs with, from what the grant and the task ask for. Nothing else puts these parts together.
 
-Not in the core: where this module could not be had, `agent run` uploads with the grant that it has, and has nobody
-beside it. Each part is imported here when it is asked for, because a VM has only those that it may need.
+This module isn't in the core: without it `agent run` uploads with the grant that it has, and has no companions. Each
+part is imported only when it is asked for, because a VM has only the modules that its job may need.
 
 A companion acts beside the job of `agent run`: see `agent.companion`.
 """
@@ -20,9 +20,9 @@ def compose(grant, path, task=None, renewal=None):
     """
     companions = []
     if grant.mailbox and not renewal:
-        from agent.renew import keep
+        from agent.renew import mailbox_renewal
 
-        renewal = keep(grant, path)
+        renewal = mailbox_renewal(grant, path)
     if task and task["user"]:
         with suppress(ImportError):  # there was no room for it, and whoever rendered the user-data was told
             from agent.push_server import ServerCompanion

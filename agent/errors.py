@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The exit codes of every `agent` command; a TransferError has the one that it deserves."""
+    """The exit codes of every `agent` command, which errors carry as `exit`."""
 
     OK = 0
     JOB_FAILED = 1
@@ -47,7 +47,7 @@ FINE_ANSWERS = (
 
 
 class TransferError(Exception):
-    """An attempt to fetch or store something failed; the text says why. `exit` is the ExitCode that it deserves.
+    """An attempt to fetch or store something failed; the text says why. `exit` is an ExitCode.
 
     UNREACHABLE and DAMAGED are worth another try, not before `wait` seconds, unless the error is `permanent`: no other
     attempt, of any file, would fare better.

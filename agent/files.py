@@ -82,17 +82,17 @@ def is_within(path, root):
     return (path + "/").startswith(root.rstrip("/") + "/")
 
 
-def mode(found):
+def permissions(st_mode):
     """The permissions, as a manifest has them."""
-    return "%04o" % (found & 0o7777)
+    return "%04o" % (st_mode & 0o7777)
 
 
-def version(found):
+def content_version(found):
     """What changes with a file's content."""
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-class Opened:
+class OpenFile:
     """The open file of an Item (or its path is one), wherever it leads by now, unless that is out of its tree."""
 
     def __init__(self, item):
@@ -111,7 +111,7 @@ class Opened:
 
     def check_unchanged(self):
         """Raise FileChanged unless it is as it was."""
-        if version(os.fstat(self.fd)) != version(self.found):
+        if content_version(os.fstat(self.fd)) != content_version(self.found):
             raise FileChanged
 
     def read(self):

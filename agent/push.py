@@ -27,17 +27,15 @@ import time
 from collections import namedtuple
 
 from agent.errors import ExitCode, FileChanged, TransferError
-from agent.files import Item, mode, scan
+from agent.files import Item, permissions, scan
 from agent.journal import Journal, head
 from agent.retry import WAIT, with_retries
 from agent.upload import new_uploader, send
 from agent.upload_units import SMALL, FilePart, WholeFile
 from agent.workers import Workers
 
-PART_SIZE, MAX_PARTS = (
-    16 << 20,
-    5000,
-)  # the least bytes of a part; the most parts, so that their list fits into a manifest
+PART_SIZE = 16 << 20  # bytes of a part, at least
+MAX_PARTS = 5000  # of a file, unless the policy keeps parts smaller: their list must fit into a manifest
 BUNDLE_SIZE = 1 << 20  # bytes of a bundle; two at most are in the memory of each process
 
 Result = namedtuple("Result", "files bytes sent failed exit_code stored")
@@ -121,7 +119,7 @@ class Pusher:
             from agent.bundle import Bundle  # not in a VM that could not have the rest of the agent
         for item in items:
             if item.size < 0:
-                self.journal.add({"path": item.name, "type": "dir", "mode": mode(item.mode)})
+                self.journal.add({"path": item.name, "type": "dir", "mode": permissions(item.mode)})
             elif item.size > self.split:
                 large.append(item)
             elif bundle and item.size < SMALL:
@@ -159,16 +157,16 @@ class Pusher:
             self.pool.run(self.workers, cores)
 
     def note_progress(self, files, size):
-        """Be told of files stored and bytes sent since the last time."""
+        """Count files stored and bytes sent since the last call."""
         self.sent += files
         self.bytes += size
         self.progress(files, size)
 
     def note_failure(self, name, error):
-        """Be told that a file failed. Return whether everything must end."""
+        """Record that a file failed. Return whether the whole push must end."""
         self.failed[name] = error
         if error.exit == ExitCode.UNREACHABLE:
-            # Twice in a row and nothing arrived: the next would wait as long, for nothing.
+            # Two files in a row failed and nothing arrived between them: the next would wait as long, for nothing.
             error.permanent = error.permanent or self.doubt == self.sent
             self.doubt = self.sent
         if not error.permanent or self.ended_by:

@@ -60,17 +60,17 @@ class Task:
         os.ftruncate(self.fd, 511)
         self.pusher = Pusher(grant, layout.JOURNAL % path, say=say)
         self.pusher.make_uploader = make_uploader
-        self.reason = self.child = self.asked = None
+        self.reason = self.child = self.told_to_stop = None
         self.over = threading.Event()
 
     def save(self, **news):
-        """Remember across a reboot. In place, within one sector: that takes no room, and is written whole or not."""
+        """Keep `news` across a reboot. In place, within one sector: that needs no room, and is never half written."""
         self.state.update(news)
         os.pwrite(self.fd, b"%-511s" % json.dumps(self.state).encode(), 0)
         os.fsync(self.fd)
 
     def retry_until(self):
-        """While the job runs, insist for a minute. When the grant ends, the store says: our clock may be wrong."""
+        """Return until when to retry: for a minute while the job runs; then 0, as the store knows the grant's end."""
         return 0 if self.over.is_set() else time.time() + 60
 
     def post(self, name, data):
@@ -105,15 +105,15 @@ class Task:
 
     def stop(self, number, _):
         """End the job: its time is up (SIGALRM) or the system says so. SIGTERM, and after the grace SIGKILL."""
-        if self.child.returncode == 0 or (self.asked and number != signal.SIGALRM):
-            return  # it has succeeded already, or knows
-        if not self.asked:
+        if self.child.returncode == 0 or (self.told_to_stop and number != signal.SIGALRM):
+            return  # it has succeeded already, or has its SIGTERM
+        if not self.told_to_stop:
             self.reason = "interrupted by signal %d" % number
             if number == signal.SIGALRM:
                 self.reason = "it ran into its timeout of %d s" % self.task["timeout"]
         signal.alarm(max(1, self.task["grace"]))
-        signal_job(self.child, self.user, signal.SIGKILL if self.asked else signal.SIGTERM)
-        self.asked = True
+        signal_job(self.child, self.user, signal.SIGKILL if self.told_to_stop else signal.SIGTERM)
+        self.told_to_stop = True
 
     def upload_log(self):
         """Upload what the log has that was not uploaded yet. Raise TransferError."""
@@ -202,7 +202,10 @@ class Task:
         return code if good else ExitCode.INTERRUPTED if interrupted else ExitCode.JOB_FAILED
 
     def run(self):
-        """Do it all. Return the exit code; raise TransferError when the last event can't be told."""
+        """Run the job or, after a reboot, only finish it. Return the exit code.
+
+        Raise TransferError when the last event can't be posted.
+        """
         if self.state["started"]:
             self.reason = self.state["reason"]
         else:

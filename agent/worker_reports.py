@@ -1,4 +1,4 @@
-"""What the workers of a push tell the process that collects it, in lines of JSON through a pipe.
+"""Reports of a push's workers to the process that collects them: lines of JSON through a pipe.
 
 ::
 

@@ -140,7 +140,7 @@ class Workers:
         self.report(failure(name, error))
 
     def pace(self, count):
-        """Be called before `count` bytes are sent: report them, and keep the deadline and the throttle."""
+        """Report `count` bytes as sent; raise TransferError after the deadline; wait for the throttle."""
         pusher = self.pusher
         if self.over.is_set() or 0 < pusher.deadline < time.time():
             raise TransferError("out of time", ExitCode.SOME_FAILED, True)

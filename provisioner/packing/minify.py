@@ -2,7 +2,7 @@
 
 What only comments, checkers and callers outside could see goes: functions and constants that nobody names, the names of
 parameters that nobody passes by name, those of local variables, docstrings and spaces. Other names stay what they are
-here; `provisioner.packing.rename` has made them short before, by their initials. Messages stay.
+here; `provisioner.packing.rename` has made them short before. Messages stay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gives a program's own names a short form, the same in all of its modules: the initials of their words.
+"""Gives a program's own names a short form, the same in all of its modules: a letter or two of each.
 
 The short forms are in ``short_names.json``, not chosen when the agent is packed, because the choice depends on the
 Python that makes it and the packed bytes must not. ``python -m provisioner.packing.rename`` writes it anew after the
@@ -30,8 +30,8 @@ from typing import NamedTuple
 
 # Names that are looked up from outside: by the launcher, and by tests of what is packed.
 KEPT = frozenset({"main", "complete", "replace", "HOST", "EVERY", "RESERVE"})
-# Names that libraries of Pythons before or after that which writes the table have: of 3.6 to 3.10, and 3.12.
-OTHER_PYTHONS = frozenset({"clock", "e", "i"})
+# Names that libraries of Pythons before or after that which writes the table have: of 3.6 to 3.10, and 3.12 on.
+OTHER_PYTHONS = frozenset({"clock", "e", "fn", "ge", "gt", "i", "le", "lt", "ne"})
 _TABLE = Path(__file__).with_name("short_names.json")
 _LOOKUPS = {"getattr", "hasattr", "setattr", "namedtuple"}
 
@@ -82,15 +82,12 @@ def _choose(names: Iterable[str], counts: Mapping[str, int], taken: Collection[s
 
 
 def _candidates(name: str) -> Iterator[str]:
-    """Short forms of a name, in the order to try them in: a letter, initials, the first word's beginning with them."""
-    yield name[0]
-    yield name[0].upper()
-    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
-    initials = "".join(word[0] for word in words)
-    if len(initials) > 1:
-        yield initials
-    for length in range(2, len(words[0]) + 1):
-        yield words[0][:length] + initials[1:]
+    """Short forms of a name, in the order to try them in: its first letter, that with another of its letters, more."""
+    letters = name.replace("_", "")
+    yield letters[0]
+    yield letters[0].upper()
+    yield from (letters[0] + each for each in letters[1:])
+    yield from (letters[:length] for length in range(3, len(letters)))
 
 
 def _attributes(tree: ast.Module) -> Iterator[str]:
