@@ -70,11 +70,11 @@ def request_grant(url, path):
 def obtain(url, path, say):
     """Return a grant, the path that its journal's is made from, and its Renewal. Raise CommandError."""
     if not re.match(r"https?://[^/?#@\s]+(/[^?#\s]*)?$", url or ""):
-        raise CommandError("--broker wants the service's URL, such as https://broker.example:8450/", ExitCode.USAGE)
+        raise CommandError("--broker: not a URL such as https://broker.example:8450/", ExitCode.USAGE)
     if not path:
-        raise CommandError("--broker wants --token-file FILE", ExitCode.USAGE)
+        raise CommandError("--broker: needs --token-file FILE", ExitCode.USAGE)
     if url.startswith("http:") and not re.match(r"(%s)$" % LOOPBACK, HttpConnection(url).host):
-        raise CommandError("the token would cross the network in clear: --broker wants https://", ExitCode.USAGE)
+        raise CommandError("--broker: needs https://, or the token would cross the network in clear", ExitCode.USAGE)
     path = os.path.abspath(path)
     try:
         text = with_retries(lambda: request_grant(url, path))

@@ -41,7 +41,7 @@ def run_command(argv):
     if (name in ("push", "check") and not paths) or name not in ("push", "check", "pull"):
         raise CommandError("usage: " + USAGE, ExitCode.USAGE)
     if paths == ["-"] and "as" not in options:
-        raise CommandError("standard input wants a name: --as NAME", ExitCode.USAGE)
+        raise CommandError("standard input needs a name: --as NAME", ExitCode.USAGE)
     try:
         signal.signal(signal.SIGTERM, interrupt)
         return find_command(name, options)(options, paths)

@@ -32,7 +32,7 @@ def parse(words):
         elif name in VALUED:
             options[name] = value if equals else next(words, "")
             if not options[name]:
-                raise CommandError("--%s wants a value" % name, ExitCode.USAGE)
+                raise CommandError("--%s: needs a value" % name, ExitCode.USAGE)
         else:
             raise CommandError("there is no option %s; usage: %s" % (ascii(word), USAGE), ExitCode.USAGE)
     return options, rest
@@ -45,7 +45,7 @@ def number(options, name, default):
         unit = "KMGT".find(text[-1]) + 1
         return int(float(text[: -1 if unit else None]) * 1024**unit)
     except (ValueError, OverflowError):
-        raise CommandError("--%s wants a number (such as 64M)" % name, ExitCode.USAGE) from None
+        raise CommandError("--%s: not a number such as 64M" % name, ExitCode.USAGE) from None
 
 
 class Throttle:

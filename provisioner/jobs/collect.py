@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from agent.grant import decode_name
+from agent.layout import PART
 from provisioner import atomic
 from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
 from provisioner.jobs import status
@@ -159,7 +160,7 @@ class _Fetch:
     def _plain(self, entry: Mapping[str, Any]) -> list[Outcome]:
         def fill(file: IO[bytes]) -> str:
             names = (
-                [f"{entry['path']}.parts/{number:05}" for number in range(1, len(entry["parts"]) + 1)]
+                [PART % (entry["path"], number) for number in range(1, len(entry["parts"]) + 1)]
                 if "parts" in entry
                 else [entry["path"]]
             )

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 
+from agent.layout import LAUNCHED
 from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm
-from provisioner.jobs.status import LAUNCHED, LOST, WAITING, TaskStatus
+from provisioner.jobs.status import LOST, WAITING, TaskStatus
 from provisioner.providers.base import Instance, Phase, State
 
 LOST_AFTER = timedelta(seconds=20)  # a VM that is gone may have posted its last event just before

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from agent.grant import Grant, Target
+from agent.layout import LAUNCHED
 from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.jobs.role_session import RoleSessions
@@ -92,14 +93,14 @@ class Granter:
     def announce(self, plan: Plan, grant: Grant) -> None:
         """Store the event `launched` with what the VM will use, at the store's address as we see it."""
         event = {
-            "event": "launched",
+            "event": LAUNCHED,
             "time": iso(self.clock()),
             "job": grant.job,
             "task": grant.task,
             "attempt": grant.attempt,
             "provider": self.provider.name,
         }
-        self.forms.post(self._seen_here(plan, grant), "launched", json.dumps(event).encode())
+        self.forms.post(self._seen_here(plan, grant), LAUNCHED, json.dumps(event).encode())
 
     def _seen_here(self, plan: Plan, grant: Grant) -> Target:
         """The status target of a grant, for our address of the store: the VM's may be one that only it can reach."""
@@ -109,7 +110,7 @@ class Granter:
         # A PUT's signature is for one address.
         credentials = self.sessions.credentials(plan, plan.task(grant.task))
         signer = ProofSigner(self.store.bucket, credentials, self.clock(), _ANNOUNCED)
-        return signer.target(grant.status.prefix, "launched", by_put=True, max_bytes=0)
+        return signer.target(grant.status.prefix, LAUNCHED, by_put=True, max_bytes=0)
 
     def _begun(self, plan: Plan, task: TaskPlan) -> dict[str, str]:
         """The UploadId of each output that may take several PUTs: begun now, or by an earlier launch of the task."""

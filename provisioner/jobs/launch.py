@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from agent.grant import Grant, for_index
+from agent.layout import FAILED, LAUNCHED
 from provisioner.errors import FreepostError, NoForms, NotFound
 from provisioner.job.spec import JobSpec
 from provisioner.jobs import record as records
@@ -137,7 +138,7 @@ class Launcher:
         """Announce the first task: a bad bucket, clock, key or size ends the launch here, with nothing half made."""
         first = for_index(self.rehearse(plan)[0], 0)
         self._granter.announce(plan, first)
-        probe.verify_stored(self.store, first.status.prefix + "launched")
+        probe.verify_stored(self.store, first.status.prefix + LAUNCHED)
 
     def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
         """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
@@ -223,7 +224,7 @@ class Launcher:
 
     def _taken_from(self, record: JobRecord, tasks: Sequence[str]) -> dict[str, str]:
         """By task, the choice that its last VM was of, where that VM was taken away or lost: elsewhere is better."""
-        taken = {item.task for item in status.read(self.store, record) if item.event != "failed"} & set(tasks)
+        taken = {item.task for item in status.read(self.store, record) if item.event != FAILED} & set(tasks)
         latest = {item.task: item for item in record.instances if item.attempt == record.attempts.get(item.task)}
         return {task: latest[task].place for task in taken & set(latest)}
 
@@ -256,6 +257,6 @@ def _naming(record: JobRecord, plan: Plan) -> JobRecord:
 def _next(record: JobRecord, posted: status.TaskStatus) -> int:
     """The attempt that a retry launches: one that was announced and never had a VM goes by the same number."""
     recorded = record.attempts.get(posted.task, 0)
-    if posted.attempt > recorded and posted.event == status.LAUNCHED:
+    if posted.attempt > recorded and posted.event == LAUNCHED:
         return posted.attempt
     return max(posted.attempt, recorded) + 1

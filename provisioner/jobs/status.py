@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from agent.layout import EVENTS, FINAL_EVENTS, MANIFEST, SUCCEEDED
 from provisioner.clock import iso
 from provisioner.errors import BadInput, JobFailed
 from provisioner.jobs.record import Attempt, JobRecord
-from provisioner.plan.layout import EVENTS, FINAL_EVENTS, JobKeys, parse_status
+from provisioner.plan.layout import JobKeys, parse_status
 from provisioner.s3.bucket import ObjectInfo, Store
 
 LOST = "lost"
 WAITING = "waiting"
-LAUNCHED = "launched"
 NAMED = 10  # tasks in one message
 _WARNING = 300  # characters of what a VM says it had to do without
 
@@ -54,7 +54,7 @@ class TaskStatus:
     @property
     def succeeded(self) -> bool:
         """It did what it was to do."""
-        return self.event == "succeeded"
+        return self.event == SUCCEEDED
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _latest(task: str, attempts: Mapping[int, Mapping[str, datetime]]) -> TaskSt
     names = attempts[attempt]
     reached = [event for event in EVENTS if event in names]
     last = reached[-1] if reached else WAITING
-    return TaskStatus(task, attempt, last, names.get(last), "manifest.json" in names)
+    return TaskStatus(task, attempt, last, names.get(last), MANIFEST in names)
 
 
 def final_event(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from agent.grant import for_index
+from agent.layout import LAUNCHED
 from provisioner.errors import Conflict
 from provisioner.jobs.granting import Granter
 from provisioner.jobs.orders import OrderPlacer, Started
@@ -40,7 +41,7 @@ class TaskOrders:
             return wanted
         root, store, provider = self.plan.keys.status_root, self.granter.store, self.granter.provider
         found = [parse_status(root, entry.key) for entry in store.list(root)]
-        lived = {(key.task, key.attempt) for key in found if key and key.name != "launched"}
+        lived = {(key.task, key.attempt) for key in found if key and key.name != LAUNCHED}
         resumed = self.started.instances
         states = provider.state(resumed) if resumed else {}
         ended = {name for name, state in states.items() if state.phase is Phase.GONE and state.known}

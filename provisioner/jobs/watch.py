@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from agent.layout import LAUNCHED
 from provisioner.errors import BadInput, FreepostError, NoCapacity
 from provisioner.jobs import index, journal, status
 from provisioner.jobs.decide import LOST_AFTER, Observation, attempt_name, decide, to_launch_again
 from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm
-from provisioner.jobs.status import LAUNCHED, TaskStatus
+from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
 from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store

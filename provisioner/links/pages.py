@@ -19,13 +19,14 @@ import jinja2
 import segno
 from markupsafe import Markup
 
+from agent.errors import EXPIRED
 from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.links.forms import post_fields
 from provisioner.links.link import Link
 from provisioner.links.signer import LinkSigner
 from provisioner.resources import make_environment, templates
-from provisioner.s3.answers import EXPIRED, ROWS
+from provisioner.s3.answers import ROWS
 
 _STEP = 1000
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agent.grant import Grant, Target, encode_name
+from agent.layout import MANIFEST
 from provisioner.errors import BadInput, Expiry
 from provisioner.links.headers import header_value
 from provisioner.links.link import Link, local_name
@@ -94,7 +95,7 @@ class LinkSigner(RequestSigner):
             return sign_scope(self, scope, expires=self.expires, max_bytes=max_bytes)
         slots = SlotSigner(self.bucket, self.credentials, self.now, self.lifetime)
         outputs = slots.target(scope.outputs, [encode_name(name) for name in names], max_bytes=max_bytes)
-        return make_grant(scope, self.expires, (outputs, slots.target(scope.status, ["manifest.json"])))
+        return make_grant(scope, self.expires, (outputs, slots.target(scope.status, [MANIFEST])))
 
 
 def make_signer(bucket: Bucket, credentials: Credentials, *, now: datetime, seconds: int) -> LinkSigner:

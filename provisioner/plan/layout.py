@@ -19,8 +19,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-EVENTS = ("launched", "booted", "started", "heartbeat", "interrupted", "succeeded", "failed")
-FINAL_EVENTS = frozenset({"interrupted", "succeeded", "failed"})
+from agent.layout import MANIFEST
+
 _OUTPUTS = re.compile(r"(?:(?P<prefix>.*)/)?(?P<job>[^/]+)/out/(?P<task>[^/]+)/(?P<attempt>[0-9]{1,9})/", re.DOTALL)
 
 
@@ -90,7 +90,7 @@ class JobKeys(NamedTuple):
 
     def manifest(self, task: str, attempt: int) -> str:
         """The list of what an attempt uploaded."""
-        return f"{self.status(task, attempt)}manifest.json"
+        return f"{self.status(task, attempt)}{MANIFEST}"
 
 
 class StatusKey(NamedTuple):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from agent.grant import encode_name
+from agent.layout import EVENTS, LOG_SEGMENT, MANIFEST
 from provisioner.errors import BadInput
 from provisioner.job.spec import JobSpec, OutputSpec
-from provisioner.plan.layout import EVENTS
 from provisioner.s3.put_slots import MIN_PART_BYTES
 
 LOG_SLOTS = 16  # of 1 MiB each, and the last keeps the log's end: some 40 bytes of user-data a slot
-STATUS_NAMES = (*EVENTS, "manifest.json", *(f"log/{number:06}" for number in range(1, LOG_SLOTS + 1)))
+STATUS_NAMES = (*EVENTS, MANIFEST, *(LOG_SEGMENT % number for number in range(1, LOG_SLOTS + 1)))
 UNKNOWN = "0" * 64  # stands in for an UploadId where nothing is begun
 _PATTERN = frozenset("*?[")
 

@@ -62,7 +62,7 @@ class Answer:
     @property
     def meaning(self) -> str:
         """What it means: the first word of a row, ``expired`` or ``refused``."""
-        return meaning(self.status, self.code, self.message, ROWS)
+        return str(meaning(self.status, self.code, self.message, ROWS))
 
     def error(self, doing: str, *, bucket: str = "") -> FreepostError:
         """Return the error that it is, with what to do about it. `doing` is what was asked for: ``read KEY``."""

@@ -18,16 +18,17 @@ from functools import lru_cache
 
 import jinja2
 
+from agent import layout
 from agent.grant import Grant, dump
 from provisioner.clock import to_seconds
 from provisioner.packing import agent_archive
 from provisioner.plan.plan import Plan, TaskPlan
 from provisioner.resources import make_environment, templates
 
-RUN_DIR = "/run/freepost"
-GRANT_PATH = f"{RUN_DIR}/grant.json"
-GRANT_FROM_PATH = f"{GRANT_PATH}.from"  # in its place, of a grant that lies apart
-TASK_PATH = f"{RUN_DIR}/task.json"
+RUN_DIR = layout.GRANT.rpartition("/")[0]
+GRANT_PATH = layout.GRANT
+GRANT_FROM_PATH = layout.GRANT_SOURCE % layout.GRANT  # in its place, of a grant that lies apart
+TASK_PATH = f"{RUN_DIR}/{layout.TASK}"
 AGENT_PATH = "/usr/local/lib/freepost/agent.bz2"
 LAUNCHER_PATH = "/usr/local/bin/agent"
 UNIT_PATH = "/etc/systemd/system/freepost.service"
@@ -126,7 +127,7 @@ def boot_files(plan: Plan, task: TaskPlan, grant: bytes, stub: bytes = b"") -> t
         BootFile("grant", GRANT_FROM_PATH if stub else GRANT_PATH, "0400", stub or grant),
         BootFile("task", TASK_PATH, "0400", json.dumps(task_document(plan), separators=(",", ":")).encode()),
         *(
-            BootFile(f"file {item.path}", f"{RUN_DIR}/files/{item.path}", item.mode, item.content)
+            BootFile(f"file {item.path}", f"{RUN_DIR}/{layout.FILES}/{item.path}", item.mode, item.content)
             for item in plan.inline
         ),
         BootFile("agent", AGENT_PATH, "0644", agent_archive.packed(parts, more=more)),

@@ -12,8 +12,9 @@ import pytest
 
 import tests.support.metadata
 from agent import grant
+from agent.layout import FINAL_EVENTS
 from provisioner.errors import MissingDependency, NotFound
-from provisioner.plan.layout import FINAL_EVENTS, JobKeys
+from provisioner.plan.layout import JobKeys
 from provisioner.providers.base import Order
 from provisioner.providers.local import LocalProvider
 from provisioner.userdata import seed

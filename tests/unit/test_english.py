@@ -33,7 +33,7 @@ def test_a_message_begins_in_lower_case_and_has_no_full_stop(text):
 @pytest.mark.parametrize("text", said("error"))
 def test_a_message_names_the_option_first(text):
     """Of an option: `--option: what is wrong with 'value'`."""
-    assert not text.startswith("--") or re.match(r"--[a-z0-9-]+(?:( and|,) --[a-z-]+)*: ", text)
+    assert not text.startswith("--") or re.match(r"--[a-z0-9%-]+(?:( and|,) --[a-z0-9-]+)*: ", text)
 
 
 @pytest.mark.parametrize("text", said("command"))

@@ -18,7 +18,8 @@ def test_the_short_names_are_safe():
     passed = {node.arg for node in nodes if isinstance(node, ast.keyword)}
     identifiers = {name for node in nodes for name in rename._identifiers(node)}
     short = [*found.attributes.values(), *found.globals.values()]
-    assert not {*found.attributes, *found.globals} & ({*rename._looked_up(nodes)} | rename.KEPT)
+    unsafe = {*found.attributes, *found.globals} & ({*rename._looked_up(nodes)} | rename.KEPT)
+    assert not unsafe
     assert not passed & set(found.globals)
     assert not {*short} & identifiers
     assert len(short) == len(set(short)), "no two names become one"
