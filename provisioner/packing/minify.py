@@ -82,7 +82,7 @@ class Constants(ast.NodeTransformer):
                 self.names[name] = self.modules[node.module][alias.name]
             elif f"{node.module}.{alias.name}" in self.modules:
                 self.enums[name] = self.modules[f"{node.module}.{alias.name}"]
-            elif alias.name not in self.enums:
+            elif alias.name not in {*self.enums, "IntEnum"}:  # of which no class is left
                 kept.append(alias)
         node.names = kept
         return node if kept else None

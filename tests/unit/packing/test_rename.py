@@ -87,6 +87,7 @@ def test_constants_are_written_where_they_are_used():
     }
     found = shake(write_out(sources))
     assert "class" not in found["agent/errors.py"]
+    assert "import" not in found["agent/errors.py"]
     assert "SPARE" not in found["agent/errors.py"]
     assert "import" not in found["agent/a.py"]
     names: dict[str, object] = {}
