@@ -1,8 +1,8 @@
 """Makes Python sources that belong together small, without a change to what they do.
 
-What only comments, checkers and callers outside could see goes: functions and constants that nobody names, the names of
-parameters that nobody passes by name, those of local variables, docstrings and spaces. Other names stay what they are
-here; `provisioner.packing.rename` has made them short before. Messages stay.
+What nothing in the program can notice goes: functions and constants that no code names, the names of parameters that no
+call passes by name, those of local variables, docstrings, comments and spaces. Other names stay what they are here;
+`provisioner.packing.rename` has made them short before. Messages stay.
 """
 
 from __future__ import annotations
