@@ -1,6 +1,6 @@
 """`agent check`: how a store that enforces the grant's policies would refuse each file, before a byte is sent.
 
-Not in the VM, where every byte counts: it is for the operator, and for whoever was handed a grant.
+For operators, and for people who were handed a grant: no job needs it.
 """
 
 import json

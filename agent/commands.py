@@ -19,7 +19,7 @@ def command(argv):
             code = run_command(argv)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough; at the exit Python would write the rest of it
+    except BrokenPipeError:  # the reader of our output has closed it; at exit Python would write the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 

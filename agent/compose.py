@@ -24,7 +24,7 @@ def compose(grant, path, task=None, renewal=None):
 
         renewal = mailbox_renewal(grant, path)
     if task and task["user"]:
-        with suppress(ImportError):  # there was no room for it, and whoever rendered the user-data was told
+        with suppress(ImportError):  # it had no room in the user-data, as was said when that was rendered
             from agent.push_server import ServerCompanion
 
             companions.append(ServerCompanion(path, compose))

@@ -79,7 +79,7 @@ def error_from_reply(status, headers, body, late):
     """Return the TransferError that a reply stands for. `late`: by our own clock the grant has expired."""
     body = body.decode("utf-8", "replace")
     code, text = ((re.findall("<%s>([^<]*)" % tag, body) or [""])[0] for tag in ("Code", "Message"))
-    # AWS quotes the condition that failed: its field is told; its value, and what looks like a secret, is not.
+    # AWS quotes the condition that failed. Its field's name may be shown, but no value and nothing like a secret.
     text = re.sub(r'", *"[^"$].*|[\w+/=%]{20,}', "…", text)
     found = meaning(status, code, text)
     text = "".join(filter(str.isprintable, "the store answered %d %.40s: %.200s" % (status, code, text)))

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from agent import layout
 
-# The addresses of the metadata service, which tells a VM's user-data to whoever asks: the option of `ip`, the address,
+# The addresses of the metadata service, where any process could read the user-data: the option of `ip`, the address,
 # and a path that exists where the VM has that protocol.
 METADATA = ("-4", "169.254.169.254", "/"), ("-6", "fd00:ec2::254", "/proc/net/if_inet6")
 
@@ -59,7 +59,7 @@ def signal_job(process, user, number):
     """Send a signal to everything that the job started: its scope, or its process group."""
     if user:
         if number == signal.SIGKILL:
-            # It outruns whoever forks, and takes no process of ours. Linux before 5.14 has no such file.
+            # Faster than processes can fork, and it takes no process of ours. Linux before 5.14 has no such file.
             with suppress(OSError), open(
                 "/sys/fs/cgroup/system.slice/%s.scope/cgroup.kill" % layout.SCOPE, "w"
             ) as file:

@@ -27,7 +27,7 @@ def join(grant, path, host=None):
         except OSError as error:
             if not left:
                 give_up("the metadata service can't be reached: %s" % (error.strerror or error))
-        time.sleep(1)  # the network may still be coming up, and says so to nobody here
+        time.sleep(1)  # the network may still be coming up, and no event says when it is
     try:
         if not index.isdecimal():
             raise IndexError

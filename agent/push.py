@@ -10,8 +10,8 @@ In process, as often as wanted, beside other agents on the same journal::
 relative to `base`. `workers` is the most threads; a file of more than `split` bytes is stored in parts. A deadline
 (seconds since 1970) ends the push; what is left counts as failed.
 
-Attributes that the caller may set: `say(sentence)` is told what is skipped; `progress(files, bytes)` what goes out, of
-`total` (files, bytes; of a stream unknown); `order(items)` returns the files in the order to send them in;
+Attributes that the caller may set: `say(sentence)` is called for what is skipped; `progress(files, bytes)` for what is
+sent, of `total` (files, bytes; of a stream unknown); `order(items)` returns the files in the order to send them in;
 `throttle(count, over)` is called after `count` bytes were counted, and waits as long as it likes, or until the
 threading.Event `over` is set; `in_process` keeps a push from starting other processes; `latest` is the deadline of each
 later push that is given none; `make_uploader` returns what uploads, and is called as `agent.upload.new_uploader` is.
@@ -93,7 +93,7 @@ class Pusher:
                     todo.append(items[name])
             if not todo or self.ended_by:
                 break
-            time.sleep(WAIT)  # for whoever writes these files; no event tells when they are done
+            time.sleep(WAIT)  # these files are being written; no event says when that ends
         return self.result(items)
 
     def reset(self, deadline):

@@ -25,7 +25,7 @@ def push(options, paths):
             link.connect(layout.SOCKET)
         except OSError as error:
             raise CommandError("%s: %s" % (layout.SOCKET, error.strerror), ExitCode.NO_GRANT) from None
-        with suppress(ConnectionError):  # it may have told why before it hung up
+        with suppress(ConnectionError):  # the server may have said why before it hung up
             if paths == ["-"]:
                 out, into = os.pipe()
                 send_message(link, out, options=options, stream=True)

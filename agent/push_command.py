@@ -1,4 +1,4 @@
-"""`agent push` and `agent pull` by whoever can read the grant."""
+"""`agent push` and `agent pull` for callers that can read the grant."""
 
 import time
 

@@ -99,7 +99,7 @@ class PushServer:
                 if not gone:
                     break
                 sessions.remove(gone)
-            with suppress(OSError):  # when there may be no more processes just now, the client is told nothing
+            with suppress(OSError):  # no more processes can be had just now; the client sees that the link is closed
                 pid = os.fork()
                 if not pid:
                     try:

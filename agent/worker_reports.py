@@ -31,7 +31,7 @@ def read_error(report):
 
 
 def write(fd, report):
-    """Write a report. Raise BrokenPipeError when nobody listens any more."""
+    """Write a report. Raise BrokenPipeError when the reader has gone."""
     os.write(fd, json.dumps(report).encode() + b"\n")
 
 
