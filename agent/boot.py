@@ -1,12 +1,12 @@
-"""Fetches what had no room in the user-data, and so lies in the bucket.
+"""Fetches from the bucket what had no room in the user-data.
 
-It is told of, in each case, by a presigned GET, pinned::
+Each such object is named by a presigned GET, and pinned by its hash::
 
     {"url": presigned GET, "size": bytes, "sha256": hex}
 
-That is ``agent`` in the grant, for an archive of the modules that a VM can do without: it runs its job and uploads its
-outputs all the same, and says what is missing. In an archive, which bzip2 has compressed, files are parted by form
-feeds, and each begins with a line of its own: its name, without .py. A grant may lie there, too
+``agent`` in the grant is one of these: an archive of the modules that are not in the user-data. A VM that can't get it
+still runs its job and uploads its outputs, and says what is missing. An archive is compressed with bzip2; form feeds
+separate its files, and the first line of each is its name, without .py. A grant can be such an object, too
 (agent/remote_grant.py). What was fetched stays beside the grant, so that a reboot finds it.
 """
 
@@ -23,7 +23,7 @@ from agent.retry import with_retries
 
 
 def fetch_pinned(path, source):
-    """Have in the file `path` what a presigned GET pins. Insist for five minutes: the network may come late.
+    """Fetch a pinned object to the file `path`, unless it is there. Retry for five minutes: the network may come late.
 
     Raise TransferError.
     """
@@ -33,7 +33,7 @@ def fetch_pinned(path, source):
     connection = HttpConnection(source["url"])
 
     def attempt():
-        # A byte more than there should be, at most: what was put in its place may be larger than the memory.
+        # At most one byte more than expected: what somebody put in its place may be larger than the memory.
         head = "GET%sRange: bytes=0-%d\r\n\r\n" % (connection.head, source["size"])
         status, headers, body = connection.request(head.encode())
         if status > 206:
@@ -49,7 +49,7 @@ def fetch_pinned(path, source):
 
 
 def complete(source):
-    """Put the rest of the agent beside this module. Return a sentence that says why it can't be had, or None."""
+    """Unpack the rest of the agent beside this module. Return None, or a sentence that says why that failed."""
     here = os.path.dirname(__file__)
     try:
         if not os.path.exists(here + "/compose.py"):  # the last that is unpacked
@@ -60,6 +60,6 @@ def complete(source):
                 name, text = each.split(b"\n", 1)
                 with open("%s/%s.py" % (here, name.decode()), "wb") as file:
                     file.write(text)
-            sys.path_importer_cache.clear()  # what this folder holds was looked up a moment ago
+            sys.path_importer_cache.clear()  # it holds the files that this folder had a moment ago
     except (TransferError, OSError) as error:
         return "the rest of the agent can't be had: %s" % error

@@ -8,14 +8,14 @@ from threading import Semaphore
 from zlib import adler32
 
 from agent.errors import TransferError
-from agent.files import OPEN_FLAGS, Opened, is_inside, mode
+from agent.files import OPEN_FLAGS, OpenFile, is_inside, permissions
 from agent.grant import decode_name
 from agent.journal import dumps, head
 from agent.layout import BUNDLE
 
-MAGIC = b"ustar  \0"
-MEMORY = Semaphore(2)  # so many bundles are made at once in each process
-END = bytes(100) + MAGIC + bytes(247)
+MAGIC = b"ustar  \0"  # of GNU tar
+AT_ONCE = Semaphore(2)  # bundles that one process makes at the same time, for the sake of its memory
+END = bytes(100) + MAGIC + bytes(247)  # of a header, after the type: no link, no owner's name
 
 
 class Bundle:
@@ -26,7 +26,7 @@ class Bundle:
 
     def upload(self, pusher, uploader):
         """Store it. Return how many files are in it."""
-        with MEMORY:
+        with AT_ONCE:
             return upload_bundle(pusher, self.items, uploader)
 
 
@@ -43,7 +43,7 @@ def upload_bundle(pusher, items, uploader):
         first = header(raw, len(data), found.st_mtime, found.st_mode)
         sha = sha256(data)
         tar += first
-        line = ',"sha256":"%s","mode":"%s","offset":%d' % (sha.hexdigest(), mode(found.st_mode), len(tar))
+        line = ',"sha256":"%s","mode":"%s","offset":%d' % (sha.hexdigest(), permissions(found.st_mode), len(tar))
         lines.append(head(item.name, len(data), found.st_mtime) + line.encode())
         tar += data
         tar += bytes(-len(data) % 512)
@@ -57,7 +57,7 @@ def upload_bundle(pusher, items, uploader):
 
 
 class Folder:
-    """Reads files, as Opened does, but asks where a folder is only once for all files of it that are in a row."""
+    """Reads files, as OpenFile does, but asks where a folder is only once for all files of it that are in a row."""
 
     fd = path = safe = None
 
@@ -86,7 +86,7 @@ class Folder:
                     os.close(fd)
                 if item[2:4] == (len(data), found.st_mtime) and stat.S_ISREG(found.st_mode):
                     return data, found
-        with Opened(item) as opened:  # it may also have changed since the scan
+        with OpenFile(item) as opened:  # it may also have changed since the scan
             return opened.read(), opened.found
 
 

@@ -1,6 +1,6 @@
 """`agent check`: how a store that enforces the grant's policies would refuse each file, before a byte is sent.
 
-Not in the VM, where every byte counts: it is for the operator, and for whoever was handed a grant.
+For operators, and for people who were handed a grant: no job needs it.
 """
 
 import json
@@ -22,12 +22,12 @@ FORM_BUDGET = 20 * 1024  # bytes of a form without its file (AWS, "Browser-based
 UNCONDITIONED = re.compile(r"x-amz-signature$|file$|policy$|x-ignore-")
 
 
-def violations(policy, form, size, now):  # noqa: PLR0912 - a branch for each way to break a condition
-    """Say how a store that enforces `policy` (text) would refuse `form` with a file of `size` bytes at `now`.
+def violations(policy, form, size, now):
+    """Return how a store that enforces `policy` (text) would refuse `form` with a file of `size` bytes at `now`.
 
     `form` maps field names to values; names are compared without case, values with it. The bucket is the URL's,
-    so a form without a `bucket` field meets any condition on it. Returns sentences, none of which holds a
-    signature or a token; an empty list means accepted.
+    so a form without a `bucket` field meets any condition on it. The result is a list of sentences, none of which holds
+    a signature or a token; an empty list means accepted.
     """
     fields = {name.lower(): value for name, value in form.items()}
     faults = []
@@ -37,23 +37,7 @@ def violations(policy, form, size, now):  # noqa: PLR0912 - a branch for each wa
     covered = set()
     for kind, name, wanted in conditions(policy):
         covered.add(name)
-        value = fields.get(name)
-        shown = "a value it signs" if name.startswith("x-amz-") else repr(wanted)
-        if kind == "content-length-range":
-            if not wanted[0] <= size <= wanted[1]:
-                faults.append("the file has %d bytes; content-length-range allows %d to %d" % ((size,) + wanted))
-        elif value is None:
-            if name != "bucket":
-                faults.append("the form has no field %s; the policy wants %s" % (name, shown))
-        elif kind == "eq" and value != wanted:
-            faults.append("%s must equal %s" % (name, shown))
-        elif kind == "starts-with":
-            # Content-Type may be a list, of which each member is compared (AWS, same page).
-            values = value.split(",") if name == "content-type" else [value]
-            if not all(
-                part.strip().startswith(wanted) if len(values) > 1 else part.startswith(wanted) for part in values
-            ):
-                faults.append("%s must start with %s" % (name, shown))
+        faults += violation(kind, name, wanted, fields.get(name), size)
     for name in sorted(set(fields) - covered):
         if not UNCONDITIONED.match(name):
             faults.append("the policy has no condition for the field %s" % name)
@@ -65,8 +49,27 @@ def violations(policy, form, size, now):  # noqa: PLR0912 - a branch for each wa
     return faults
 
 
+def violation(kind, name, wanted, value, size):
+    """Return how a field's `value` (None: it is missing), or the file's size, breaks a condition: a list, as above."""
+    shown = "a value it signs" if name.startswith("x-amz-") else repr(wanted)
+    if kind == "content-length-range":
+        if not wanted[0] <= size <= wanted[1]:
+            return ["the file has %d bytes; content-length-range allows %d to %d" % ((size,) + wanted)]
+    elif value is None:
+        if name != "bucket":
+            return ["the form has no field %s; the policy wants %s" % (name, shown)]
+    elif kind == "eq" and value != wanted:
+        return ["%s must equal %s" % (name, shown)]
+    elif kind == "starts-with":
+        # Content-Type may be a list, of which each member is compared (AWS, same page).
+        values = value.split(",") if name == "content-type" else [value]
+        if not all(part.strip().startswith(wanted) if len(values) > 1 else part.startswith(wanted) for part in values):
+            return ["%s must start with %s" % (name, shown)]
+    return []
+
+
 def slot_violations(target, name, size):
-    """Say how a grant of PUTs would not do for a file, as `violations` does for a form."""
+    """Return how a store would refuse a file by a grant of presigned PUTs, as `violations` does for a form."""
     faults, large = [], target.fields.get("large", {}).get(name)
     expiration = json.loads(target.policy)["expiration"]
     if time.time() >= instant(expiration):
@@ -80,7 +83,7 @@ def slot_violations(target, name, size):
 
 
 def check(options, paths):
-    """Tell what the policy would refuse, and why."""
+    """Print what the policy would refuse, and why. Return the exit code; raise CommandError."""
     outputs, code, split = find_grant(options)[0].outputs, ExitCode.OK, number(options, "split-over", "1G")
     high = outputs.size_range()[1]
     items, failed = scan(paths, options.get("base", "."), options.get("as"), say)

@@ -1,4 +1,4 @@
-"""The commands that people and scripts give, but for `run`."""
+"""All commands but `run`: push, check and pull, which people and scripts call."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def command(argv):
             code = run_command(argv)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough; at the exit Python would write the rest of it
+    except BrokenPipeError:  # the reader of our output has closed it; at exit Python would write the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
@@ -57,7 +57,7 @@ def run_command(argv):
 
 def find_command(name, options):
     """Return the function that carries out a command. Raise CommandError, or ImportError: a VM may not have it."""
-    if must_ask(options):
+    if uses_push_server(options):
         if name != "push":
             text = "only root may read the grant here; push does without, and inputs are there already"
             raise CommandError(text, ExitCode.NO_GRANT)
@@ -75,7 +75,7 @@ def find_command(name, options):
     return push
 
 
-def must_ask(options):
-    """Tell whether a job's user asks, who may not read the grant, and `agent run` is there to act instead."""
+def uses_push_server(options):
+    """Tell whether the caller may not read the grant, so that the push server of `agent run` has to push for it."""
     named = options.get("grant") or options.get("broker") or os.environ.get(GRANT_VARIABLE)
     return not (named or os.access(GRANT, os.R_OK)) and os.path.exists(SOCKET)

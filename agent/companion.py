@@ -1,20 +1,20 @@
-"""What acts beside the job of `agent run`."""
+"""The base of what acts beside the job of `agent run`: the push server, the watch for spot notices, a reporter."""
 
 
 class Companion:
-    """Is told by a Task how its job goes; it does nothing of it by itself."""
+    """A Task calls these methods as its job proceeds. Here they do nothing; a subclass overrides what it needs."""
 
     def starting(self, task):
-        """Act before the job's command starts. Raise OSError if the job must not start."""
+        """Called before the job's command starts. Raise OSError if the job must not start."""
 
     def started(self, task):
-        """Act when the command has started."""
+        """Called when the command has started."""
 
     def pushed(self, result):
-        """Take notice of the Result of a push: of outputs, or of a checkpoint."""
+        """Called after each push of outputs or of a checkpoint, with its Result."""
 
     def finishing(self, task):
-        """Act before the outputs are pushed, and so before the manifest."""
+        """Called when the job is over, before the outputs and the manifest are pushed."""
 
     def finished(self):
-        """Act when all is done, or could not be done."""
+        """Called at the end of `agent run`, whether it succeeded or not."""

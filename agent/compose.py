@@ -1,32 +1,30 @@
 """Builds what a command runs with, from what the grant and the task ask for. Nothing else puts these parts together.
 
-Not in the core: where this module could not be had, `agent run` uploads with the grant that it has, and has nobody
-beside it. Each part is imported here when it is asked for, because a VM has only those that it may need.
+This module isn't in the core: without it `agent run` uploads with the grant that it has, and has no companions. Each
+part is imported only when it is asked for, because a VM has only the modules that its job may need.
 
 A companion acts beside the job of `agent run`: see `agent.companion`.
 """
 
-from collections import namedtuple
 from contextlib import suppress
 
 from agent.upload import new_uploader
 
-# `until`: how long uploads may go on, in seconds since 1970; `make_uploader` as agent.upload.new_uploader is.
-Parts = namedtuple("Parts", "until make_uploader companions")
-
 
 def compose(grant, path, task=None, renewal=None):
-    """Return the Parts for the grant in the file `path`: of `agent run` for a `task`, or of another command.
+    """Return what `agent run` runs a `task` with, or another command runs with, by the grant in the file `path`.
 
+    That is (until, make_uploader, companions): when uploads must end, in seconds since 1970; a function that returns
+    an uploader, called as `agent.upload.new_uploader` is; and a list of Companions, empty unless there is a task.
     `renewal` is the broker's. Raise ImportError when a part isn't in this VM.
     """
     companions = []
     if grant.mailbox and not renewal:
-        from agent.renew import keep
+        from agent.renew import mailbox_renewal
 
-        renewal = keep(grant, path)
+        renewal = mailbox_renewal(grant, path)
     if task and task["user"]:
-        with suppress(ImportError):  # there was no room for it, and whoever rendered the user-data was told
+        with suppress(ImportError):  # it had no room in the user-data, as was said when that was rendered
             from agent.push_server import ServerCompanion
 
             companions.append(ServerCompanion(path, compose))
@@ -35,9 +33,9 @@ def compose(grant, path, task=None, renewal=None):
 
         companions.append(SpotCompanion())
     if not renewal:
-        return Parts(grant.expires, new_uploader, companions)
+        return grant.expires, new_uploader, companions
     if task:
         from agent.renew import ExpiryReporter
 
         companions.append(ExpiryReporter())
-    return Parts(renewal.until, renewal.make_uploader, companions)
+    return renewal.until, renewal.make_uploader, companions

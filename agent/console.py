@@ -1,4 +1,4 @@
-"""What the commands say to people, and the error that ends one."""
+"""What every command shares: messages to people, and the error that ends a command."""
 
 import sys
 
@@ -8,5 +8,5 @@ class CommandError(Exception):
 
 
 def say(text):
-    """Tell people, on standard error."""
+    """Print a line for people, on standard error."""
     print(text, file=sys.stderr, flush=True)

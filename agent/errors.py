@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The exit codes of every `agent` command; a TransferError has the one that it deserves."""
+    """The exit codes of every `agent` command, which errors carry as `exit`."""
 
     OK = 0
     JOB_FAILED = 1
@@ -47,7 +47,7 @@ FINE_ANSWERS = (
 
 
 class TransferError(Exception):
-    """An attempt to fetch or store something failed; the text says why. `exit` is the ExitCode that it deserves.
+    """An attempt to fetch or store something failed; the text says why. `exit` is an ExitCode.
 
     UNREACHABLE and DAMAGED are worth another try, not before `wait` seconds, unless the error is `permanent`: no other
     attempt, of any file, would fare better.
@@ -79,7 +79,7 @@ def error_from_reply(status, headers, body, late):
     """Return the TransferError that a reply stands for. `late`: by our own clock the grant has expired."""
     body = body.decode("utf-8", "replace")
     code, text = ((re.findall("<%s>([^<]*)" % tag, body) or [""])[0] for tag in ("Code", "Message"))
-    # AWS quotes the condition that failed: its field is told; its value, and what looks like a secret, is not.
+    # AWS quotes the condition that failed. Its field's name may be shown, but no value and nothing like a secret.
     text = re.sub(r'", *"[^"$].*|[\w+/=%]{20,}', "…", text)
     found = meaning(status, code, text)
     text = "".join(filter(str.isprintable, "the store answered %d %.40s: %.200s" % (status, code, text)))

@@ -18,43 +18,15 @@ Item = namedtuple("Item", "path name size mtime mode root")  # size -1: an empty
 def scan(paths, base, as_name, say):
     """Return {name: Item} of all that `paths` name, and {name: TransferError} of what can't be had."""
     items, failed = {}, {}
-
-    def visit(path, name, root, above, entry=None):
-        code = encode_name(name)
-        try:
-            real = None
-            if entry and entry.is_symlink():
-                real = os.path.realpath(path)
-                if real in above or not is_within(real, root) or not os.path.exists(real):
-                    say("skipped %s: a link that leads out of its tree, up or nowhere" % code)
-                    return
-            found = entry.stat() if entry else os.stat(path)
-            if len(code.encode()) > KEY_BUDGET:
-                raise OSError(0, "its name is too long")
-            if stat.S_ISREG(found.st_mode):
-                items[code] = Item(path, code, found.st_size, found.st_mtime, found.st_mode, root)
-            elif stat.S_ISDIR(found.st_mode):
-                above += (real or (above[-1] + "/" + entry.name if entry else os.path.realpath(path)),)
-                with os.scandir(path) as entries:
-                    inside = sorted(entries, key=lambda each: each.name)
-                if not inside and name != ".":
-                    items[code + "/"] = Item(path, code + "/", -1, 0, found.st_mode, root)
-                for each in inside:
-                    visit(each.path, each.name if name == "." else name + "/" + each.name, root, above, each)
-            else:
-                say("skipped %s: no file" % code)
-        except OSError as error:
-            failed[code] = TransferError(error.strerror, ExitCode.SOME_FAILED)
-
     for given in paths:
-        found = [given]
+        matches = [given]
         if not os.path.lexists(given):
             from glob import glob
 
-            found = sorted(glob(given, recursive=True))
-        if not found:
+            matches = sorted(glob(given, recursive=True))
+        if not matches:
             failed[encode_name(given)] = TransferError("no such file", ExitCode.USAGE)
-        for path in found:
+        for path in matches:
             name = os.path.relpath(path, base)
             if as_name:
                 name = as_name if [path] == paths else os.path.join(as_name, name)
@@ -62,8 +34,42 @@ def scan(paths, base, as_name, say):
             if name.startswith(("..", "/")):
                 failed[encode_name(path)] = TransferError("it is outside of the base", ExitCode.USAGE)
             else:
-                visit(path, name, os.path.realpath(path), ())
+                for key, found in walk(path, name, os.path.realpath(path), (), say):
+                    (items if isinstance(found, Item) else failed)[key] = found
     return items, failed
+
+
+def walk(path, name, root, above, say, entry=None):
+    """Yield (key, Item or TransferError) of a file, or of each file and empty directory below a directory.
+
+    `name` is what it is stored as, `root` the real path of the tree that was named, and `above` those of the
+    directories that lead here; `entry` is its DirEntry, unless it is the root.
+    """
+    key = encode_name(name)
+    try:
+        real = None
+        if entry and entry.is_symlink():
+            real = os.path.realpath(path)
+            if real in above or not is_within(real, root) or not os.path.exists(real):
+                say("skipped %s: a link that leads out of its tree, up or nowhere" % key)
+                return
+        found = entry.stat() if entry else os.stat(path)
+        if len(key.encode()) > KEY_BUDGET:
+            raise OSError(0, "its name is too long")
+        if stat.S_ISREG(found.st_mode):
+            yield key, Item(path, key, found.st_size, found.st_mtime, found.st_mode, root)
+        elif stat.S_ISDIR(found.st_mode):
+            above += (real or (above[-1] + "/" + entry.name if entry else os.path.realpath(path)),)
+            with os.scandir(path) as entries:
+                inside = sorted(entries, key=lambda each: each.name)
+            if not inside and name != ".":
+                yield key + "/", Item(path, key + "/", -1, 0, found.st_mode, root)
+            for each in inside:
+                yield from walk(each.path, each.name if name == "." else name + "/" + each.name, root, above, say, each)
+        else:
+            say("skipped %s: no file" % key)
+    except OSError as error:
+        yield key, TransferError(error.strerror, ExitCode.SOME_FAILED)
 
 
 def is_inside(fd, root):
@@ -76,17 +82,17 @@ def is_within(path, root):
     return (path + "/").startswith(root.rstrip("/") + "/")
 
 
-def mode(found):
+def permissions(st_mode):
     """The permissions, as a manifest has them."""
-    return "%04o" % (found & 0o7777)
+    return "%04o" % (st_mode & 0o7777)
 
 
-def version(found):
+def content_version(found):
     """What changes with a file's content."""
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-class Opened:
+class OpenFile:
     """The open file of an Item (or its path is one), wherever it leads by now, unless that is out of its tree."""
 
     def __init__(self, item):
@@ -105,7 +111,7 @@ class Opened:
 
     def check_unchanged(self):
         """Raise FileChanged unless it is as it was."""
-        if version(os.fstat(self.fd)) != version(self.found):
+        if content_version(os.fstat(self.fd)) != content_version(self.found):
             raise FileChanged
 
     def read(self):

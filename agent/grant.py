@@ -36,7 +36,7 @@ KEY_BUDGET = 1024  # bytes of UTF-8 in a key (AWS, "Naming Amazon S3 objects")
 
 
 class GrantError(ValueError):
-    """The grant can't be read; the text says why and never quotes it. `exit` is the ExitCode that it deserves."""
+    """The grant can't be read; the text says why and never quotes it. `exit` is an ExitCode."""
 
     exit = ExitCode.NO_GRANT
 
@@ -167,7 +167,7 @@ def conditions(policy):
     return found
 
 
-special = re.compile(r"[%\\$]").search
+has_special = re.compile(r"[%\\$]").search
 
 
 def encode_name(path):
@@ -175,7 +175,7 @@ def encode_name(path):
     not UTF-8 percent-encoded, and the $ of ${filename}, which a store would expand. The result can't break out of a
     form field, and `decode_name` undoes it exactly."""
     text = os.fsencode(path).decode("utf-8", "surrogateescape")
-    if text.isprintable() and not special(text):
+    if text.isprintable() and not has_special(text):
         return text
     return "".join(
         c if c.isprintable() and c not in "%\\" else "".join("%%%02X" % b for b in c.encode("utf-8", "surrogateescape"))

@@ -24,7 +24,7 @@ def load(path=None):
 
 
 def replace(path, data):
-    """Write a file (bytes) in one step, for its owner alone: whoever reads it finds the old content or the new one."""
+    """Write a file (bytes) in one step, for its owner alone: a reader finds the old content or the new one."""
     fresh = path + ".new"
     if os.path.exists(fresh):
         os.unlink(fresh)  # of a process that was killed; it can't be opened for writing

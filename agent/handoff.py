@@ -1,4 +1,4 @@
-"""Files that a job's process hands to `agent run` open, and what is looked at before they are read."""
+"""Open files that a job's process hands to `agent run`, and the checks before they are read."""
 
 import os
 import stat
@@ -9,29 +9,29 @@ from agent.errors import ExitCode, TransferError
 
 
 class RemoteFile:
-    """The path of a job's file: a file that is opened for each thread that asks for its number."""
+    """Takes the place of a file's path in an Item: the job's process opens the file anew for each thread."""
 
     def __init__(self, session, index, size):
         self.session, self.index, self.size = session, index, size
 
     def fileno(self):
         """Open it. Raise TransferError."""
-        self.session.mine.file = [self.session.fetch(self.index, self.size)]
-        return self.session.mine.file[0]
+        self.session.per_thread.file = [self.session.fetch(self.index, self.size)]
+        return self.session.per_thread.file[0]
 
     def close(self):
         """Close this thread's."""
-        close(self.session.mine.file)
+        close(self.session.per_thread.file)
 
     def __fspath__(self):
-        """It can be looked at, until another is."""
-        if hasattr(self.session.mine, "file"):
+        """Return a path for `os.stat`, good until this thread asks for another file."""
+        if hasattr(self.session.per_thread, "file"):
             self.close()
         return "/proc/self/fd/%d" % self.fileno()
 
 
 class RemoteStream:
-    """Reads a pipe to its end, which counts only when its writer says that this was all."""
+    """Reads a pipe to its end. The end is valid only when the writer has confirmed the number of bytes."""
 
     def __init__(self, session, fd):
         self.session, self.fd, self.size, self.over = session, fd, 0, False

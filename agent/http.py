@@ -76,8 +76,8 @@ class HttpConnection:
 
             self.sock = self.replies = connect(host, self.port, CONNECT)
         else:
-            address = host.encode(), self.port  # text would take encodings.idna
-            self.sock = self.replies = socket.create_connection(address, CONNECT)
+            # The name in bytes: text would take encodings.idna.
+            self.sock = self.replies = socket.create_connection((host.encode(), self.port), CONNECT)
             if self.sock.getpeername()[0] in ("127.0.0.1", "::1"):
                 # More on its way would have left the processor's cache by the time that the store copies it. What TLS
                 # sends is in the cache, having just been encrypted.

@@ -1,8 +1,9 @@
 """Which member of a group this VM is: VMs of one request share one user-data, and only EC2 tells them apart.
 
-In the VMs of groups only, and called by `agent.remote_grant`: the grant with ``{task}`` in its prefixes is replaced by
-the member's own, so that a reboot and the job's own pushes find that. A VM that can't learn its index posts nothing:
-any guess would write into another task's prefix. It says why, and ends with exit code 3: it has no grant.
+Packed into the VMs of groups only, and called by `agent.remote_grant`. It replaces the shared grant, which has
+``{task}`` in its prefixes, by the member's own, so that a reboot and the job's own pushes find that. A VM that can't
+learn its index posts nothing, because any guess would write into another task's prefix; it says why and ends with exit
+code 3, NO_GRANT.
 """
 
 import json
@@ -26,7 +27,7 @@ def join(grant, path, host=None):
         except OSError as error:
             if not left:
                 give_up("the metadata service can't be reached: %s" % (error.strerror or error))
-        time.sleep(1)  # the network may still be coming up, and says so to nobody here
+        time.sleep(1)  # the network may still be coming up, and no event says when it is
     try:
         if not index.isdecimal():
             raise IndexError

@@ -1,6 +1,6 @@
-"""Names that both sides type: keys below a task's prefixes, and paths in the VM. Constants only.
+"""Names that the agent and the operator's side share: keys below a task's prefixes, and paths in the VM.
 
-The operator's side imports them, too. In the packed agent they are written where they are used.
+Constants only: in the packed agent their values are written where they are used.
 """
 
 # In the VM.

@@ -1,4 +1,4 @@
-"""What stands in for a checksum field where the policy allows none: the ETag, when it is an MD5."""
+"""The check of an upload where the policy allows no checksum field: the ETag of the reply, if it is an MD5."""
 
 import hashlib
 
@@ -16,7 +16,10 @@ class Md5Check:
         self.update = self.md5.update
 
     def compare(self, headers):
-        """Return what verified the object: etag, or nothing but that it was sent. Raise Failed when it is another."""
+        """Return how the object is verified: "etag", or "sent" where the ETag is no MD5.
+
+        Raise TransferError if it is another MD5.
+        """
         etag = headers.get(b"etag", b"").decode().strip('"')
         if etag == self.md5.hexdigest():
             return "etag"

@@ -1,4 +1,4 @@
-"""The options of `agent`'s commands, and what a pusher makes of them."""
+"""The options of the `agent` commands, and a Pusher that follows them."""
 
 import time
 
@@ -49,7 +49,7 @@ def number(options, name, default):
 
 
 class Throttle:
-    """Keeps what is sent to `rate` bytes a second: called after bytes were counted, it waits."""
+    """Limits uploads to `rate` bytes a second, by waiting after bytes were counted."""
 
     def __init__(self, rate):
         self.rate, self.free = rate, 0
@@ -62,14 +62,14 @@ class Throttle:
 
 
 def limit(pusher, rate):
-    """Keep a pusher to `rate` bytes a second, and so to one process; 0 is no limit."""
+    """Limit a pusher to `rate` bytes a second (0: no limit), and so to one process."""
     if rate:
         pusher.in_process, pusher.throttle = True, Throttle(rate)
 
 
-def new_pusher(kind, options, grant, path, **more):
-    """Return a Pusher of a kind, as the options want it, for the grant in the file `path`. Raise CommandError."""
+def new_pusher(kind, options, grant, path):
+    """Return a Pusher, of the class `kind`, by the options and the grant in the file `path`. Raise CommandError."""
     sizes = [number(options, *pair) for pair in (("workers", "32"), ("split-over", "1G"))]
-    pusher = kind(grant, JOURNAL % path, *sizes, say=say, **more)
+    pusher = kind(grant, JOURNAL % path, *sizes, say=say)
     limit(pusher, number(options, "limit-rate", "0"))
     return pusher

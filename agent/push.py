@@ -8,13 +8,13 @@ In process, as often as wanted, beside other agents on the same journal::
 
 `paths` are files, directories (whole, empty ones too) and glob patterns, relative to the current directory; keys are
 relative to `base`. `workers` is the most threads; a file of more than `split` bytes is stored in parts. A deadline
-(seconds since 1970) ends the push; what is left counts as failed. `agent.compose` says what `make_uploader` is for.
+(seconds since 1970) ends the push; what is left counts as failed.
 
-Attributes that the caller may set: `say(sentence)` is told what is skipped; `progress(files, bytes)` what goes out, of
-`total` (files, bytes; of a stream unknown); `order(items)` returns the files in the order to send them in;
+Attributes that the caller may set: `say(sentence)` is called for what is skipped; `progress(files, bytes)` for what is
+sent, of `total` (files, bytes; of a stream unknown); `order(items)` returns the files in the order to send them in;
 `throttle(count, over)` is called after `count` bytes were counted, and waits as long as it likes, or until the
 threading.Event `over` is set; `in_process` keeps a push from starting other processes; `latest` is the deadline of each
-later push that is given none.
+later push that is given none; `make_uploader` returns what uploads, and is called as `agent.upload.new_uploader` is.
 
 A Result has `stored` (paths), `files` and `bytes` that are stored now, `sent` (files that this call sent), `failed`
 [(path, sentence)], `exit_code` (ExitCode: OK; USAGE, a path matches nothing; EXPIRED; REFUSED; SOME_FAILED;
@@ -27,17 +27,15 @@ import time
 from collections import namedtuple
 
 from agent.errors import ExitCode, FileChanged, TransferError
-from agent.files import Item, mode, scan
+from agent.files import Item, permissions, scan
 from agent.journal import Journal, head
 from agent.retry import WAIT, with_retries
 from agent.upload import new_uploader, send
 from agent.upload_units import SMALL, FilePart, WholeFile
 from agent.workers import Workers
 
-PART_SIZE, MAX_PARTS = (
-    16 << 20,
-    5000,
-)  # the least bytes of a part; the most parts, so that their list fits into a manifest
+PART_SIZE = 16 << 20  # bytes of a part, at least
+MAX_PARTS = 5000  # of a file, unless the policy keeps parts smaller: their list must fit into a manifest
 BUNDLE_SIZE = 1 << 20  # bytes of a bundle; two at most are in the memory of each process
 
 Result = namedtuple("Result", "files bytes sent failed exit_code stored")
@@ -46,10 +44,10 @@ Result = namedtuple("Result", "files bytes sent failed exit_code stored")
 class Pusher:
     """See the module's text."""
 
-    in_process, throttle, latest = False, None, 0
+    in_process, throttle, latest, make_uploader = False, None, 0, staticmethod(new_uploader)
 
-    def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None, make_uploader=new_uploader):
-        self.grant, self.workers, self.say, self.make_uploader = grant, workers or 1, say, make_uploader
+    def __init__(self, grant, journal, workers=32, split=1 << 30, say=lambda text: None):
+        self.grant, self.workers, self.say = grant, workers or 1, say
         _, self.max_size = grant.outputs.size_range()
         self.split = grant.outputs.fields.get("split") or min(split, self.max_size)
         self.journal = Journal(journal, grant.outputs.prefix)
@@ -95,7 +93,7 @@ class Pusher:
                     todo.append(items[name])
             if not todo or self.ended_by:
                 break
-            time.sleep(WAIT)  # for whoever writes these files; no event tells when they are done
+            time.sleep(WAIT)  # these files are being written; no event says when that ends
         return self.result(items)
 
     def reset(self, deadline):
@@ -121,7 +119,7 @@ class Pusher:
             from agent.bundle import Bundle  # not in a VM that could not have the rest of the agent
         for item in items:
             if item.size < 0:
-                self.journal.add({"path": item.name, "type": "dir", "mode": mode(item.mode)})
+                self.journal.add({"path": item.name, "type": "dir", "mode": permissions(item.mode)})
             elif item.size > self.split:
                 large.append(item)
             elif bundle and item.size < SMALL:
@@ -159,16 +157,16 @@ class Pusher:
             self.pool.run(self.workers, cores)
 
     def note_progress(self, files, size):
-        """Be told of files stored and bytes sent since the last time."""
+        """Count files stored and bytes sent since the last call."""
         self.sent += files
         self.bytes += size
         self.progress(files, size)
 
     def note_failure(self, name, error):
-        """Be told that a file failed. Return whether everything must end."""
+        """Record that a file failed. Return whether the whole push must end."""
         self.failed[name] = error
         if error.exit == ExitCode.UNREACHABLE:
-            # Twice in a row and nothing arrived: the next would wait as long, for nothing.
+            # Two files in a row failed and nothing arrived between them: the next would wait as long, for nothing.
             error.permanent = error.permanent or self.doubt == self.sent
             self.doubt = self.sent
         if not error.permanent or self.ended_by:

@@ -1,6 +1,6 @@
-"""`agent push` for a job whose user may not read the grant: `agent run` pushes, and asks for each file as it wants it.
+"""`agent push` for a job whose user may not read the grant: the push server of `agent run` asks for one file at a time.
 
-What the two say is in `agent.socket_protocol`.
+The protocol is in `agent.socket_protocol`.
 """
 
 import os
@@ -12,20 +12,20 @@ from socket import AF_UNIX, SOCK_SEQPACKET, socket
 from agent import layout
 from agent.console import CommandError, say
 from agent.errors import ExitCode, TransferError
-from agent.files import Opened, scan
+from agent.files import OpenFile, scan
 from agent.http import BLOCK
 from agent.socket_protocol import STDOUT, receive_answer, send_message, send_rows
 
 
 def push(options, paths):
-    """Have files pushed. Return the exit code; raise CommandError when nobody does it."""
+    """Let the push server store files. Return the exit code; raise CommandError where there is none."""
     items = ()
     with socket(AF_UNIX, SOCK_SEQPACKET) as link:
         try:
             link.connect(layout.SOCKET)
         except OSError as error:
             raise CommandError("%s: %s" % (layout.SOCKET, error.strerror), ExitCode.NO_GRANT) from None
-        with suppress(ConnectionError):  # it may have told why before it hung up
+        with suppress(ConnectionError):  # the server may have said why before it hung up
             if paths == ["-"]:
                 out, into = os.pipe()
                 send_message(link, out, options=options, stream=True)
@@ -69,7 +69,7 @@ def answer(link, items):
         elif "open" in message:
             with suppress(ConnectionError):
                 try:
-                    opened = Opened(items[message["open"]])
+                    opened = OpenFile(items[message["open"]])
                 except (OSError, TransferError) as error:
                     send_message(link, error=getattr(error, "strerror", None) or str(error))
                     continue

@@ -1,4 +1,4 @@
-"""`agent push` and `agent pull` by whoever can read the grant."""
+"""`agent push` and `agent pull` for callers that can read the grant."""
 
 import time
 
@@ -36,9 +36,10 @@ def most_urgent_first(pusher, items):
 def push(options, paths):
     """Store files. Return the exit code; raise CommandError."""
     grant, path, renewal = find_grant(options)
-    parts = compose(grant, path, renewal=renewal)
-    grant = grant._replace(expires=parts.until)
-    pusher = new_pusher(Pusher, options, grant, path, make_uploader=parts.make_uploader)
+    until, make_uploader, _ = compose(grant, path, renewal=renewal)
+    grant = grant._replace(expires=until)
+    pusher = new_pusher(Pusher, options, grant, path)
+    pusher.make_uploader = make_uploader
     pusher.progress = progress = Progress(pusher, "json" in options)
     pusher.order = lambda items: most_urgent_first(pusher, items)
     if paths != ["-"]:

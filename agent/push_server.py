@@ -1,8 +1,8 @@
-"""Where the job's user has files pushed: processes beside `agent run` push for it, with the files that it can open.
+"""Pushes files for a job whose user may not read the grant: a server beside `agent run`, on a Unix socket.
 
-For jobs that run as a user of their own; what is said there is in `agent.socket_protocol`. Nobody but that user may
-connect, and each who does is served by a process of its own, which nothing it is told can take away from others. It
-opens no file: it reads what the job could open for reading, and stores it where any output may lie.
+The protocol is in `agent.socket_protocol`. Only the job's user may connect. Each connection has a process of its own,
+so that no request can harm another. The server opens no file of the job's: the job's process opens it and hands it
+over, so that only what that user can read is stored, below the outputs prefix like any output.
 """
 
 import os
@@ -35,7 +35,7 @@ MEMORY, FILES = 512 << 20, 500000  # bytes and files of one connection
 
 
 class ServerCompanion(Companion):
-    """Runs a PushServer as long as the job runs. The arguments are that one's."""
+    """Runs a PushServer as long as the job runs. The arguments are those of PushServer."""
 
     server = None
 
@@ -90,7 +90,7 @@ class PushServer:
         os.unlink(self.path)
 
     def serve(self):
-        """Let in whoever comes."""
+        """Accept connections, and fork a process for each."""
         sessions = set()
         while True:
             link = self.listener.accept()[0]
@@ -99,7 +99,7 @@ class PushServer:
                 if not gone:
                     break
                 sessions.remove(gone)
-            with suppress(OSError):  # when there may be no more processes just now, the client is told nothing
+            with suppress(OSError):  # no more processes can be had just now; the client sees that the link is closed
                 pid = os.fork()
                 if not pid:
                     try:
@@ -143,16 +143,16 @@ class RemoteOutput:
         self.link, self.number = link, number
 
     def write(self, text):
-        """Have text written."""
+        """Send text for the job's process to write."""
         for at in range(0, len(text), 9999):
             send_message(self.link, say=[self.number, text[at : at + 9999]])
 
     def flush(self):
-        """Nothing is kept back."""
+        """Do nothing: text is sent at once."""
 
 
 class ServerPusher(Pusher):
-    """A Pusher that others have processes beside."""
+    """A Pusher in one process of limited memory, beside those of other connections."""
 
     in_process = True
 
@@ -176,7 +176,7 @@ class PushSession:
     """One `agent push` of the job: what it asks for, checked, and the files that it hands over."""
 
     def __init__(self, link, compose):
-        self.link, self.compose, self.lock, self.mine = link, compose, threading.Lock(), threading.local()
+        self.link, self.compose, self.lock, self.per_thread = link, compose, threading.Lock(), threading.local()
 
     def receive(self):
         """Return what was said, and open files by number. Raise TransferError."""
@@ -190,7 +190,7 @@ class PushSession:
     def serve(self, path):
         """Push what is asked for. Return the exit code.
 
-        Raise CommandError or TransferError when nobody of good will would ask for it.
+        Raise CommandError or TransferError for what no `agent push` would ask for.
         """
         message, files = self.receive()
         options = message.get("options")
@@ -227,9 +227,11 @@ class PushSession:
 
     def new_pusher(self, options, grant, path):
         """Return the pusher of this session. Raise CommandError."""
-        parts = self.compose(grant, path)
-        grant = grant._replace(expires=parts.until)
-        return new_pusher(ServerPusher, options, grant, path, make_uploader=parts.make_uploader)
+        until, make_uploader, _ = self.compose(grant, path)
+        grant = grant._replace(expires=until)
+        pusher = new_pusher(ServerPusher, options, grant, path)
+        pusher.make_uploader = make_uploader
+        return pusher
 
     def add(self, items, failed, name, size, mtime, mode):
         """Add one file to `items` or, if its name may not be, to `failed`. Raise CommandError."""

@@ -1,6 +1,6 @@
 """Streams: standard input of unknown length, stored as the parts of one file while it is still being written.
 
-A stream that was cut off begins anew, for nobody can read it twice; parts that come out as before are not sent again.
+A stream that was cut off begins anew, because it can't be read twice; parts that are as before are not sent again.
 """
 
 import json
@@ -41,7 +41,7 @@ def push_stream(pusher, file, name, deadline=0):
 
     def unit(number):
         size, most = 0, min(PART_SIZE << number // 500, pusher.max_size)
-        spool = TemporaryFile(buffering=0)  # noqa: SIM115 - whoever sends it closes it
+        spool = TemporaryFile(buffering=0)  # noqa: SIM115 - the worker that sends it closes it
         while True:
             data = file.read(min(BLOCK, most - size))
             if not data:

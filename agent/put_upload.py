@@ -4,7 +4,7 @@ In the targets of such a grant `policy` is what the agent itself keeps to, and `
 
     {"query": "X-Amz-Algorithm=…&…&X-Amz-SignedHeaders=host",    what the query of each URL begins with
      "slots": {"a.csv": SIGNATURE, …},                           a PUT of that name, below the prefix
-     "split": bytes                                              from which on the pusher would cut files up: never
+     "split": bytes                                              above which a Pusher splits files: never
      "large": {"b.bin": {"upload": UploadId, "part": bytes, "parts": [SIGNATURE of each part's PUT, …],
                          "list": SIGNATURE, "complete": SIGNATURE, "head": SIGNATURE}},
      "abort": {"KEY": [UploadId, SIGNATURE]}}                    with the last event: of what was not completed

@@ -1,8 +1,8 @@
-"""What `agent run` does first where the user-data doesn't hold the grant that is this VM's own.
+"""Gets the grant of a VM whose user-data doesn't hold it, before `agent run` does anything else.
 
-Packed into such VMs alone. A grant that had no room lies in the bucket: where there is no ``grant.json``,
-``grant.json.from`` says where, as agent/boot.py has it; without its grant a VM can do nothing, and ends. VMs of a group
-share one grant, of which each makes its own (agent/launch_group.py).
+Packed into such VMs only. There are two kinds: the grant had no room in the user-data and lies in the bucket, at the
+presigned GET in ``grant.json.from`` (its format is in agent/boot.py); or the VM belongs to a group that shares one
+grant, from which it makes its own (agent/launch_group.py). A VM that can't get its grant ends.
 """
 
 import json

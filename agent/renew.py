@@ -36,7 +36,7 @@ class Renewal:
 
     def __init__(self, path, source, until, say):
         self.path, self.source, self.until, self.say = path, source, until, say
-        self.lock, self.trouble, self.over = threading.Lock(), "", None
+        self.lock, self.last_error, self.given_up = threading.Lock(), "", None
         self.read()
 
     def read(self):
@@ -46,7 +46,7 @@ class Renewal:
             self.grant, self.document = parse(text), json.loads(text)
             third = (self.grant.expires - os.fstat(file.fileno()).st_mtime) / 3
         self.pause = max(SOONEST, min(LATEST, third / 10))
-        self.look = self.grant.expires - third
+        self.next_look = self.grant.expires - third
 
     def make_uploader(self, target, expires=0, **more):
         """Return an uploader (as `agent.upload.new_uploader` does) that always has the newest grant."""
@@ -54,37 +54,37 @@ class Renewal:
 
     def wait_for_renewal(self, grant, error, pace):
         """Wait for a newer grant than that which failed, by `error`. Raise TransferError once there can be none."""
-        self.look = min(self.look, time.time() + self.pause)  # whatever our clock says
+        self.next_look = min(self.next_look, time.time() + self.pause)  # whatever our clock says
         while True:
             self.renew(True)
             if self.grant != grant:
                 return
-            if self.over:
-                raise TransferError("the grant has expired; %s" % self.over, self.over.exit, True)
+            if self.given_up:
+                raise TransferError("the grant has expired; %s" % self.given_up, self.given_up.exit, True)
             if time.time() > self.until:
-                text = "%s; no renewed grant came until %s. %s" % (error, timestamp(self.until), self.trouble)
+                text = "%s; no renewed grant came until %s. %s" % (error, timestamp(self.until), self.last_error)
                 raise TransferError(text.rstrip(". "), ExitCode.EXPIRED, True)
             pace(0)  # raises when the push is over
             time.sleep(min(1, self.pause))  # no event tells of an object in a bucket
 
     def renew_if_due(self):
         """Look for a renewed grant if it is time to, unless another thread does so already."""
-        if time.time() > self.look:
+        if time.time() > self.next_look:
             self.renew(False)
 
-    def renew(self, parked):
-        """Look for a renewed grant if it is time to. Who isn't parked doesn't wait for a thread that looks already."""
-        if self.lock.acquire(parked):
+    def renew(self, waiting):
+        """Look for a renewed grant if it is time to. Unless `waiting`, return at once while another thread looks."""
+        if self.lock.acquire(waiting):
             try:
                 with open(self.path + ".lock", "a") as shared:
                     fcntl.flock(shared, fcntl.LOCK_EX)
-                    if time.time() > self.look:
+                    if time.time() > self.next_look:
                         self.read()
-                    if time.time() > self.look:
-                        self.look = time.time() + self.pause
+                    if time.time() > self.next_look:
+                        self.next_look = time.time() + self.pause
                         while self.ask_source():
                             shared.truncate(0)
-                        if parked and time.time() > self.grant.expires and not os.fstat(shared.fileno()).st_size:
+                        if waiting and time.time() > self.grant.expires and not os.fstat(shared.fileno()).st_size:
                             shared.write("-")
                             self.say("the grant has expired; uploads wait for a renewed one")
             finally:
@@ -99,38 +99,46 @@ class Renewal:
             if new and immutable_fields(new) != immutable_fields(old):
                 raise GrantError("it is for something else")
         except (TransferError, GrantError) as error:
-            trouble = str(error)
-            if isinstance(error, GrantError):
-                trouble = "a renewed grant is refused: " + trouble
-            elif error.permanent:
-                self.over, self.look = error, 1e99
-            if trouble != self.trouble:
-                self.trouble = trouble
-                self.say(trouble)
+            self.note_error(error)
             return False
-        self.trouble = ""
+        self.last_error = ""
         if new:
-            document, kept = json.loads(text.decode()), self.document
-            # An older one still tells where the next will be.
-            document = dict(document if new.expires > old.expires else kept, mailbox=document.get("mailbox"))
-            document.update(inputs=kept.get("inputs"), agent=kept.get("agent"))
-            document = {name: value for name, value in document.items() if value is not None}
-            replace(self.path, json.dumps(document).encode())
-            self.read()
+            self.write(new, json.loads(text.decode()))
         return new
+
+    def note_error(self, error):
+        """Say that the source failed, unless this was said last; give up where it will never give a grant."""
+        text = str(error)
+        if isinstance(error, GrantError):
+            text = "a renewed grant is refused: " + text
+        elif error.permanent:
+            self.given_up, self.next_look = error, 1e99
+        if text != self.last_error:
+            self.last_error = text
+            self.say(text)
+
+    def write(self, new, document):
+        """Replace the file by a renewed grant, given parsed and as its JSON document, and take it in."""
+        kept = self.document
+        if new.expires <= self.grant.expires:  # an older one still tells where the next will be
+            document = dict(kept, mailbox=document.get("mailbox"))
+        document = dict(document, inputs=kept.get("inputs"), agent=kept.get("agent"))
+        document = {name: value for name, value in document.items() if value is not None}
+        replace(self.path, json.dumps(document).encode())
+        self.read()
 
 
 class RenewedUploader:
     """An uploader that waits for a renewed grant when its own has expired."""
 
     def __init__(self, renewal, target, expires, pace=lambda count: None):
-        self.renewal, self.throttle, self.grant = renewal, pace, None
+        self.renewal, self.outer_pace, self.grant = renewal, pace, None
         self.is_status = target.prefix == renewal.grant.status.prefix
         self.uploader = new_uploader(target, expires, pace=self.pace)
 
     def pace(self, count):
         """Refresh in the midst of an upload, which may take longer than a third of the grant's time."""
-        self.throttle(count)
+        self.outer_pace(count)
         self.refresh()
 
     def refresh(self):
@@ -158,7 +166,7 @@ class RenewedUploader:
                 tries += began < grant.expires  # by our clock it was good when we began
                 if tries == TRIES:
                     raise TransferError("grants are too short for it: %s" % error, ExitCode.EXPIRED) from None
-                self.renewal.wait_for_renewal(grant, error, self.throttle)
+                self.renewal.wait_for_renewal(grant, error, self.outer_pace)
 
 
 def immutable_fields(grant):
@@ -183,15 +191,15 @@ def fetch_from_mailbox(grant):
         raise error
 
 
-def keep(grant, path):
+def mailbox_renewal(grant, path):
     """Return the Renewal of the grant at `path`, which has a mailbox."""
     return Renewal(path, fetch_from_mailbox, instant(grant.mailbox["until"]), say)
 
 
 class ExpiryReporter(Companion):
-    """Lets `agent run` say which outputs have failed once its grant has ended: its last event can't."""
+    """Prints which outputs have failed when the grant has expired, because the last event can't be posted then."""
 
     def pushed(self, result):
-        """Say it."""
+        """Print them."""
         for pair in result.failed if result.exit_code == ExitCode.EXPIRED else ():
             say("%s: %s" % pair)

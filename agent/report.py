@@ -1,4 +1,4 @@
-"""How a push is reported: how far it is, and what became of it."""
+"""Reports of a push: its progress, and its result."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ class Progress:
 
 
 def report(options, pusher, result):
-    """Tell what became of a push, and store a manifest. Return the exit code."""
+    """Store a manifest after a push, and print the result. Return the exit code."""
     code, failed = result.exit_code, result.failed
     if result.stored or code not in (ExitCode.USAGE, ExitCode.NO_GRANT, ExitCode.EXPIRED):
         try:

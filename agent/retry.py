@@ -1,4 +1,4 @@
-"""Repeats what failed and may pass."""
+"""Repeats attempts that failed for a reason that may pass."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What a job that may not read the grant and `agent run` say to each other, so that its files are pushed.
+"""The protocol between `agent push` of a job that may not read the grant and the push server of `agent run`.
 
 They talk over a Unix socket (SOCK_SEQPACKET) in JSON documents of at most TEXT bytes. The job's side begins::
 

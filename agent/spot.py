@@ -1,10 +1,10 @@
-"""Heeds the notice that a spot VM's end is near (AWS, "Spot Instance interruption notices": two minutes before it).
+"""Ends the job of a spot VM in time when AWS gives notice, two minutes ahead ("Spot Instance interruption notices").
 
 For tasks that say ``spot``. A process beside `agent run` asks the metadata service every 5 s; every minute where there
 is none. Another process, because `agent.push` shares its work out to processes only while it has no second thread. On
 notice the job gets its SIGTERM, and SIGKILL after its grace or when half of the time is over; then come the outputs,
 until 15 s before the end, and in these the log, the manifest and `interrupted`. A notice that comes when the job is
-over only sets the deadline: it may still be `succeeded`.
+over only sets the deadline: the last event may still be `succeeded`.
 """
 
 import json
@@ -18,17 +18,17 @@ from agent.errors import ExitCode, TransferError
 from agent.grant import instant, timestamp
 from agent.imds import get_metadata
 
-EVERY, SELDOM = 5, 60  # seconds between two looks
-NOTICE, RESERVE = 120, 15  # seconds: what AWS gives; what the last words may take
+EVERY, SELDOM = 5, 60  # seconds between two requests: where there is a metadata service, and where there is none
+NOTICE, RESERVE = 120, 15  # seconds: the notice that AWS gives; what log, manifest and last event may take
 
 
 class SpotCompanion(Companion):
-    """Ends the job in time."""
+    """Ends the job and its uploads in time."""
 
     poller = end = task = None
 
     def started(self, task):
-        """Start the process that looks out for a notice."""
+        """Start the process that waits for a notice."""
         self.task = task
         self.pipe, pipe = os.pipe()
         signal.signal(signal.SIGUSR1, self.noticed)
@@ -42,7 +42,7 @@ class SpotCompanion(Companion):
         os.close(pipe)
 
     def noticed(self, *_):
-        """Be told of the end, and a second time when uploads must end."""
+        """Handle SIGUSR1: the first says that notice was given, the second that uploads must end now."""
         task = self.task
         if self.end:
             if task.is_pushing_outputs:
@@ -51,20 +51,20 @@ class SpotCompanion(Companion):
         stop, self.end = map(int, os.read(self.pipe, 99).split())
         task.pusher.latest = task.pusher.deadline = stop  # of what follows, and of a checkpoint that is being pushed
         say("spot capacity is taken back at %s" % timestamp(self.end))
-        if not (task.over.is_set() or task.asked):
+        if not (task.over.is_set() or task.told_to_stop):
             task.task["grace"] = min(task.task["grace"], int(stop - time.time()) // 2)
             task.stop(signal.SIGTERM, None)
             task.reason = "interrupted: spot capacity was taken back, with notice until %s" % timestamp(self.end)
 
     def finished(self):
-        """Nobody needs to look out any more."""
+        """End the process that waits for a notice."""
         if self.poller:
             os.kill(self.poller, signal.SIGKILL)
             os.waitpid(self.poller, 0)
 
 
 def watch_for_notice(pipe, parent, host=None):
-    """Look out for a notice while `parent` lives; then write when uploads and all must end, and signal it twice."""
+    """Wait for a notice while `parent` lives; then write when uploads and all must end, and signal `parent` twice."""
     notice, pause = None, EVERY
     while not notice:
         time.sleep(pause)  # the metadata service has to be asked

@@ -36,14 +36,13 @@ from agent.boot import complete
 from agent.console import say
 from agent.errors import ExitCode, TransferError
 from agent.grant import timestamp
+from agent.job_process import signal_job, start
 from agent.push import Pusher, Result
 from agent.upload import new_uploader, send
 
 LOG_EVERY, HEARTBEAT = 10, 60  # seconds
 SEGMENT = 1 << 19  # bytes of log in one object
 ROOM = 1 << 24  # bytes of disk, for the journal of some 80,000 outputs
-# Where a cloud tells a VM's user-data to whoever asks; and what exists unless the VM has no such protocol.
-IMDS = ("-4", "169.254.169.254", "/"), ("-6", "fd00:ec2::254", "/proc/net/if_inet6")
 
 
 class Task:
@@ -53,29 +52,30 @@ class Task:
 
     def __init__(self, grant, path, task, warning=None, make_uploader=new_uploader, companions=()):
         self.grant, self.path, self.task, self.workdir = grant, path, task, task["workdir"]
-        self.warning, self.make_uploader, self.companions = warning, make_uploader, companions
+        self.warning, self.companions = warning, companions
         self.user = task["user"] and pwd.getpwnam(task["user"])
         self.fd = os.open(layout.STATE, os.O_RDWR | os.O_CREAT)
         self.state = json.loads(os.read(self.fd, 511).decode() or '{"log": [0, 0], "started": null}')
         self.save()
         os.ftruncate(self.fd, 511)
-        self.pusher = Pusher(grant, layout.JOURNAL % path, say=say, make_uploader=make_uploader)
-        self.reason = self.child = self.asked = None
+        self.pusher = Pusher(grant, layout.JOURNAL % path, say=say)
+        self.pusher.make_uploader = make_uploader
+        self.reason = self.child = self.told_to_stop = None
         self.over = threading.Event()
 
     def save(self, **news):
-        """Remember across a reboot. In place, within one sector: that takes no room, and is written whole or not."""
+        """Keep `news` across a reboot. In place, within one sector: that needs no room, and is never half written."""
         self.state.update(news)
         os.pwrite(self.fd, b"%-511s" % json.dumps(self.state).encode(), 0)
         os.fsync(self.fd)
 
     def retry_until(self):
-        """While the job runs, insist for a minute. When the grant ends, the store says: our clock may be wrong."""
+        """Return until when to retry: for a minute while the job runs; then 0, as the store knows the grant's end."""
         return 0 if self.over.is_set() else time.time() + 60
 
     def post(self, name, data):
         """Store one object below the status prefix. Raise TransferError."""
-        send(self.grant.status, name, data, self.grant.expires, self.retry_until(), self.make_uploader)
+        send(self.grant.status, name, data, self.grant.expires, self.retry_until(), self.pusher.make_uploader)
 
     def post_event(self, event, **data):
         """Post an event. While the job runs, a failure is only said, and its exit code returned; then it is raised."""
@@ -103,61 +103,17 @@ class Task:
         if self.user:
             subprocess.check_call(["chown", "-hR", self.user.pw_name + ":", self.workdir])
 
-    def start(self):
-        """Start the command: as its user, who can't reach the metadata service, in a scope; or in a process group."""
-        command = self.task["command"]
-        env = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-        if self.user:
-            env.update(HOME=self.user.pw_dir, USER=self.user.pw_name)
-            for family, address, there in IMDS:
-                if os.path.exists(there):
-                    # Whoever it may become in a user namespace has a uid above its own, of /etc/subuid.
-                    rule = "ip %s rule add uidrange %d-4294967294 to %s prohibit"
-                    subprocess.check_call((rule % (family, self.user.pw_uid, address)).split())
-            command = ["systemd-run", "-q", "--scope", "--unit=" + layout.SCOPE, "--uid=" + self.user.pw_name] + command
-        else:
-            env.update({"HOME": self.workdir, layout.GRANT_VARIABLE: self.path})
-        for name, value in zip(("JOB", "TASK", "ATTEMPT"), self.grant):
-            env["FREEPOST_" + name] = str(value)
-        env.update(self.task["env"])
-
-        with open(layout.LOG, "ab") as log:
-            self.child = subprocess.Popen(
-                command,
-                cwd=self.workdir,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=lead_group,  # noqa: PLW1509 - Python 3.6 has no other way; threads start after it
-            )
-
     def stop(self, number, _):
         """End the job: its time is up (SIGALRM) or the system says so. SIGTERM, and after the grace SIGKILL."""
-        if self.child.returncode == 0 or (self.asked and number != signal.SIGALRM):
-            return  # it has succeeded already, or knows
-        if not self.asked:
+        if self.child.returncode == 0 or (self.told_to_stop and number != signal.SIGALRM):
+            return  # it has succeeded already, or has its SIGTERM
+        if not self.told_to_stop:
             self.reason = "interrupted by signal %d" % number
             if number == signal.SIGALRM:
                 self.reason = "it ran into its timeout of %d s" % self.task["timeout"]
         signal.alarm(max(1, self.task["grace"]))
-        self.signal_job(signal.SIGKILL if self.asked else signal.SIGTERM)
-        self.asked = True
-
-    def signal_job(self, number):
-        """Signal everything that the job started: its scope, or its process group."""
-        if self.user:
-            if number == signal.SIGKILL:
-                # It outruns whoever forks, and takes no process of ours. Linux before 5.14 has no such file.
-                with suppress(OSError), open(
-                    "/sys/fs/cgroup/system.slice/%s.scope/cgroup.kill" % layout.SCOPE, "w"
-                ) as file:
-                    file.write("1")
-                    return
-            subprocess.call(["systemctl", "-q", "kill", "-s%d" % number, layout.SCOPE + ".scope"])
-        else:
-            with suppress(OSError):  # all of it has gone
-                os.killpg(self.child.pid, number)
+        signal_job(self.child, self.user, signal.SIGKILL if self.told_to_stop else signal.SIGTERM)
+        self.told_to_stop = True
 
     def upload_log(self):
         """Upload what the log has that was not uploaded yet. Raise TransferError."""
@@ -246,7 +202,10 @@ class Task:
         return code if good else ExitCode.INTERRUPTED if interrupted else ExitCode.JOB_FAILED
 
     def run(self):
-        """Do it all. Return the exit code; raise TransferError when the last event can't be told."""
+        """Run the job or, after a reboot, only finish it. Return the exit code.
+
+        Raise TransferError when the last event can't be posted.
+        """
         if self.state["started"]:
             self.reason = self.state["reason"]
         else:
@@ -256,7 +215,7 @@ class Task:
                 self.prepare()
                 for each in self.companions:
                     each.starting(self)
-                self.start()
+                self.child = start(self.task, self.user, self.grant, self.path)
                 for each in self.companions:
                     each.started(self)
             except (OSError, ImportError, subprocess.SubprocessError, TransferError) as error:
@@ -271,7 +230,7 @@ class Task:
                 os.sync()  # or a power cut may take the grant, which cloud-init has only just written
                 self.child.wait()
                 signal.alarm(0)
-                self.signal_job(signal.SIGKILL)
+                signal_job(self.child, self.user, signal.SIGKILL)
                 self.over.set()
                 uploads.join()
                 os.sync()  # a status must not outlive the outputs
@@ -279,12 +238,6 @@ class Task:
         self.over.set()
         os.ftruncate(self.fd, 511)
         return self.finish()
-
-
-def lead_group():
-    """Be a group of its own, and let all else go before it: however many processes it makes, the agent can end them."""
-    os.setpgrp()
-    os.nice(39)  # to 19, the most there is
 
 
 def run(grant, path):

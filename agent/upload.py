@@ -1,4 +1,4 @@
-"""Chooses what uploads to a target: by POST form, or by presigned PUTs."""
+"""Chooses the uploader for a target: by POST form, or by presigned PUTs."""
 
 from agent.form_upload import FormUploader
 from agent.retry import with_retries
@@ -17,9 +17,9 @@ def new_uploader(target, expires=0, **more):
 
 
 def send(target, name, data, expires=0, until=0, make=new_uploader):
-    """Store bytes as `name` below the target's prefix, insisting until `until` (seconds since 1970; 0: no limit).
+    """Store bytes as `name` below the target's prefix, with retries until `until` (seconds since 1970; 0: no limit).
 
-    Return what the uploader that `make` gives returns. Raise TransferError.
+    `make` returns the uploader, as `new_uploader` does. Return what its `post` returns. Raise TransferError.
     """
     uploader = make(target, expires)
     try:

@@ -5,7 +5,7 @@ returns how many files are whole now.
 """
 
 from agent.errors import FileChanged
-from agent.files import Opened, mode
+from agent.files import OpenFile, permissions
 from agent.http import FileSlice
 from agent.layout import PART
 
@@ -21,9 +21,14 @@ class WholeFile:
     def upload(self, pusher, uploader):
         """Store it."""
         name = self.items[0].name
-        with Opened(self.items[0]) as opened:
+        with OpenFile(self.items[0]) as opened:
             size = opened.found.st_size
-            entry = {"path": name, "size": size, "mtime": opened.found.st_mtime, "mode": mode(opened.found.st_mode)}
+            entry = {
+                "path": name,
+                "size": size,
+                "mtime": opened.found.st_mtime,
+                "mode": permissions(opened.found.st_mode),
+            }
             if size > pusher.split:
                 raise FileChanged
             if size > SMALL:
@@ -46,11 +51,11 @@ class FilePart:
     def upload(self, pusher, uploader):
         """Store it."""
         item = self.items[0]
-        with Opened(item) as opened:
+        with OpenFile(item) as opened:
             found = opened.found
             if item.size >= 0 and (found.st_size, found.st_mtime) != (item.size, item.mtime):
                 raise FileChanged
-            entry = {"path": item.name, "of": item.size, "mtime": item.mtime, "mode": mode(found.st_mode)}
+            entry = {"path": item.name, "of": item.size, "mtime": item.mtime, "mode": permissions(found.st_mode)}
             entry.update(step=self.step, part=self.number)
             try:
                 data = FileSlice(opened.fd, self.offset, self.size)

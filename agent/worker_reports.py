@@ -1,4 +1,4 @@
-"""What the workers of a push tell the process that collects it, in lines of JSON through a pipe.
+"""Reports of a push's workers to the process that collects them: lines of JSON through a pipe.
 
 ::
 
@@ -31,7 +31,7 @@ def read_error(report):
 
 
 def write(fd, report):
-    """Write a report. Raise BrokenPipeError when nobody listens any more."""
+    """Write a report. Raise BrokenPipeError when the reader has gone."""
     os.write(fd, json.dumps(report).encode() + b"\n")
 
 

@@ -18,7 +18,7 @@ from agent.worker_reports import ReportReader, failure, progress, read_error, wr
 class Workers:
     """Uploads the units of one push. `unit(number)` gives them, from 0, until it returns None.
 
-    `pusher` tells the workers how to upload, and is told here, by `note_progress` and `note_failure`, how it goes.
+    They upload by the `make_uploader` and `upload` of the `pusher`; its `note_progress` and `note_failure` get reports.
     """
 
     def __init__(self, pusher, unit):
@@ -123,7 +123,7 @@ class Workers:
         os.close(self.report_fd)
 
     def report(self, report):
-        """Write a report; when nobody listens any more, stop."""
+        """Write a report; stop when the reader has gone."""
         try:
             write(self.report_fd, report)
         except BrokenPipeError:
@@ -140,7 +140,7 @@ class Workers:
         self.report(failure(name, error))
 
     def pace(self, count):
-        """Be called before `count` bytes are sent: report them, and keep the deadline and the throttle."""
+        """Report `count` bytes as sent; raise TransferError after the deadline; wait for the throttle."""
         pusher = self.pusher
         if self.over.is_set() or 0 < pusher.deadline < time.time():
             raise TransferError("out of time", ExitCode.SOME_FAILED, True)

@@ -23,7 +23,8 @@ from pathlib import Path
 from provisioner import resources
 from provisioner.paths import cache_dir
 
-# All is written and flushed by then; taking the interpreter down would be a seventh of what a small file takes.
+# `__main__.py` of the archive. It skips the interpreter's shutdown, which would take a seventh of the time of a small
+# file: everything is written and flushed by then.
 MAIN = "import os\nfrom agent.main import main\nos._exit(main())\n"
 CORE = (
     "__init__",
@@ -35,6 +36,7 @@ CORE = (
     "grant",
     "grantfile",
     "http",
+    "job_process",
     "journal",
     "main",
     "push",
@@ -45,11 +47,11 @@ CORE = (
     "worker_reports",
     "workers",
 )
-MARK = "\f"  # between the files of an archive: no source holds it
-WRITTEN_OUT = ("layout",)  # constants alone, which `minify` writes where they are used
-# What must be in the user-data besides, since without it a VM of this kind could not report, run or upload.
+MARK = "\f"  # separates the files of an archive: no source holds it
+WRITTEN_OUT = ("layout",)  # only constants, whose values `minify` writes where they are used
+# What must be in the user-data besides the core, because without it a VM of this kind could not report, run or upload.
 FOR_GROUPS = ("imds", "launch_group", "remote_grant")
-FOR_REMOTE_GRANTS = ("remote_grant",)  # grants that lie in the bucket
+FOR_REMOTE_GRANTS = ("remote_grant",)  # VMs whose grant lies in the bucket
 FOR_PUTS = ("put_upload",)  # stores that take no forms
 FOR_INPUTS = ("pull",)
 FOR_TLS = ("tls",)
@@ -71,7 +73,7 @@ FOR_USERS = (
 )  # those that run as a user, who can't read the grant
 FOR_ROOT = ("commands", "compose", "options", "push_command", "push_stream", "report")  # jobs that can read it
 
-_MAKERS = ("agent_archive.py", "minify.py", "rename.py", "short_names.json")
+_PACKERS = ("agent_archive.py", "minify.py", "rename.py", "short_names.json")
 _LAST = "compose"  # written last where the rest is unpacked, so that its presence says that all of it is there
 
 
@@ -87,7 +89,7 @@ def whole() -> frozenset[str]:
 
 
 def remaining() -> tuple[str, ...]:
-    """The modules of the archive in the bucket: all but the core, and but those that no VM needs which hasn't them."""
+    """The modules of the archive in the bucket: all but the core, and but those that only help a VM to start."""
     names = whole() - frozenset((*FOR_PUTS, *FOR_REMOTE_GRANTS, "launch_group"))
     return tuple(sorted(names, key=lambda name: (name == _LAST, name)))
 
@@ -96,17 +98,17 @@ def remaining() -> tuple[str, ...]:
 def packed(parts: frozenset[str] = frozenset(), *, more: bool = False) -> bytes:
     """Return the archive of the user-data: the core and `parts`, compressed with bzip2; the launcher unpacks it.
 
-    `more` says that the rest follows from the bucket, and so what that needs of the core is in it. The same bytes for
-    the same sources, whatever Python packs it. bzip2 is the best of what every Python has: of 28.7 KB it
-    made 11,011 bytes where LZMA, at its best settings, made 11,368 and deflate 11,947.
+    `more` says that the VM fetches the rest from the bucket, so that what only the rest uses of the core is in it, too.
+    The same sources give the same bytes, whatever Python packs them. bzip2 is the best of what every Python has: it
+    made 11,011 bytes of 28.7 KB, where LZMA at its best settings made 11,368 and deflate 11,947.
     """
-    return _kept(_name(parts, more=more), lambda: _core(parts, more=more))
+    return _cached(_name(parts, more=more), lambda: _core(parts, more=more))
 
 
 @lru_cache(maxsize=1)
 def rest() -> bytes:
     """Return the archive of the bucket: modules without a folder, for where the core was unpacked."""
-    return _kept("rest", lambda: pack({name: minified()[name] for name in remaining()}))
+    return _cached("rest", lambda: pack({name: minified()[name] for name in remaining()}))
 
 
 @lru_cache(maxsize=1)
@@ -120,7 +122,7 @@ def minified() -> Mapping[str, str]:
         small = shrink(rename(needed_sources(), short_names()))
         return json.dumps({Path(name).stem: text for name, text in small.items()}).encode()
 
-    found: dict[str, str] = json.loads(_kept("modules", make))
+    found: dict[str, str] = json.loads(_cached("modules", make))
     return found
 
 
@@ -132,8 +134,8 @@ def needed_sources() -> dict[str, str]:
     return shake(write_out({**sources, "agent/__main__.py": MAIN}))
 
 
-def fixed() -> Iterator[tuple[frozenset[str], bool]]:
-    """The arguments of `packed` for the VMs of every launch."""
+def common() -> Iterator[tuple[frozenset[str], bool]]:
+    """Yield the arguments of `packed` for what launches commonly need, so that a wheel can hold these archives."""
     kinds: tuple[tuple[str, ...], ...] = ((), FOR_GROUPS, FOR_PUTS)
     for chosen in itertools.product(kinds, ((), FOR_INPUTS), ((), FOR_TLS), ((), FOR_REMOTE_GRANTS)):
         if chosen[0] != FOR_GROUPS or chosen[3]:  # those are alike with it and without
@@ -144,7 +146,7 @@ def fixed() -> Iterator[tuple[frozenset[str], bool]]:
 def build(folder: Path) -> None:
     """Write what every launch needs into `folder`, for a wheel."""
     folder.mkdir(exist_ok=True)
-    files = {_name(parts, more=more): packed(parts, more=more) for parts, more in fixed()}
+    files = {_name(parts, more=more): packed(parts, more=more) for parts, more in common()}
     files |= {"rest": rest(), "modules": json.dumps(dict(minified())).encode(), "sources": _digest().encode()}
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -165,26 +167,26 @@ def _core(parts: frozenset[str], *, more: bool) -> bytes:
 
 
 def pack(files: Mapping[str, str]) -> bytes:
-    """Pack Python files: parted by form feeds, each begins with its name without ``.py``, on a line of its own.
+    """Pack Python files: form feeds separate them, and the first line of each is its name, without ``.py``.
 
-    `bzcat` shows them one by one. What a tar says besides took 17 bytes a file, compressed.
+    `bzcat` shows them. The headers of a tar took 17 bytes more for each file, compressed.
     """
     if any(MARK in text for text in files.values()):
-        message = "a source holds a form feed, which parts the files of an archive"
+        message = "a source holds a form feed, which separates the files of an archive"
         raise ValueError(message)
     return bz2.compress(MARK.join(f"{name}\n{text}" for name, text in files.items()).encode())
 
 
 @lru_cache(maxsize=1)
 def _digest() -> str:
-    """What everything that is made here depends on."""
+    """Return a hash of everything that the archives depend on."""
     here = Path(__file__)
-    made_from = {**resources.agent_sources(), **{name: here.with_name(name).read_bytes() for name in _MAKERS}}
+    made_from = {**resources.agent_sources(), **{name: here.with_name(name).read_bytes() for name in _PACKERS}}
     return hashlib.sha256(repr(sorted(made_from.items())).encode()).hexdigest()[:32]
 
 
-def _kept(name: str, make: Callable[[], bytes]) -> bytes:
-    """Return what the wheel holds under this name, or the user's cache; otherwise make it, and keep it in the cache."""
+def _cached(name: str, make: Callable[[], bytes]) -> bytes:
+    """Return what the wheel or the user's cache has under this name; otherwise make it and put it into the cache."""
     digest = _digest()
     if resources.built_agent("sources") == digest.encode():
         found = resources.built_agent(name)

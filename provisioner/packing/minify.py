@@ -1,8 +1,8 @@
 """Makes Python sources that belong together small, without a change to what they do.
 
-What only comments, checkers and callers outside could see goes: functions and constants that nobody names, the names of
-parameters that nobody passes by name, those of local variables, docstrings and spaces. Other names stay what they are
-here; `provisioner.packing.rename` has made them short before, by their initials. Messages stay.
+What nothing in the program can notice goes: functions and constants that no code names, the names of parameters that no
+call passes by name, those of local variables, docstrings, comments and spaces. Other names stay what they are here;
+`provisioner.packing.rename` has made them short before. Messages stay.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Constants(ast.NodeTransformer):
                 self.names[name] = self.modules[node.module][alias.name]
             elif f"{node.module}.{alias.name}" in self.modules:
                 self.enums[name] = self.modules[f"{node.module}.{alias.name}"]
-            elif alias.name not in self.enums:
+            elif alias.name not in {*self.enums, "IntEnum"}:  # of which no class is left
                 kept.append(alias)
         node.names = kept
         return node if kept else None

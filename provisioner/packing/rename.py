@@ -1,29 +1,37 @@
-"""Gives a program's own names a short form, the same in all of its modules: the initials of their words.
+"""Gives a program's own names a short form, the same in all of its modules: a letter or two of each.
 
-Only names that nothing but the program's own code can mean: none that a library or a builtin has, that a call passes by
-keyword, or that is looked up by text. What libraries have differs from one Python to the next, and the packed bytes
-must not; so what is short is kept in ``short_names.json``, which ``python -m provisioner.packing.rename`` writes anew,
-and a test holds to be good on the Python that runs it. A name that isn't in it merely stays long.
+The short forms are in ``short_names.json``, not chosen when the agent is packed, because the choice depends on the
+Python that makes it and the packed bytes must not. ``python -m provisioner.packing.rename`` writes it anew after the
+agent has changed; a name that isn't in it merely stays long.
+
+Why this is safe: only the agent's own sources are rewritten, so a name means something else only if the agent itself
+also uses a library's attribute of that name, or a class of the agent inherits from a library's. Therefore no name is
+shortened, and no short form is chosen, that a library which the agent imports or a builtin has; a test looks through
+the libraries of every Python that the agent runs on, and the packed agent runs on each. Names that a call passes by
+keyword are no global's, and names that are looked up by text (`getattr`, the fields of a namedtuple) stay.
+
+How to read a traceback of a packed agent: its lines are those of the packed files in the VM, in
+``/usr/local/lib/freepost/agent``, so that module and statement are plain; ``short_names.json`` of the same version says
+what a short attribute, method or function stands for (each short form is that of one name), and local variables have
+letters that `python_minifier` gave them: read these by what is assigned to them.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
-import contextlib
-import importlib
-import inspect
 import json
 import keyword
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 # Names that are looked up from outside: by the launcher, and by tests of what is packed.
 KEPT = frozenset({"main", "complete", "replace", "HOST", "EVERY", "RESERVE"})
+# Names that libraries of Pythons before or after that which writes the table have: of 3.6 to 3.10, and 3.12 on.
+OTHER_PYTHONS = frozenset({"clock", "e", "fn", "ge", "gt", "i", "le", "lt", "ne"})
 _TABLE = Path(__file__).with_name("short_names.json")
 _LOOKUPS = {"getattr", "hasattr", "setattr", "namedtuple"}
 
@@ -55,39 +63,31 @@ def propose(sources: Mapping[str, str]) -> Names:
     identifiers = Counter(name for node in nodes for name in _identifiers(node))
     taken = {*KEPT, *modules, *foreign, *identifiers}
     own = {name for tree in trees for name in _attributes(tree)} - foreign - KEPT
-    attributes = _choose(own, identifiers, taken, letters=True)
+    attributes = _choose(own, identifiers, taken)
     taken |= set(attributes.values())
     defined = {name for tree in trees for name in _globals(tree)} - foreign - KEPT - modules - passed
     return Names(attributes, _choose(defined, identifiers, taken))
 
 
-def _choose(
-    names: Iterable[str], counts: Mapping[str, int], taken: Collection[str], *, letters: bool = False
-) -> dict[str, str]:
-    """Give each name the first short form that is free, maybe a single letter, the most frequent name first."""
+def _choose(names: Iterable[str], counts: Mapping[str, int], taken: Collection[str]) -> dict[str, str]:
+    """Give each name the first short form that is free, the most frequent name first."""
     used, chosen = set(taken), {}
     for name in sorted(names, key=lambda name: (-counts[name], name)):
-        short = next(
-            (each for each in _candidates(name, letters=letters) if each not in used and not keyword.iskeyword(each)),
-            name,
-        )
+        free = (each for each in _candidates(name) if each not in used and not keyword.iskeyword(each))
+        short = next(free, name)
         if len(short) < len(name):
             used.add(short)
             chosen[name] = short
     return dict(sorted(chosen.items()))
 
 
-def _candidates(name: str, *, letters: bool) -> Iterator[str]:
-    """Short forms of a name, in the order to try them in."""
-    if letters:
-        yield name[0]
-        yield name[0].upper()
-    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
-    initials = "".join(word[0] for word in words)
-    if len(initials) > 1:
-        yield initials
-    for length in range(2, len(words[0]) + 1):
-        yield words[0][:length] + initials[1:]
+def _candidates(name: str) -> Iterator[str]:
+    """Short forms of a name, in the order to try them in: its first letter, that with another of its letters, more."""
+    letters = name.replace("_", "")
+    yield letters[0]
+    yield letters[0].upper()
+    yield from (letters[0] + each for each in letters[1:])
+    yield from (letters[:length] for length in range(3, len(letters)))
 
 
 def _attributes(tree: ast.Module) -> Iterator[str]:
@@ -119,30 +119,56 @@ def _identifiers(node: ast.AST) -> Iterator[str]:
 
 def _foreign(nodes: list[ast.AST]) -> set[str]:
     """Names that a library or a builtin has, or that are looked up by text."""
-    found = {*dir(builtins), *(name for each in vars(builtins).values() for name in dir(each))}
+    return {*OTHER_PYTHONS, *_looked_up(nodes), *library_names(sorted(imported(nodes)))}
+
+
+def _looked_up(nodes: list[ast.AST]) -> Iterator[str]:
+    """The words of texts by which something is looked up."""
     for node in nodes:
         match node:
             case ast.Call(func=ast.Name(id=called), args=arguments) if called in _LOOKUPS:
                 texts = [each.value for each in arguments if isinstance(each, ast.Constant)]
-                found.update(word for text in texts if isinstance(text, str) for word in text.split())
+                yield from (word for text in texts if isinstance(text, str) for word in text.split())
+
+
+def imported(nodes: list[ast.AST]) -> set[str]:
+    """The modules that a program imports, but for its own."""
+    found = {"builtins"}
+    for node in nodes:
+        match node:
             case ast.Import(names=names):
-                found.update(name for alias in names for name in _library(alias.name))
+                found.update(alias.name for alias in names)
             case ast.ImportFrom(module=str(module)) if module.split(".")[0] != "agent":
-                found |= _library(module)
+                found.add(module)
     return found
 
 
-@cache
-def _library(module: str) -> frozenset[str]:
-    """The names of a module, of what its members have, and of what its and their classes' sources give to a self."""
-    loaded = importlib.import_module(module)
-    members = list(vars(loaded).values())
-    classes = {base for each in members if isinstance(each, type) for base in each.__mro__}
-    found = {*module.split("."), *dir(loaded), *(name for each in members for name in dir(each))}
-    for name in {module, *(each.__module__ for each in classes)}:
-        with contextlib.suppress(OSError, TypeError):  # it is written in C
-            found.update(re.findall(r"\bself\.(\w+)", inspect.getsource(importlib.import_module(name))))
-    return frozenset(found)
+def library_names(modules: list[str]) -> set[str]:
+    """The names of modules, of what their members have, and of what their and their classes' sources give to a self.
+
+    By itself, and in the words of Python 3.6: a test runs it on every Python that the agent knows.
+    """
+    import importlib
+    import inspect
+    import pkgutil
+    import re
+
+    found: set[str] = set()
+    for module in modules:
+        loaded = importlib.import_module(module)
+        members = list(vars(loaded).values())
+        found.update(module.split("."), *(dir(each) for each in [loaded, *members]))
+        for each in [loaded, *members]:
+            if inspect.ismodule(each):  # a package has its modules only after they were imported
+                found.update(name for _, name, _ in pkgutil.iter_modules(getattr(each, "__path__", ())))
+        classes = {base for each in members if isinstance(each, type) for base in each.__mro__}
+        for name in {module, *(each.__module__ for each in classes)}:
+            try:
+                source = inspect.getsource(importlib.import_module(name))
+            except (ImportError, OSError, TypeError):  # it is written in C
+                continue
+            found.update(re.findall(r"\bself\.(\w+)", source))
+    return found
 
 
 class _Renamer(ast.NodeTransformer):

@@ -22,7 +22,7 @@ SUITES = ("bookworm", "trixie", "bullseye")
 # what one of its subuids does, who it is in a user namespace.
 INTRUDER = """
 import os, socket, sys, time
-def download_lifetime(address, family):
+def reach(address, family):
     with socket.socket(family) as link:
         link.settimeout(5)
         try:

@@ -93,7 +93,7 @@ def test_the_agent_is_packed_already(scripts, tmp_path):
     """Installed, a launch finds the agent packed: nothing is made small, and nothing kept in a cache."""
     program = (
         "import sys; from provisioner.packing import agent_archive\n"
-        "for parts, more in agent_archive.fixed(): agent_archive.packed(parts, more=more)\n"
+        "for parts, more in agent_archive.common(): agent_archive.packed(parts, more=more)\n"
         "print(len(agent_archive.rest()), *({'ast', 'python_minifier'} & set(sys.modules)))"
     )
     environment = {**os.environ, "FREEPOST_CACHE_DIR": str(tmp_path / "cache")}

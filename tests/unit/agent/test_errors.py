@@ -29,7 +29,8 @@ def test_the_commands_text_lists_every_exit_code():
         (500, "InternalError", "", "busy", "busy"),
         (200, "InternalError", "", "busy", "busy"),
         (429, "", "", "busy", "busy"),
-        (520, "", "", "busy", "busy"),  # Cloudflare's, in front of R2
+        (510, "", "", "busy", "busy"),
+        (520, "", "", "busy", "busy"),
         (408, "", "", "busy", "busy"),
         (403, "SignatureDoesNotMatch", "", "permanent", "credentials"),
         (403, "InvalidAccessKeyId", "", "permanent", "credentials"),

@@ -45,6 +45,7 @@ def xml(code, message=b"something"):
         ([(500, xml(b"InternalError"))], 2),
         ([(400, xml(b"RequestTimeout"))], 2),
         ([(429, b"")], 2),
+        ([(520, b"")], 2),
         ([(200, xml(b"InternalError"))], 2),
         ([(400, xml(b"BadDigest"))], 2),
         (["reset"], 2),
@@ -82,6 +83,20 @@ def test_a_store_that_reads_nothing_ends_the_attempt(tmp_path, monkeypatch):
         result = Pusher(grant, str(tmp_path / "journal")).push([str(large)], base=str(tmp_path))
     assert result.exit_code == 7
     assert result.failed == [("large", "127.0.0.1: timed out")]
+
+
+def test_a_connection_lost_before_it_is_used_is_made_anew(evil, pusher, one, monkeypatch):
+    """A store that hangs up as soon as it has accepted costs a try, and no thread."""
+    lost, ask = [OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))], socket.socket.getpeername
+
+    def getpeername(sock):
+        if lost:
+            raise lost.pop()
+        return ask(sock)
+
+    monkeypatch.setattr(socket.socket, "getpeername", getpeername)
+    result = pusher.push([str(one)], base=str(one.parent))
+    assert (result.exit_code, evil.requests) == (0, 1)
 
 
 def test_a_file_that_cannot_be_spliced(evil, pusher, tmp_path, monkeypatch):

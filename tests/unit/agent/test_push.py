@@ -6,12 +6,13 @@ import json
 import os
 import socket
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from agent import files, push_stream, upload_units, workers
 from agent import push as pushing
-from agent import push_stream, upload_units, workers
 from agent.files import Item
 from agent.options import limit
 from agent.push import Pusher
@@ -434,6 +435,24 @@ def test_small_files_go_first_when_time_is_short(pusher, tmp_path):
     assert result.exit_code == 0
     assert "warning" in said[0]
     assert list(pusher.journal.files) == ["d.log", "c", "a", "b"]
+
+
+def test_a_deadline_set_while_files_are_looked_for_holds(pusher, tmp_path, monkeypatch):
+    """`latest` is the deadline of a push that has none, even if it is set when the push has begun."""
+
+    def scan(*arguments):
+        pusher.latest = time.time() - 1
+        return files.scan(*arguments)
+
+    (tmp_path / "small").write_text("content")
+    monkeypatch.setattr(pushing, "scan", scan)
+    result = pusher.push([str(tmp_path / "small")], base=str(tmp_path))
+    assert (result.exit_code, result.failed) == (6, [("small", "out of time")])
+
+
+def test_no_workers_are_one(grant, tmp_path):
+    """A push that is given no workers has one, which works beside whoever collects its reports."""
+    assert Pusher(grant, str(tmp_path / "journal"), workers=0).workers == 1
 
 
 def test_a_rate_is_kept_to(pusher, tmp_path):

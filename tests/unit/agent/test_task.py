@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent import task
+from agent import job_process, task
 
 USER = SimpleNamespace(pw_uid=1000, pw_gid=1000, pw_name="job", pw_dir="/home/job")
 
@@ -19,12 +19,14 @@ def begun(monkeypatch, tmp_path):
 
     def begin(there, check_call=lambda _: 0):
         asked = []
-        monkeypatch.setattr(task.os.path, "exists", lambda path: there or path != "/proc/net/if_inet6")
-        monkeypatch.setattr(task.subprocess, "check_call", lambda words: asked.append(words) or check_call(words))
-        monkeypatch.setattr(task.subprocess, "Popen", lambda command, **_: asked.append(command))
+        monkeypatch.setattr(job_process.os.path, "exists", lambda path: there or path != "/proc/net/if_inet6")
+        monkeypatch.setattr(
+            job_process.subprocess, "check_call", lambda words: asked.append(words) or check_call(words)
+        )
+        monkeypatch.setattr(job_process.subprocess, "Popen", lambda command, **_: asked.append(command))
         monkeypatch.chdir(tmp_path)
-        job = SimpleNamespace(task={"command": ["true"], "env": {}}, user=USER, grant=("j", "0", 1), workdir=tmp_path)
-        task.Task.start(job)
+        job = {"command": ["true"], "env": {}, "workdir": str(tmp_path)}
+        job_process.start(job, USER, ("j", "0", 1), str(tmp_path / "grant.json"))
         return asked
 
     return begin
@@ -54,7 +56,7 @@ def test_a_rule_that_fails_stops_the_start(begun, family):
 def test_the_state_takes_no_room(tmp_path, monkeypatch):
     """What is remembered is rewritten in place, as JSON of one sector, and read back after a restart."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(task, "Pusher", lambda *_, **__: None)
+    monkeypatch.setattr(task, "Pusher", lambda *_, **__: SimpleNamespace())
     document = {"workdir": "/srv/job", "user": None}
     first = task.Task(None, str(tmp_path / "grant.json"), document)
     first.save(started="2026-11-23T21:00:00Z", reason="interrupted: the VM restarted", log=[1 << 40, 999_999])

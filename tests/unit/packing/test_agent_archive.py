@@ -26,7 +26,7 @@ SETS = {
     "users": (frozenset((*agent_archive.FOR_USERS, *agent_archive.FOR_BUNDLES)), False),
     "root": (frozenset((*agent_archive.FOR_ROOT, *agent_archive.FOR_BUNDLES)), False),
     "spot and renewal": (frozenset((*agent_archive.FOR_SPOT, *agent_archive.FOR_RENEWAL)), False),
-    **{"+".join(("core", *sorted(parts))) + ", rest" * more: (parts, more) for parts, more in agent_archive.fixed()},
+    **{"+".join(("core", *sorted(parts))) + ", rest" * more: (parts, more) for parts, more in agent_archive.common()},
 }
 
 
@@ -81,7 +81,7 @@ def test_packing_costs_a_launch_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("FREEPOST_CACHE_DIR", str(tmp_path))
     program = (
         "import sys; from provisioner.packing.agent_archive import packed, rest; packed(more=True); rest();"
-        "print(*({'ast', 'python_minifier'} & set(sys.modules)))"
+        "print(*({'python_minifier', 'provisioner.packing.minify'} & set(sys.modules)))"
     )
     loaded = [
         subprocess.run(
@@ -89,7 +89,7 @@ def test_packing_costs_a_launch_nothing(tmp_path, monkeypatch):
         ).stdout.split()
         for _ in range(2)
     ]
-    assert sorted(loaded[0]) == ["ast", "python_minifier"]
+    assert sorted(loaded[0]) == ["provisioner.packing.minify", "python_minifier"]
     assert loaded[1] == []
 
 
@@ -113,7 +113,7 @@ def test_a_wheel_holds_what_every_launch_needs(tmp_path, monkeypatch):
     monkeypatch.setattr(agent_archive, "cache_dir", lambda: pytest.fail("the wheel has it"))
     for each in (agent_archive.packed, agent_archive.rest, agent_archive.minified):
         each.cache_clear()
-    for parts, more in agent_archive.fixed():
+    for parts, more in agent_archive.common():
         assert agent_archive.packed(parts, more=more)[:3] == b"BZh"
     assert agent_archive.rest()[:3] == b"BZh"
     (tmp_path / "agent/sources").write_text("of others")

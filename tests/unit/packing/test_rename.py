@@ -1,39 +1,52 @@
 """What is shortened of the agent before it travels."""
 
 import ast
+import inspect
 import json
 import subprocess
-import sys
-from pathlib import Path
+
+import pytest
 
 from provisioner.packing import agent_archive, rename
 from provisioner.packing.minify import shake, write_out
-
-ROOT = Path(__file__).parents[3]
-FOREIGN = """
-import ast, json
-from provisioner.packing import agent_archive, rename
-trees = map(ast.parse, agent_archive.needed_sources().values())
-print(json.dumps(sorted(rename._foreign([node for tree in trees for node in ast.walk(tree)]))))
-"""
+from tests.support.interpreters import AGENT_PYTHONS
 
 
 def test_the_short_names_are_safe():
-    """On this Python, too, no library or builtin has a name that is shortened, and no short form is in use."""
-    sources = agent_archive.needed_sources()
-    nodes = [node for source in sources.values() for node in ast.walk(ast.parse(source))]
-    found = rename.short_names()
-    # In a process of its own: what other tests have loaded shows as attributes of packages.
-    done = subprocess.run([sys.executable, "-c", FOREIGN], cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    foreign = set(json.loads(done.stdout))
+    """No name is shortened that is looked up by text or passed by keyword, no short form is in use or of two names."""
+    nodes, found = nodes_of_the_agent(), rename.short_names()
     passed = {node.arg for node in nodes if isinstance(node, ast.keyword)}
     identifiers = {name for node in nodes for name in rename._identifiers(node)}
     short = [*found.attributes.values(), *found.globals.values()]
-    unsafe = {*found.attributes, *found.globals} & (foreign | rename.KEPT)
+    unsafe = {*found.attributes, *found.globals} & ({*rename._looked_up(nodes)} | rename.KEPT)
     assert not unsafe
     assert not passed & set(found.globals)
-    assert not {*short} & (identifiers | foreign)
+    assert not {*short} & identifiers
     assert len(short) == len(set(short)), "no two names become one"
+
+
+@pytest.mark.parametrize("python", AGENT_PYTHONS)
+def test_no_library_has_a_name_that_is_shortened(python):
+    """On each Python no library that the agent imports, and no builtin, has a name that is shortened, or a short form.
+
+    What differs from the Python that writes the table belongs into `rename.OTHER_PYTHONS`.
+    """
+    assert python, "this Python was asked for and is not here"
+    function = ast.parse(inspect.getsource(rename.library_names)).body[0]
+    function.returns = function.args.args[0].annotation = None  # Python 3.6 can't read them
+    script = f"{ast.unparse(function)}\nimport json, sys\nprint(json.dumps(list(library_names(sys.argv[1:]))))"
+    modules = sorted(rename.imported(nodes_of_the_agent()))
+    run = subprocess.run(
+        [python, "-I", "-W", "ignore", "-c", script, *modules], capture_output=True, text=True, check=True
+    )
+    found = rename.short_names()
+    ours = {*found.attributes, *found.globals, *found.attributes.values(), *found.globals.values()}
+    assert sorted(ours & set(json.loads(run.stdout))) == []
+
+
+def nodes_of_the_agent():
+    """Every node of its sources."""
+    return [node for source in agent_archive.needed_sources().values() for node in ast.walk(ast.parse(source))]
 
 
 def test_attributes_and_globals_are_told_apart():
@@ -74,6 +87,7 @@ def test_constants_are_written_where_they_are_used():
     }
     found = shake(write_out(sources))
     assert "class" not in found["agent/errors.py"]
+    assert "import" not in found["agent/errors.py"]
     assert "SPARE" not in found["agent/errors.py"]
     assert "import" not in found["agent/a.py"]
     names: dict[str, object] = {}
