@@ -67,7 +67,7 @@ class PutUploader(HttpConnection):
             return self.put_log(int(name[4:]), data)
         if name not in slots:
             raise TransferError(
-                "the grant has no slot for this name; a store without forms takes only what it names", ExitCode.REFUSED
+                "the grant has no slot for this name, only for those it lists", ExitCode.REFUSED
             )
         size = len(data)
         large, (_, most) = self.fields.get("large", {}).get(name), self.target.size_range()
@@ -161,7 +161,7 @@ class PutUploader(HttpConnection):
                 whole = tag.hexdigest()
             if etag != whole:
                 raise TransferError(
-                    "its upload in parts has ended, so that only a new attempt can store it", ExitCode.REFUSED
+                    "its upload in parts has ended; only a new attempt can store it", ExitCode.REFUSED
                 )
         return {"size": size, "sha256": sha.hexdigest(), "verified": "etag"}
 

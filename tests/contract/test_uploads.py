@@ -227,7 +227,7 @@ def test_a_name_without_a_slot_is_refused_in_one_sentence(way, work):
         pytest.skip("a POST policy is for every name below its prefix")
     code, done, err = push(way.options(["a"]), work({"a": b"a", "b": b"b"}))
     assert (code, done["files"]) == (6, 1)
-    assert "b: the grant has no slot for this name; a store without forms takes only what it names\n" in err
+    assert "b: the grant has no slot for this name, only for those it lists\n" in err
     code, _, _ = push(way.options(["a"]), work({"c": b"c"}) / "", "b")
     assert way.stored() == [OUT + "a"]
 
