@@ -129,8 +129,9 @@ def read_proc_file(pid: int, name: str) -> bytes:
     """Return a file of a process's /proc folder that tells its program's memory: ``environ`` or ``cmdline``.
 
     Linux shows nothing of either while a process is in the middle of execve(2), so that whoever looks for a process by
-    them would miss it. So what shows nothing is read again, for 50 milliseconds; a kernel's thread is not, which has no
-    program (no ``exe``). Raises OSError when the process has ended or is someone else's.
+    them would miss it. So what shows nothing is read again, for 50 milliseconds, unless it has no program (no ``exe``),
+    as a kernel's thread, or is not ours to look into. Raises OSError when the process has ended, and for the
+    environment of someone else's.
     """
     folder = Path("/proc", str(pid))
     deadline = time.monotonic() + _EXECVE_SECONDS
@@ -140,6 +141,6 @@ def read_proc_file(pid: int, name: str) -> bytes:
             return found
         try:
             (folder / "exe").readlink()
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return found
         time.sleep(0)  # execve's end has no event
