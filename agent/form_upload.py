@@ -33,7 +33,7 @@ class FormUploader(HttpConnection):
         """
         size, in_memory = len(data), not isinstance(data, FileSlice)
         if in_memory:
-            self.pace(size)
+            self.throttle(size)
         fixed, expires = self.fixed, self.expires  # those of a grant that is renewed while this is sent are the next's
         sha, md5 = sha256(), None
         if not self.sums:

@@ -43,13 +43,13 @@ def blocks(data):
 class HttpConnection:
     """A connection to the host of `url`, made when it is needed and made anew when it was lost.
 
-    `pace(n)` is called before each n bytes of a file; it may sleep, or raise TransferError.
+    `throttle(n)` is called before each n bytes of a file; it may sleep, or raise TransferError.
     """
 
     stall = STALL
 
-    def __init__(self, url, pace=lambda count: None):
-        self.pace, self.sock, self.where = pace, None, None
+    def __init__(self, url, throttle=lambda count: None):
+        self.throttle, self.sock, self.where = throttle, None, None
         self.set_url(url)
 
     def set_url(self, url):
@@ -123,7 +123,7 @@ class HttpConnection:
             is_file = isinstance(piece, FileSlice)
             for block in blocks(self.sendfile(piece) if is_file else piece):
                 if is_file:
-                    self.pace(len(block))
+                    self.throttle(len(block))
                 left = memoryview(block)
                 while left:
                     left = left[self.sock.send(left[:BLOCK]) :]
@@ -145,7 +145,7 @@ class HttpConnection:
                 count = os.sendfile(sock.fileno(), fd, offset, min(size, 4 * BLOCK))
                 if not count:
                     raise FileChanged
-                self.pace(count)
+                self.throttle(count)
                 offset, size = offset + count, size - count
         except BlockingIOError:
             raise socket.timeout("timed out") from None

@@ -66,9 +66,7 @@ class PutUploader(HttpConnection):
         if name.startswith("log/") and LOG_SEGMENT % 1 in slots:
             return self.put_log(int(name[4:]), data)
         if name not in slots:
-            raise TransferError(
-                "the grant has no slot for this name, only for those it lists", ExitCode.REFUSED
-            )
+            raise TransferError("the grant has no slot for this name, only for those it lists", ExitCode.REFUSED)
         size = len(data)
         large, (_, most) = self.fields.get("large", {}).get(name), self.target.size_range()
         if large and size > large["part"]:
@@ -86,7 +84,7 @@ class PutUploader(HttpConnection):
             for each in sums:
                 each.update(block)
         if not isinstance(data, FileSlice):
-            self.pace(size)
+            self.throttle(size)
         etag = self.put(self.target.prefix + name, self.fields["slots"][name], "", data, sums[1])
         verified = "etag" if etag == sums[1].hexdigest() else "sent"
         return {"size": size, "sha256": sums[0].hexdigest(), "verified": verified}
@@ -160,14 +158,12 @@ class PutUploader(HttpConnection):
                     tag.update(block)
                 whole = tag.hexdigest()
             if etag != whole:
-                raise TransferError(
-                    "its upload in parts has ended; only a new attempt can store it", ExitCode.REFUSED
-                )
+                raise TransferError("its upload in parts has ended; only a new attempt can store it", ExitCode.REFUSED)
         return {"size": size, "sha256": sha.hexdigest(), "verified": "etag"}
 
     def put_part(self, key, signature, query, piece, digest):
         """Store one part, over a connection of its own. Return its ETag."""
-        sender = PutUploader(self.target, self.expires, pace=self.pace)
+        sender = PutUploader(self.target, self.expires, throttle=self.throttle)
         try:
             if self.failed:
                 raise self.failed

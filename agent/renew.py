@@ -52,7 +52,7 @@ class Renewal:
         """Return an uploader (as `agent.upload.new_uploader` does) that always has the newest grant."""
         return RenewedUploader(self, target, expires, **more)
 
-    def wait_for_renewal(self, grant, error, pace):
+    def wait_for_renewal(self, grant, error, throttle):
         """Wait for a newer grant than that which failed, by `error`. Raise TransferError once there can be none."""
         self.next_look = min(self.next_look, time.time() + self.pause)  # whatever our clock says
         while True:
@@ -64,7 +64,7 @@ class Renewal:
             if time.time() > self.until:
                 text = "%s; no renewed grant came until %s. %s" % (error, timestamp(self.until), self.last_error)
                 raise TransferError(text.rstrip(". "), ExitCode.EXPIRED, True)
-            pace(0)  # raises when the push is over
+            throttle(0)  # raises when the push is over
             time.sleep(min(1, self.pause))  # no event tells of an object in a bucket
 
     def renew_if_due(self):
@@ -131,14 +131,14 @@ class Renewal:
 class RenewedUploader:
     """An uploader that waits for a renewed grant when its own has expired."""
 
-    def __init__(self, renewal, target, expires, pace=lambda count: None):
-        self.renewal, self.outer_pace, self.grant = renewal, pace, None
+    def __init__(self, renewal, target, expires, throttle=lambda count: None):
+        self.renewal, self.outer_throttle, self.grant = renewal, throttle, None
         self.is_status = target.prefix == renewal.grant.status.prefix
-        self.uploader = new_uploader(target, expires, pace=self.pace)
+        self.uploader = new_uploader(target, expires, throttle=self.throttle)
 
-    def pace(self, count):
+    def throttle(self, count):
         """Refresh in the midst of an upload, which may take longer than a third of the grant's time."""
-        self.outer_pace(count)
+        self.outer_throttle(count)
         self.refresh()
 
     def refresh(self):
@@ -166,7 +166,7 @@ class RenewedUploader:
                 tries += began < grant.expires  # by our clock it was good when we began
                 if tries == TRIES:
                     raise TransferError("grants are too short for it: %s" % error, ExitCode.EXPIRED) from None
-                self.renewal.wait_for_renewal(grant, error, self.outer_pace)
+                self.renewal.wait_for_renewal(grant, error, self.outer_throttle)
 
 
 def immutable_fields(grant):

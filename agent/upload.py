@@ -7,7 +7,7 @@ from agent.retry import with_retries
 def new_uploader(target, expires=0, **more):
     """Return an uploader: `post(name, data)` stores one object in one attempt, `close()` hangs up.
 
-    `expires` is the grant's, in seconds since 1970; `more` may have `pace` (see HttpConnection).
+    `expires` is the grant's, in seconds since 1970; `more` may have `throttle` (see HttpConnection).
     """
     if "slots" in target.fields:
         from agent.put_upload import PutUploader  # only in VMs whose store takes no forms

@@ -97,7 +97,9 @@ class Workers:
         others = []
 
         def work():
-            uploader = self.pusher.make_uploader(self.pusher.grant.outputs, self.pusher.grant.expires, pace=self.pace)
+            uploader = self.pusher.make_uploader(
+                self.pusher.grant.outputs, self.pusher.grant.expires, throttle=self.throttle
+            )
             for unit in iter(self.take, None):
                 try:
                     self.count(self.pusher.upload(unit, uploader), 0)
@@ -139,7 +141,7 @@ class Workers:
         self.count(0, 0)  # what was stored before it
         self.report(failure(name, error))
 
-    def pace(self, count):
+    def throttle(self, count):
         """Report `count` bytes as sent; raise TransferError after the deadline; wait for the throttle."""
         pusher = self.pusher
         if self.over.is_set() or 0 < pusher.deadline < time.time():

@@ -70,7 +70,7 @@ class Renderer:
             self.report(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
         else:
             self._report_missing(plan)
-        if plan.agent == "needed":
+        if plan.agent == "inline-minimal":
             text = (
                 "note: `agent push` and the like had no room in this user-data; with --stage they come from the bucket"
             )

@@ -64,7 +64,7 @@ class RoleSessions:
         """Return when what is signed now will die at the latest; None for never. Raise Expiry if before `deadline`."""
         ends = self.own.expires if spec.signer is None else now + session_length(spec)
         probe = Credentials("", "", expires=ends)
-        check_lifetime(probe, now=now, needed_until=deadline, what=f"job {spec.name}")
+        _check_lifetime(probe, spec, now, deadline)
         return ends
 
     def credentials(self, plan: Plan, task: TaskPlan) -> Credentials:
@@ -82,7 +82,7 @@ class RoleSessions:
         found = self._sessions.get(name)
         if found is None or (found.expires is not None and found.expires < plan.needed_until):
             found = self._sessions[name] = self._assume(role, plan, task, policy)
-        check_lifetime(found, now=self.clock(), needed_until=plan.needed_until, what=f"job {plan.spec.name}")
+        _check_lifetime(found, plan.spec, self.clock(), plan.needed_until)
         return found
 
     def _assume(self, spec: SignerSpec, plan: Plan, task: TaskPlan, policy: str) -> Credentials:
@@ -96,6 +96,10 @@ class RoleSessions:
         if spec.external_id is not None:
             asked["ExternalId"] = spec.external_id
         return DEFAULT_RETRY(assume, self.connect(spec, self.own), asked)
+
+
+def _check_lifetime(credentials: Credentials, spec: JobSpec, now: datetime, needed_until: datetime) -> None:
+    check_lifetime(credentials, now=now, needed_until=needed_until, what=f"job {spec.name}", shorten="run.timeout")
 
 
 def session_length(spec: JobSpec) -> timedelta:

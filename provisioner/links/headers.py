@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from provisioner.errors import BadInput
+from provisioner.s3.signing import content_disposition
 from provisioner.s3url import CONTROL
 
 # What a GET may ask the store to answer with (AWS, "GetObject": response-* parameters).
@@ -21,12 +20,10 @@ OVERRIDABLE = (
 
 
 def disposition(filename: str) -> str:
-    """A Content-Disposition that saves under `filename`, in any script (RFC 6266, RFC 8187)."""
+    """Return the Content-Disposition that saves under `filename`. Raise BadInput for what is no file's name."""
     if not filename or CONTROL.search(filename) or "/" in filename or "\\" in filename:
         raise BadInput(f"--filename: invalid name {filename!r}", hint="a name without slashes and control characters")
-    plain = re.sub(r'[^ -~]|["%]', "_", filename)
-    extended = f"; filename*=UTF-8''{quote(filename, safe='')}" if plain != filename else ""
-    return f'attachment; filename="{plain}"{extended}'
+    return content_disposition(filename)
 
 
 def parse_overrides(headers: Sequence[str]) -> dict[str, str]:

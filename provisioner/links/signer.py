@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from agent.grant import Grant, Target, encode_name
 from agent.layout import MANIFEST
-from provisioner.errors import BadInput, Expiry
+from provisioner.errors import BadInput
 from provisioner.links.headers import header_value
 from provisioner.links.link import Link, local_name
 from provisioner.s3.grants import GrantScope, make_grant, sign_scope
@@ -112,10 +112,7 @@ def make_signer(bucket: Bucket, credentials: Credentials, *, now: datetime, seco
         raise BadInput("--expires: a signature lives from 1 second to 7 days")
     now = now.replace(microsecond=0)  # a signature states whole seconds
     expires = now + timedelta(seconds=seconds)
-    try:
-        check_lifetime(credentials, now=now, needed_until=expires, what="--expires")
-    except Expiry as error:
-        raise Expiry(error.message, hint="sign in again for a longer session, or shorten --expires") from None
+    check_lifetime(credentials, now=now, needed_until=expires, what="--expires", shorten="--expires")
     return LinkSigner(bucket, credentials, now, expires)
 
 

@@ -15,12 +15,11 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from provisioner import resources
+from provisioner import atomic, resources
 from provisioner.paths import cache_dir
 
 # `__main__.py` of the archive. It skips the interpreter's shutdown, which would take a seventh of the time of a small
@@ -198,7 +197,5 @@ def _cached(name: str, make: Callable[[], bytes]) -> bytes:
     data = make()
     with contextlib.suppress(OSError):  # without a cache it is made each time
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(f".{name}.{os.getpid()}")
-        fresh.write_bytes(data)
-        fresh.replace(path)
+        atomic.write(path, data)
     return data

@@ -70,8 +70,8 @@ class Plan:
     """A launch. Times are UTC; prefixes come from `keys`.
 
     `agent` says how what isn't the agent's core reaches the VM. ``inline``: all in the user-data. ``bucket``: from
-    there, but for what the VM could not do its job without; ``least``: that, too. Where the bucket can't be used,
-    ``called``: what the job's keys and `agent push` need, in the user-data; ``needed``: the former alone.
+    there, but for what the VM could not do its job without; ``bucket-minimal``: that, too. Where the bucket can't be
+    used, ``inline-reduced``: what the job's keys and `agent push` need; ``inline-minimal``: the former alone.
     `offloaded` are the job's files that had no room in the user-data. `remote_grant` says that the grants lie in the
     bucket, and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped.
     """
@@ -135,7 +135,7 @@ class Plan:
     @property
     def archive(self) -> StagedInput | None:
         """What the VM fetches of the agent: one object of the store, whatever job it is for."""
-        if self.agent not in ("bucket", "least"):
+        if self.agent not in ("bucket", "bucket-minimal"):
             return None
         data = agent_archive.rest()
         digest = hashlib.sha256(data).hexdigest()

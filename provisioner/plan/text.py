@@ -54,6 +54,6 @@ def agent(plan: Plan) -> str:
         return f"its core in the user-data, the rest ({plan.archive.size} bytes) from {plan.archive.key}"
     return {
         "inline": "all of it in the user-data",
-        "called": "in the user-data, with what this job's keys and `agent push` need",
-        "needed": "in the user-data, with what this job's keys need; without `agent push`",
+        "inline-reduced": "in the user-data, with what this job's keys and `agent push` need",
+        "inline-minimal": "in the user-data, with what this job's keys need; without `agent push`",
     }[plan.agent]

@@ -27,29 +27,6 @@ from provisioner.errors import (
 _Rows: TypeAlias = Sequence[tuple[str, str]]
 ROWS: _Rows = (*FINE_ANSWERS, *ANSWERS)
 
-# The error of each meaning; {doing} is what was asked for, {code} and {said} are the answer's own words.
-_ACCESS = "check what the credentials may do on this bucket"
-_ERRORS: Mapping[str, FreepostError] = {
-    "expired": Expiry(
-        "could not {doing}: the policy or the credentials have expired ({said})",
-        hint="check this machine's clock and the end of the session",
-    ),
-    "damaged": Integrity("could not {doing}: it was damaged on its way ({said})", hint="run the same command again"),
-    "busy": Unreachable("could not {doing}: the store answered {code}", hint="try again later"),
-    "credentials": NoCredentials(
-        "the store doesn't accept the credentials ({code})",
-        hint="check the keys, the session, the region and this machine's clock",
-    ),
-    "no bucket": NotFound("the store has no such bucket", hint="create it, or correct the store's url"),
-    "elsewhere": Refused(
-        "could not {doing}: the store redirects to another region", hint="set store.region to the bucket's own"
-    ),
-    "unsupported": Unsupported("could not {doing}: the store answered {said}", hint=_ACCESS),
-    "absent": NotFound("could not {doing}: there is nothing there"),
-    "changed": Integrity("could not {doing}: it was replaced meanwhile", hint="run the same command again"),
-    "refused": Refused("could not {doing}: the store answered {said}", hint=_ACCESS),
-}
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -69,10 +46,36 @@ class Answer:
         found = self.meaning
         if found == "no bucket" and bucket:
             return NotFound(f"there is no bucket {bucket}", hint="create it, or correct the store's url")
-        known = _ERRORS.get(found, _ERRORS["refused"])
         code = self.code or str(self.status)
-        said = f"{code}: {self.message}" if self.message else code
-        return type(known)(known.message.format(doing=doing, code=code, said=said), hint=known.hint)
+        errors = _errors(doing, code, f"{code}: {self.message}" if self.message else code)
+        return errors.get(found, errors["refused"])
+
+
+def _errors(doing: str, code: str, said: str) -> Mapping[str, FreepostError]:
+    """The error of each meaning. `doing` is what was asked for, `code` and `said` are the answer's own words."""
+    access = "check what the credentials may do on this bucket"
+    return {
+        "expired": Expiry(
+            f"could not {doing}: the policy or the credentials have expired ({said})",
+            hint="check this machine's clock and the end of the session",
+        ),
+        "damaged": Integrity(
+            f"could not {doing}: it was damaged on its way ({said})", hint="run the same command again"
+        ),
+        "busy": Unreachable(f"could not {doing}: the store answered {code}", hint="try again later"),
+        "credentials": NoCredentials(
+            f"the store doesn't accept the credentials ({code})",
+            hint="check the keys, the session, the region and this machine's clock",
+        ),
+        "no bucket": NotFound("the store has no such bucket", hint="create it, or correct the store's url"),
+        "elsewhere": Refused(
+            f"could not {doing}: the store redirects to another region", hint="set store.region to the bucket's own"
+        ),
+        "unsupported": Unsupported(f"could not {doing}: the store answered {said}", hint=access),
+        "absent": NotFound(f"could not {doing}: there is nothing there"),
+        "changed": Integrity(f"could not {doing}: it was replaced meanwhile", hint="run the same command again"),
+        "refused": Refused(f"could not {doing}: the store answered {said}", hint=access),
+    }
 
 
 def unreachable(url: str, error: Exception) -> Unreachable:

@@ -63,10 +63,11 @@ def bucket_url(endpoint: str, bucket: str, *, addressing: str = "auto", custom: 
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{bucket}/"
 
 
-def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: datetime, what: str) -> None:
+def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: datetime, what: str, shorten: str) -> None:
     """Raise Expiry when what is signed now would die before `needed_until`, naming both times.
 
-    A signature dies with the session that made it, whatever expiry it states.
+    A signature dies with the session that made it, whatever expiry it states. `what` needs the signature, and would
+    need it for less time if its user were to `shorten` an option or a key of the job.
     """
     ends = credentials.expires
     if ends is not None and ends < needed_until:
@@ -74,13 +75,20 @@ def check_lifetime(credentials: Credentials, *, now: datetime, needed_until: dat
         if ends >= now:
             until = show_time(needed_until)
             message = f"the signing credentials expire at {show_time(ends)}, but {what} needs them until {until}"
-        raise Expiry(message, hint="sign in again for a longer session, use a longer-lived key, or shorten run.timeout")
+        raise Expiry(message, hint=f"sign in again for a longer session, use a longer-lived key, or shorten {shorten}")
     if needed_until - now > MAX_LIFETIME:
         message = (
             f"{what} needs a signature until {show_time(needed_until)}; "
             f"SigV4 allows at most 7 days, until {show_time(now + MAX_LIFETIME)}"
         )
-        raise BadInput(message, hint="shorten run.timeout or expires")
+        raise BadInput(message, hint=f"shorten {shorten}")
+
+
+def content_disposition(filename: str) -> str:
+    """Return the Content-Disposition that makes a browser save under `filename`, in any script (RFC 6266, RFC 8187)."""
+    plain = re.sub(r'[^ -~]|["%\\]', "_", filename)
+    extended = f"; filename*=UTF-8''{quote(filename, safe='')}" if plain != filename else ""
+    return f'attachment; filename="{plain}"{extended}'
 
 
 def policy_document(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 from agent.grant import Grant
 from provisioner.clock import from_seconds, iso, to_seconds
@@ -23,6 +22,7 @@ from provisioner.s3.signing import (
     Bucket,
     Credentials,
     RequestSigner,
+    content_disposition,
     policy_document,
 )
 from provisioner.serve.safe_keys import key_fault, prefix_fault
@@ -58,7 +58,7 @@ class SigningService:
         signer, expires = self._signer(allowance, seconds)
         query = {}
         if filename:
-            query["response-content-disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+            query["response-content-disposition"] = content_disposition(filename)
         urls = [{"key": key, "url": signer.presign("GET", key, expires - signer.now, query=query)} for key in keys]
         return _signed({"urls": urls}, "GET", tuple(keys), expires)
 

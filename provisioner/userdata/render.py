@@ -154,7 +154,7 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
     needed: set[str] = set()
     if plan.bucket.url.startswith("https:"):
         needed.update(agent_archive.FOR_TLS)
-    if plan.downloads and plan.agent != "least":
+    if plan.downloads and plan.agent != "bucket-minimal":
         needed.update(agent_archive.FOR_INPUTS)
     if plan.by_put:
         needed.update(agent_archive.FOR_PUTS)
@@ -170,7 +170,7 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
         needed.update(agent_archive.FOR_SPOT)
     if any(item.bundle for item in spec.outputs):
         needed.update(agent_archive.FOR_BUNDLES)
-    if plan.agent == "called":
+    if plan.agent == "inline-reduced":
         reads_grant = spec.run.user in {None, "root"} or plan.provider == "local"  # where the job runs as the operator
         needed.update(agent_archive.FOR_ROOT if reads_grant else agent_archive.FOR_USERS)
     return frozenset(needed), False
@@ -273,13 +273,13 @@ def smaller_plans(plan: Plan, user_data: UserData, *, staged: bool) -> list[Plan
     home; then one of the job's files, the one that costs most, or the grant itself, whichever saves more; and with a
     grant that names inputs, at last what fetches these.
     """
-    smaller = {"inline": "bucket"} if staged else {"inline": "called", "called": "needed"}
+    smaller = {"inline": "bucket"} if staged else {"inline": "inline-reduced", "inline-reduced": "inline-minimal"}
     if plan.spec.run.agent == "auto" and plan.agent in smaller:
         return [dataclasses.replace(plan, agent=smaller[plan.agent])]
     pack = (lambda content: yaml_content(content).encode()) if user_data.data == user_data.plain else gzipped
     found = [] if plan.remote_grant else [dataclasses.replace(plan, remote_grant=True)]
     if plan.remote_grant and plan.downloads and plan.agent == "bucket" and plan.spec.run.agent == "auto":
-        found.append(dataclasses.replace(plan, agent="least"))
+        found.append(dataclasses.replace(plan, agent="bucket-minimal"))
     if plan.inline:
         costliest = max(plan.inline, key=lambda item: len(pack(item.content)))
         found.append(dataclasses.replace(plan, offloaded=(*plan.offloaded, costliest)))

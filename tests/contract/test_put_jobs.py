@@ -213,7 +213,7 @@ def test_a_file_that_changes_is_not_put_together(job, running, tmp_path):
     path = tmp_path / "big"
     path.write_bytes(os.urandom(LARGE))
     with path.open("r+b") as file, contextlib.ExitStack() as stack:
-        sender = new_uploader(target, pace=lambda _: os.utime(path))
+        sender = new_uploader(target, throttle=lambda _: os.utime(path))
         with pytest.raises(TransferError, match="changed"), contextlib.closing(sender):
             sender.post("big", FileSlice(file.fileno(), 0, LARGE))
         sender = stack.enter_context(contextlib.closing(new_uploader(target)))

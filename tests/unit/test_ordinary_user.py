@@ -133,6 +133,9 @@ def test_inputs_are_fetched_again_over_what_a_killed_fetch_left(store, s3, bucke
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at other processes in /proc")
 def test_everyones_processes_are_looked_at():
     """A process that may not be looked into shows what it shows, and does not end a search by arguments."""
-    program = "from tests.support import guests; assert [line for line in guests.command_lines('') if 'guests.command' in line]"
+    program = (
+        "from tests.support.guests import command_lines\n"
+        "assert [line for line in command_lines('') if 'import command_lines' in line]"
+    )
     done = ordinary.run(sys.executable, "-c", program, cwd=ROOT)
     assert (done.stderr, done.returncode) == ("", 0)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 MODULES = sorted(name for name in agent_sources() if name != "agent/__main__.py")
 # What VMs get: in the user-data alone, or in two stages.
 SETS = {
-    "least": (frozenset(), False),
+    "core": (frozenset(), False),
     "users": (frozenset((*agent_archive.FOR_USERS, *agent_archive.FOR_BUNDLES)), False),
     "root": (frozenset((*agent_archive.FOR_ROOT, *agent_archive.FOR_BUNDLES)), False),
     "spot and renewal": (frozenset((*agent_archive.FOR_SPOT, *agent_archive.FOR_RENEWAL)), False),

@@ -109,17 +109,22 @@ def test_credentials_that_die_before_the_job_are_refused():
     """The refusal names both times."""
     short = Credentials("k", "s", "t", expires=NOW + timedelta(minutes=30))
     with pytest.raises(Expiry) as caught:
-        signing.check_lifetime(short, now=NOW, needed_until=NOW + timedelta(hours=2), what="job hello")
+        signing.check_lifetime(
+            short, now=NOW, needed_until=NOW + timedelta(hours=2), what="job hello", shorten="run.timeout"
+        )
     assert "2026-11-23 20:30:00 UTC" in caught.value.message
     assert "2026-11-23 22:00:00 UTC" in caught.value.message
+    assert caught.value.hint.endswith("or shorten run.timeout")
     assert caught.value.exit_code == 4
 
 
 def test_nothing_lives_longer_than_sigv4_allows():
     """Seven days are the most, for a job and for a presigned URL."""
     week = timedelta(days=7)
-    signing.check_lifetime(CREDENTIALS, now=NOW, needed_until=NOW + week, what="job")
+    signing.check_lifetime(CREDENTIALS, now=NOW, needed_until=NOW + week, what="job", shorten="run.timeout")
     with pytest.raises(BadInput, match="7 days"):
-        signing.check_lifetime(CREDENTIALS, now=NOW, needed_until=NOW + week + timedelta(seconds=1), what="job")
+        signing.check_lifetime(
+            CREDENTIALS, now=NOW, needed_until=NOW + week + timedelta(seconds=1), what="job", shorten="run.timeout"
+        )
     with pytest.raises(BadInput, match="7 days"):
         signing.RequestSigner(BUCKET, CREDENTIALS, NOW).presign("GET", "k", week + timedelta(seconds=1))

@@ -60,7 +60,11 @@ def test_every_kind_of_signature_works_on_the_store(serve, mint, ask, http, s3, 
     got = ask(service, "get", token, {"keys": ["p/run/a b", "p/run/form"], "filename": "ü.txt"}).json()["urls"]
     answers = [http.get(item["url"], timeout=20) for item in got]
     assert [answer.content for answer in answers] == [b"abc", b"xyz"]
-    assert answers[0].headers["content-disposition"].startswith("attachment; filename*=UTF-8''%C3%BC.txt")
+    assert (
+        answers[0]
+        .headers["content-disposition"]
+        .startswith("attachment; filename=\"_.txt\"; filename*=UTF-8''%C3%BC.txt")
+    )
     grant = parse(ask(service, "grant", token).text)
     assert grant.outputs.prefix == "p/run/"
     fields = grant.outputs.form(key="p/run/by-grant")

@@ -192,11 +192,11 @@ def test_a_rendering_has_what_the_job_asks_for_and_what_it_may_call():
     """Without a bucket to put the rest into: first with `agent push` for the job's user, then without."""
     bundles = planned(JobSpec("x", RunSpec(("true",)), outputs=(OutputSpec("*", bundle=True),)))
     root = planned(JobSpec("x", RunSpec(("true",), user=None)))
-    assert parts(PLAIN, "needed") == (set(), False)
-    assert parts(bundles, "needed") == ({"tls", "bundle"}, False)
-    assert {"commands", "push_server", "push_client"} <= parts(PLAIN, "called")[0]
-    assert {"commands", "push_command"} <= parts(root, "called")[0]
-    assert "push_server" not in parts(root, "called")[0]
+    assert parts(PLAIN, "inline-minimal") == (set(), False)
+    assert parts(bundles, "inline-minimal") == ({"tls", "bundle"}, False)
+    assert {"commands", "push_server", "push_client"} <= parts(PLAIN, "inline-reduced")[0]
+    assert {"commands", "push_command"} <= parts(root, "inline-reduced")[0]
+    assert "push_server" not in parts(root, "inline-reduced")[0]
 
 
 def test_the_ledger_names_every_section():
@@ -229,13 +229,13 @@ def test_a_plan_moves_the_agent_first_then_its_largest_files():
         [("bucket", True, ["f9000"]), ("bucket", False, ["f9000", "f3000"])],
         [("bucket", True, ["f9000", "f3000"]), ("bucket", False, ["f9000", "f3000", "f100"])],
         [("bucket", True, ["f9000", "f3000", "f100"])],
-        [("least", True, ["f9000", "f3000", "f100"])],
+        [("bucket-minimal", True, ["f9000", "f3000", "f100"])],
     ]
     assert len(grant.inputs) == 3
     assert all(item["sha256"] for item in grant.inputs)
 
 
-@pytest.mark.parametrize(("agent", "staged", "expected"), [("auto", True, "bucket"), ("auto", False, "called")])
+@pytest.mark.parametrize(("agent", "staged", "expected"), [("auto", True, "bucket"), ("auto", False, "inline-reduced")])
 def test_what_the_agent_does_without(agent, staged, expected):
     """By itself the rest goes to the bucket, or stays at home where nothing will be put there."""
     plan = planned(JobSpec("x", RunSpec(("true",), agent=agent)))
