@@ -18,6 +18,7 @@ from provisioner import errors, units
 from provisioner.cli import app, options
 from provisioner.job import keys
 from provisioner.jobs.collect import Collected
+from provisioner.jobs.index import StoreLocation
 from provisioner.jobs.rendering import Rendering
 from provisioner.jobs.status import TaskReport, TaskStatus
 from provisioner.links.link import Link
@@ -95,7 +96,8 @@ def api() -> str:
         _documented(f"Job.{name}", member) for name, member in vars(library.Job).items() if not name.startswith("_")
     ]
     parts.append("## What they return")
-    parts += [_value(kind) for kind in (TaskStatus, TaskReport, Collected, Link, Rendering, library.Event)]
+    values = (TaskStatus, TaskReport, Collected, Link, Rendering, StoreLocation, library.Event)
+    parts += [_value(kind) for kind in values]
     return "\n\n".join([*parts, "## Errors", _errors()])
 
 

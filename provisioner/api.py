@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent import __version__
@@ -47,14 +48,17 @@ from provisioner.jobs.job import Job
 from provisioner.output import Event, Report, ignore
 
 if TYPE_CHECKING:
+    from provisioner.jobs.collect import Collected
     from provisioner.jobs.index import StoreLocation
     from provisioner.jobs.rendering import Rendering
+    from provisioner.jobs.status import TaskReport, TaskStatus
     from provisioner.links.link import Link
     from provisioner.links.signer import LinkSigner
     from provisioner.plan.plan import Plan
 
 __all__ = [
     "BadInput",
+    "Collected",
     "Event",
     "Expiry",
     "FreepostError",
@@ -62,11 +66,19 @@ __all__ = [
     "Integrity",
     "Job",
     "JobFailed",
+    "JobSource",
+    "Link",
     "MissingDependency",
     "NoCapacity",
     "NoCredentials",
     "NotFound",
+    "Plan",
     "Refused",
+    "Rendering",
+    "Report",
+    "StoreLocation",
+    "TaskReport",
+    "TaskStatus",
     "Unreachable",
     "Unsupported",
     "__version__",
@@ -82,6 +94,16 @@ __all__ = [
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"  # a job.yaml, or what stands in one
 HOUR = 3600  # seconds
+# What these functions and a Job return or take, by the module that has it: for annotations, and loaded only for them.
+_TYPES = {
+    "Collected": "provisioner.jobs.collect",
+    "Link": "provisioner.links.link",
+    "Plan": "provisioner.plan.plan",
+    "Rendering": "provisioner.jobs.rendering",
+    "StoreLocation": "provisioner.jobs.index",
+    "TaskReport": "provisioner.jobs.status",
+    "TaskStatus": "provisioner.jobs.status",
+}
 LARGEST = 5 << 30  # bytes: what S3 takes in one request
 
 
@@ -252,6 +274,12 @@ def upload_url(  # noqa: PLR0913 - each is an option of `provision url put`
     where = parse_object_url(url)
     signer = _link_signer(where.bucket, expires, endpoint_url, local=local)
     return signer.put(where.key, size=size, content_type=content_type, sha256=sha256, overwrite=overwrite)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _TYPES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_TYPES[name]), name)
 
 
 def _location(store: str | StoreLocation | None, endpoint_url: str | None) -> StoreLocation | None:

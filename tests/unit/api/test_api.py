@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import json
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -61,6 +62,16 @@ def test_everything_public_is_typed_and_documented():
         taken = set(inspect.signature(function).parameters) - {"self"}
         assert taken | {"return"} == set(function.__annotations__), function
         assert (function.__doc__ or "").rstrip().endswith("."), function
+
+
+def test_what_is_returned_is_exported():
+    """Whoever annotates what these functions take and give finds each type of ours in `freepost`."""
+    members = {**vars(api), **vars(api.Job)}
+    public = [each for name, each in members.items() if inspect.isfunction(each) and not name.startswith("_")]
+    signatures = " ".join(str(each.__annotations__) for each in public)
+    named = set(re.findall(r"\b[A-Z]\w+\b", signatures)) - {"Sequence", "Iterator", "None", "PathLike"}
+    assert named == set(freepost.__all__) & named
+    assert {"JobSource", "Link", "Plan", "Rendering", "Report", "StoreLocation", "TaskReport"} <= named
 
 
 def test_a_job_that_fails(operator, tmp_path):
