@@ -13,9 +13,11 @@ from provisioner.errors import MissingDependency
 from provisioner.process import Process, identify
 
 
-@pytest.fixture
-def child():
-    """A Python that waits for its standard input to end."""
+@pytest.fixture(params=[True, False], ids=["pidfd", "no pidfd"])
+def child(request, monkeypatch):
+    """A Python that waits for its standard input to end, on a system with pidfds and on one without, as macOS."""
+    if not request.param:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()

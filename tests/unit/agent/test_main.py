@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from agent.grant import dump
+from agent.main import main
 from tests.support.broken_store import broken_store
 from tests.support.grants import ROOT, SECRETS, fake_grant, gather, reader, real_grant, run_agent, write_grant
 
@@ -257,3 +258,20 @@ sys.exit(main.main({argv!r}))
     )
     assert says in done.stderr.decode()
     assert done.returncode == (1 if missing == "tty" else 2)
+
+
+def test_an_output_that_is_full(tmp_path):
+    """What can't be printed ends the command with a sentence, not a traceback."""
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-u", "-m", "agent", "--version"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=-1, check=False)
+    assert done.stderr == b"agent: [Errno 28] No space left on device\n"
+    assert done.returncode == 6
+
+
+def test_most_vms_have_no_module_for_grants_in_the_bucket(tmp_path, monkeypatch, capfd):
+    """`agent run` does without it, and looks for its own grant."""
+    monkeypatch.setitem(sys.modules, "agent.remote_grant", None)
+    monkeypatch.setenv("FREEPOST_GRANT", str(tmp_path / "none.json"))
+    assert main(["run"]) == 3
+    assert "none.json" in capfd.readouterr().err
