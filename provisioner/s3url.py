@@ -1,8 +1,9 @@
-"""Parses s3://BUCKET/KEY, wherever one may be written."""
+"""Where things lie in S3: s3://BUCKET/KEY, wherever one may be written, and the store of a job."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.grant import KEY_BUDGET
@@ -27,6 +28,19 @@ class S3Url(NamedTuple):
     def is_object(self) -> bool:
         """Whether it names one object: a key that isn't empty and doesn't end in a slash."""
         return bool(self.key) and not self.key.endswith("/")
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Where results go. `prefix` has no slash at its ends and may be empty."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing: str = "auto"  # auto, path or virtual
+    profile: str | None = None
+    method: str = "auto"  # auto (post, or put where the store takes no forms), post or put
 
 
 def is_s3_url(text: str) -> bool:

@@ -21,9 +21,9 @@ import requests
 from provisioner.cli import app
 from provisioner.embedded import seaweedfs
 from provisioner.embedded.server import EmbeddedStore, connect
-from provisioner.job.spec import StoreSpec
 from provisioner.process import read_proc_file
 from provisioner.s3.bucket import open_store
+from provisioner.s3url import StoreSpec
 
 WORKERS = 3  # most tests wait for other processes rather than compute: three fill two cores
 MARK = "TEST_SESSION"  # in the environment of every process that a test starts; FREEPOST_… would not reach the agent

@@ -15,8 +15,8 @@ from provisioner.job import files, keys, rules, validate, yaml_positions
 from provisioner.job.keys import Options
 from provisioner.job.overrides import apply
 from provisioner.job.problems import Faults, Location
-from provisioner.job.spec import FileSpec, InputSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec, VmSpec
-from provisioner.s3url import is_s3_url, split_url
+from provisioner.job.spec import FileSpec, InputSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, VmSpec
+from provisioner.s3url import StoreSpec, is_s3_url, split_url
 
 
 def load(path: Path, overrides: Sequence[str] = (), providers: Options | None = None) -> JobSpec:

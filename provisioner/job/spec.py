@@ -11,20 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from provisioner.s3url import StoreSpec
+
 OBJECT_LIMIT = 5 * 1024**3  # bytes in one POST or PUT (AWS, "Uploading objects")
-
-
-@dataclass(frozen=True)
-class StoreSpec:
-    """Where results go. `prefix` has no slash at its ends and may be empty."""
-
-    bucket: str
-    prefix: str = ""
-    endpoint_url: str | None = None
-    region: str | None = None
-    addressing: str = "auto"  # auto, path or virtual
-    profile: str | None = None
-    method: str = "auto"  # auto (post, or put where the store takes no forms), post or put
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from provisioner import atomic
 from provisioner.errors import BadInput, NotFound
-from provisioner.job.spec import StoreSpec
 from provisioner.jobs import record as records
 from provisioner.jobs.record import JobRecord
 from provisioner.plan import put_outputs
 from provisioner.plan.layout import JobKeys
 from provisioner.s3.bucket import Store
-from provisioner.s3url import is_s3_url, split_url
+from provisioner.s3url import StoreSpec, is_s3_url, split_url
 
 
 @dataclass(frozen=True)

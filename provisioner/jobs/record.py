@@ -17,9 +17,10 @@ from typing import Any
 
 from provisioner.clock import from_iso, iso
 from provisioner.errors import BadInput
-from provisioner.job.spec import FileSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec, VmSpec
+from provisioner.job.spec import FileSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, VmSpec
 from provisioner.plan.plan import StagedInput
 from provisioner.providers.base import Instance
+from provisioner.s3url import StoreSpec
 
 VERSION = 1
 Attempt = tuple[str, int]  # a task and the number of its attempt, from 1

@@ -16,12 +16,13 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from provisioner.errors import BadInput, FreepostError, Refused
-from provisioner.job.spec import JobSpec, SignerSpec, StoreSpec
+from provisioner.job.spec import JobSpec, SignerSpec
 from provisioner.plan.grants import large_keys
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan, TaskPlan
 from provisioner.plan.put_outputs import multipart_outputs
 from provisioner.retry import DEFAULT_RETRY
 from provisioner.s3.signing import Bucket, Credentials, arn, check_lifetime, literal
+from provisioner.s3url import StoreSpec
 
 if TYPE_CHECKING:
     from provisioner.boto import BotoClient

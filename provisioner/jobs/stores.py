@@ -50,17 +50,16 @@ def running_store() -> Running:
 
 def embedded_location(bucket: str | None = None, prefix: str = "") -> StoreLocation:
     """The embedded store; where it listens is found when it is opened."""
-    from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation
+    from provisioner.s3url import StoreSpec
 
     return StoreLocation(StoreSpec(bucket or "freepost", prefix), embedded=True)
 
 
 def location_of(url: str, endpoint_url: str | None = None) -> StoreLocation:
     """The store at an s3:// URL. Raise BadInput for what is none. Without `endpoint_url` it is at AWS."""
-    from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation
-    from provisioner.s3url import is_s3_url, split_url
+    from provisioner.s3url import StoreSpec, is_s3_url, split_url
 
     bucket, prefix = split_url(url)
     if not is_s3_url(url) or not bucket:
@@ -73,9 +72,9 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
 
     Raise BadInput for a job that names no provider, and for one whose VMs could not reach its store.
     """
-    from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation
     from provisioner.providers import registry
+    from provisioner.s3url import StoreSpec
 
     name = "local" if local else provider or spec.vm.provider
     if name is None:
@@ -138,9 +137,9 @@ def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Calla
             hint="give one of them; FREEPOST_ENDPOINT_URL counts",
         )
     from provisioner.clock import utc_now
-    from provisioner.job.spec import StoreSpec
     from provisioner.jobs.index import StoreLocation
     from provisioner.links.signer import make_signer
+    from provisioner.s3url import StoreSpec
 
     @functools.cache
     def open_bucket(bucket: str) -> tuple[Store, LinkSigner]:

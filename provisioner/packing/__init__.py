@@ -1,6 +1,6 @@
 """The agent as it travels: its sources made small, and the archives that hold them.
 
-The steps, from the sources in ``agent/`` to an archive:
+The steps, from the sources in ``agent/`` to an archive (1 and 2 are called by `sources`):
 
 1. `minify.write_out` replaces the constants of `agent.layout` and the exit codes by their values.
 2. `minify.shake` drops functions and constants that no other code names, such as those of the operator's side alone.

@@ -22,9 +22,6 @@ from pathlib import Path
 from provisioner import atomic, resources
 from provisioner.paths import cache_dir
 
-# `__main__.py` of the archive. It skips the interpreter's shutdown, which would take a seventh of the time of a small
-# file: everything is written and flushed by then.
-MAIN = "import os\nfrom agent.main import main\nos._exit(main())\n"
 CORE = (
     "__init__",
     "boot",
@@ -72,7 +69,7 @@ FOR_USERS = (
 )  # those that run as a user, who can't read the grant
 FOR_ROOT = ("commands", "compose", "options", "push_command", "push_stream", "report")  # jobs that can read it
 
-_PACKERS = ("agent_archive.py", "minify.py", "rename.py", "short_names.json")
+_PACKERS = ("agent_archive.py", "minify.py", "rename.py", "short_names.json", "sources.py")
 _LAST = "compose"  # written last where the rest is unpacked, so that its presence says that all of it is there
 
 
@@ -117,20 +114,13 @@ def minified() -> Mapping[str, str]:
     def make() -> bytes:
         from provisioner.packing.minify import shrink
         from provisioner.packing.rename import rename, short_names
+        from provisioner.packing.sources import needed_sources
 
         small = shrink(rename(needed_sources(), short_names()))
         return json.dumps({Path(name).stem: text for name, text in small.items()}).encode()
 
     found: dict[str, str] = json.loads(_cached("modules", make))
     return found
-
-
-def needed_sources() -> dict[str, str]:
-    """The sources of all that travels, as yet with all of their names, by the names of their files."""
-    from provisioner.packing.minify import shake, write_out
-
-    sources = {name: source.decode() for name, source in resources.agent_sources().items()}
-    return shake(write_out({**sources, "agent/__main__.py": MAIN}))
 
 
 def common() -> Iterator[tuple[frozenset[str], bool]]:

@@ -227,7 +227,7 @@ class _Renamer(ast.NodeTransformer):
 
 def main() -> None:
     """Write the table anew."""
-    from provisioner.packing.agent_archive import needed_sources
+    from provisioner.packing.sources import needed_sources  # which only this has a use for, not each launch
 
     names = propose(needed_sources())
     _TABLE.write_text(json.dumps(names._asdict(), indent=1) + "\n")

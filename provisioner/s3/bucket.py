@@ -30,7 +30,7 @@ from provisioner.s3.answers import error_from_boto
 from provisioner.s3.signing import Bucket, Credentials, bucket_url
 
 if TYPE_CHECKING:
-    from provisioner.job.spec import StoreSpec
+    from provisioner.s3url import StoreSpec
 
 REGION_HEADER = "x-amz-bucket-region"
 DEFAULT_REGION = "us-east-1"

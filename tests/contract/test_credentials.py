@@ -8,10 +8,10 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from provisioner.errors import NoCredentials
-from provisioner.job.spec import StoreSpec
 from provisioner.s3 import probe
 from provisioner.s3.bucket import open_store
 from provisioner.s3.signing import RequestSigner
+from provisioner.s3url import StoreSpec
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from agent.http import FileSlice
 from agent.upload import new_uploader
 from provisioner.cli import app
 from provisioner.embedded import server
-from provisioner.job.spec import StoreSpec
 from provisioner.plan import put_outputs
 from provisioner.s3 import put_slots
 from provisioner.s3.bucket import open_store
+from provisioner.s3url import StoreSpec
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from provisioner.cli import app
 from provisioner.embedded import server
 from provisioner.errors import Expiry, FreepostError, Refused
-from provisioner.job.spec import JobSpec, RunSpec, SignerSpec, StoreSpec
+from provisioner.job.spec import JobSpec, RunSpec, SignerSpec
 from provisioner.jobs import renew, revoke, role_session
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.status import TaskStatus
@@ -27,6 +27,7 @@ from provisioner.providers.local import LocalProvider
 from provisioner.s3 import bucket_policy, probe
 from provisioner.s3.bucket import open_store
 from provisioner.s3.signing import RequestSigner
+from provisioner.s3url import StoreSpec
 from tests.support.grants import run_agent, write_grant
 from tests.support.rgw import SHORTEST_SESSION
 

@@ -19,7 +19,7 @@ from agent.grant import Grant, dump, encode_name, parse
 from agent.push import Pusher
 from agent.upload import send
 from provisioner.embedded import server
-from provisioner.job.spec import JobSpec, RunSpec, StoreSpec
+from provisioner.job.spec import JobSpec, RunSpec
 from provisioner.jobs import collect
 from provisioner.jobs.record import JobRecord
 from provisioner.plan import put_outputs
@@ -27,6 +27,7 @@ from provisioner.plan.layout import JobKeys
 from provisioner.s3 import put_slots
 from provisioner.s3.bucket import open_store
 from provisioner.s3.signing import RequestSigner
+from provisioner.s3url import StoreSpec
 from provisioner.serve import key_store, token
 from tests.support.grants import ROOT
 from tests.support.service import Service

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from provisioner.errors import MissingDependency
-from provisioner.job.spec import StoreSpec
 from provisioner.s3.bucket import open_store
+from provisioner.s3url import StoreSpec
 from tests.support import guests
 
 

@@ -25,12 +25,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from provisioner.job.spec import StoreSpec
 from provisioner.plan.layout import JobKeys
 from provisioner.providers.base import Instance, Order, Phase, Provider
 from provisioner.providers.ec2 import Ec2Provider
 from provisioner.providers.guest.record import HOST
 from provisioner.s3.bucket import Store, open_store
+from provisioner.s3url import StoreSpec
 from provisioner.userdata import seed
 from tests.support import guests
 from tests.support.moto import IMAGE

@@ -14,7 +14,6 @@ import botocore.session
 import pytest
 
 from provisioner.job import load
-from provisioner.job.spec import StoreSpec
 from provisioner.jobs.launch import Launcher
 from provisioner.jobs.role_session import open_role_sessions
 from provisioner.providers import registry
@@ -24,6 +23,7 @@ from provisioner.providers.retrying import RetryingProvider
 from provisioner.retry import Retry
 from provisioner.s3.bucket import open_store
 from provisioner.s3.retrying import RetryingStore
+from provisioner.s3url import StoreSpec
 from tests.ec2.gateway import Gateway
 from tests.support import moto as motos
 from tests.support.moto import IMAGE

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from provisioner.errors import Integrity
-from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, StoreSpec
+from provisioner.job.spec import JobSpec, OutputSpec, RunSpec
 from provisioner.jobs import index
 from provisioner.jobs.record import JobRecord
 from provisioner.providers import base, registry
@@ -21,6 +21,7 @@ from provisioner.s3.probe import FormClient
 from provisioner.s3.retrying import RetryingStore
 from provisioner.s3.retrying_forms import RetryingFormClient
 from provisioner.s3.signing import RequestSigner
+from provisioner.s3url import StoreSpec
 from tests.support.resets import resetting
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import provisioner
 from provisioner.errors import BadInput
 from provisioner.job import keys, load, spec
+from provisioner.s3url import StoreSpec
 from tests.unit.job import test_problems
 from tests.unit.job.test_spec import MINIMAL, PROVIDERS
 
@@ -127,7 +128,7 @@ def test_every_key_has_a_field():
     for table, kind in pairs:
         assert set(table) == set(kind.__dataclass_fields__)
     assert set(keys.RUN) - {"script"} == set(spec.RunSpec.__dataclass_fields__)
-    assert set(keys.STORE) - {"url"} == set(spec.StoreSpec.__dataclass_fields__) - {"bucket", "prefix"}
+    assert set(keys.STORE) - {"url"} == set(StoreSpec.__dataclass_fields__) - {"bucket", "prefix"}
     assert set(keys.VM) == set(spec.VmSpec.__dataclass_fields__) - {"options"}
 
 

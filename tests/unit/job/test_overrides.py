@@ -4,6 +4,7 @@ import pytest
 
 from provisioner.errors import BadInput
 from provisioner.job import load, spec
+from provisioner.s3url import StoreSpec
 
 JOB = """
 name: hello
@@ -42,7 +43,7 @@ def test_values(path):
     )
     assert (made.name, made.run.timeout, len(made.array), made.max_bytes) == ("other", 7200, 10, 10_000_000)
     assert made.outputs == (spec.OutputSpec("a"), spec.OutputSpec("b", bundle=True), spec.OutputSpec("c"))
-    assert made.store == spec.StoreSpec("bucket", "prefix", region="eu-1")
+    assert made.store == StoreSpec("bucket", "prefix", region="eu-1")
     assert made.run.files == (spec.FileSpec("x", b""),)
 
 

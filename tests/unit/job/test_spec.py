@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from provisioner.job import load, spec
-from provisioner.job.spec import FileSpec, InputSpec, OutputSpec, RunSpec, StoreSpec, VmSpec
+from provisioner.job.spec import FileSpec, InputSpec, OutputSpec, RunSpec, VmSpec
+from provisioner.s3url import StoreSpec
 from tests.support import unmeasured
 
 MINIMAL = {"name": "hello", "run": {"command": "true"}}

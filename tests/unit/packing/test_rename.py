@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-from provisioner.packing import agent_archive, rename
+from provisioner.packing import rename
 from provisioner.packing.minify import shake, write_out
+from provisioner.packing.sources import needed_sources
 from tests.support.interpreters import AGENT_PYTHONS
 
 
@@ -46,7 +47,7 @@ def test_no_library_has_a_name_that_is_shortened(python):
 
 def nodes_of_the_agent():
     """Every node of its sources."""
-    return [node for source in agent_archive.needed_sources().values() for node in ast.walk(ast.parse(source))]
+    return [node for source in needed_sources().values() for node in ast.walk(ast.parse(source))]
 
 
 def test_attributes_and_globals_are_told_apart():

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from provisioner.errors import BadInput
-from provisioner.job.spec import JobSpec, RunSpec, StoreSpec
+from provisioner.job.spec import JobSpec, RunSpec
 from provisioner.plan.plan import UPLOAD_MARGIN
 from provisioner.plan.request import GROUP_FROM, GROUP_SIZE, LaunchRequest, make_plan
 from provisioner.s3.signing import MAX_LIFETIME, Bucket
+from provisioner.s3url import StoreSpec
 
 NOW = datetime(2026, 11, 23, 20, tzinfo=timezone.utc)
 SPEC = JobSpec("hello", RunSpec(("true",), timeout=3600))

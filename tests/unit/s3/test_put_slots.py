@@ -11,12 +11,13 @@ from agent.errors import TransferError
 from agent.grant import dump, parse
 from agent.put_upload import PutUploader
 from provisioner.errors import BadInput
-from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, SignerSpec, StoreSpec
+from provisioner.job.spec import JobSpec, OutputSpec, RunSpec, SignerSpec
 from provisioner.jobs.role_session import read_resources
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.s3 import put_slots
 from provisioner.s3.signing import Bucket, Credentials, RequestSigner
+from provisioner.s3url import StoreSpec
 from provisioner.userdata.render import render
 
 NOW = datetime(2026, 11, 23, 20, 0, 0, 123456, tzinfo=timezone.utc)

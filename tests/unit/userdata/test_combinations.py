@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import BadInput
-from provisioner.job.spec import InputSpec, JobSpec, OutputSpec, RunSpec, StoreSpec, VmSpec
+from provisioner.job.spec import InputSpec, JobSpec, OutputSpec, RunSpec, VmSpec
 from provisioner.jobs.launch import Launcher
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.providers.ec2 import Ec2Provider
 from provisioner.providers.ec2.rate import Limits
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import Bucket, Credentials
+from provisioner.s3url import StoreSpec
 
 FACTORS = {
     "market": ("on-demand", "spot"),
