@@ -15,12 +15,21 @@ LOG = "log"
 SOCKET = "/run/freepost.sock"  # where a job whose user may not read the grant has its files stored
 SCOPE = "freepost-job"  # systemd's unit of a job that runs as a user
 
+# The addresses of a cloud's metadata service, which a job may not reach.
+METADATA_IPV4 = "169.254.169.254"
+METADATA_IPV6 = "fd00:ec2::254"
+
+# The agent as it is packed: what separates its files, and the module that is unpacked last of the rest.
+ARCHIVE_MARK = "\f"
+ARCHIVE_LAST = "compose"
+
 # Below the outputs prefix.
 PART = "%s.parts/%05d"  # of a file that was split: its name, and the part's number from 1
 BUNDLE = ".bundles/%s.tar"
 
 # Below the status prefix.
-LOG_SEGMENT = "log/%06d"
+LOG_FOLDER = "log/"
+LOG_SEGMENT = LOG_FOLDER + "%06d"
 MANIFEST = "manifest.json"
 MANIFEST_PART = "manifest/%06d"
 LAUNCHED = "launched"  # posted by the operator
