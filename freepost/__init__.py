@@ -1,4 +1,4 @@
-"""Freepost: launch VMs that mail their results to S3 and hold no credential.
+"""Freepost: run batch jobs on VMs that hold no cloud credentials, and collect their results from S3.
 
 The names are those of `provisioner.api`, which is loaded when one of them is used: importing this costs nothing.
 """

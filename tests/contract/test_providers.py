@@ -1,4 +1,4 @@
-"""The suite that every provider passes. `machine` and `qemu` boot real machines: they run under the e2e marker."""
+"""The suite of the providers of this host. `machine` and `qemu` boot real machines: they run under the e2e marker."""
 
 from __future__ import annotations
 
