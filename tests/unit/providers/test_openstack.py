@@ -7,6 +7,7 @@ It proves what the provider asks for and how it reads answers and errors; no rea
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import threading
 import uuid
@@ -17,7 +18,7 @@ import pytest
 
 from provisioner import errors
 from provisioner.providers.base import Order, Phase
-from provisioner.providers.openstack import OpenstackProvider, server_name
+from provisioner.providers.openstack import EXPIRES, OpenstackProvider, server_name
 
 pytest.importorskip("openstack")
 # The SDK warns of what it will drop from itself; a test of ours can't mend that.
@@ -178,6 +179,48 @@ def test_choices_are_flavors_by_zones(nova):
     assert nova.bodies == []
     assert [choice.name for choice in found] == [f"{FLAVOR} in north", f"{FLAVOR} in south"]
     assert found[0].options == {"image": IMAGE, "flavor": FLAVOR, "zone": "north"}
+
+
+def test_what_a_job_leaves_out_is_named(nova):
+    """An image and a type are needed, and an order is for one task; nothing is asked of the cloud for either."""
+    provider = OpenstackProvider({})
+    with pytest.raises(errors.BadInput, match=r"needs vm\.image and vm\.type"):
+        provider.choices({})
+    with pytest.raises(errors.BadInput, match="one task per launch"):
+        provider.launch(dataclasses.replace(order(), tasks=("1", "2")))
+    assert nova.bodies == []
+
+
+def test_doctor_says_what_is_there(nova):
+    """Image and flavors by name, or the cloud's own refusal with what to correct."""
+    asked = {"image": IMAGE, "type": (FLAVOR,), "key": "mine", "security_groups": ("web",)}
+    (good, *_) = OpenstackProvider({}).checks(asked, 1)
+    assert good.good
+    assert FLAVOR in good.text
+    (bad,) = OpenstackProvider({}).checks({**asked, "image": "nowhere"}, 1)
+    assert not bad.good
+    assert "could not find the image" in bad.text
+    assert "vm.image" in bad.hint
+
+
+def test_key_and_groups_reach_the_server(nova):
+    """They come in the shape that Nova has for them."""
+    (choice,) = OpenstackProvider({}).choices(
+        {"image": IMAGE, "type": (FLAVOR,), "key": "mine", "security_groups": ("web", "db")}
+    )
+    OpenstackProvider({}).launch(order(**choice.options))
+    (sent,) = nova.bodies
+    assert sent["key_name"] == "mine"
+    assert sent["security_groups"] == [{"name": "web"}, {"name": "db"}]
+
+
+def test_a_server_that_others_changed_is_still_found(nova):
+    """Metadata that was written by somebody else costs the expiry alone."""
+    provider = OpenstackProvider({})
+    (made,) = provider.launch(order())
+    nova.servers[made.id]["metadata"][EXPIRES] = "soon"
+    (found,) = provider.list_resources()
+    assert (found.id, found.job, found.expires) == (made.id, "job-1", None)
 
 
 def test_an_order_makes_one_server(nova):
