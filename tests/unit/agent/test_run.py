@@ -119,3 +119,73 @@ def test_when_the_grant_ends_is_for_the_store_to_say(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     assert server.objects["job/out/0/1/out1"] == b"1\n"
     assert json.loads(server.objects["job/status/0/1/succeeded"])["upload"]["failed"] == []
+
+
+DENIED = (403, b"<Error><Code>AccessDenied</Code><Message>not you</Message></Error>")
+
+
+def run_task(folder, server, **differs):
+    """Run a task that makes `out1`, except for what `differs`. Return the finished process and its last event."""
+    path = write_grant(folder, fake_grant(server.url))
+    task = {"command": ["sh", "-c", "echo 1 >out1"], "env": {}, "user": None, "timeout": 60, "grace": 5}
+    task.update(workdir=str(folder / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
+    (folder / "task.json").write_text(json.dumps({**task, **differs}))
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", "run"],
+        env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
+        check=False, timeout=60, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    ends = [server.objects.get(f"job/status/0/1/{name}") for name in ("succeeded", "failed", "interrupted")]
+    return done, next((json.loads(each) for each in ends if each), None)
+
+
+def test_a_command_that_is_not_there(tmp_path):
+    """The last event says so, and what keeps the command from starting."""
+    with broken_store() as server:
+        done, last = run_task(tmp_path, server, command=["/nowhere/to-be-found"])
+    assert done.returncode == 1
+    assert (last["event"], last["started"]) == ("failed", None)
+    assert last["reason"].startswith("it could not be started: [Errno 2] No such file or directory")
+
+
+def test_a_job_runs_into_its_timeout(tmp_path):
+    """It is ended, its outputs are stored, and the last event says after how long."""
+    with broken_store() as server:
+        command = ["sh", "-c", "echo 1 >out1; exec sleep 60"]
+        done, last = run_task(tmp_path, server, command=command, timeout=1)
+    assert done.returncode == 1
+    assert (last["event"], last["reason"]) == ("failed", "it ran into its timeout of 1 s")
+    assert last["exit_code"] == -signal.SIGTERM
+    assert server.objects["job/out/0/1/out1"] == b"1\n"
+
+
+def test_nothing_runs_whose_results_would_be_refused(tmp_path):
+    """A store that refuses the first event would refuse all else: the job isn't started."""
+    with broken_store() as server:
+        server.always = DENIED
+        done, last = run_task(tmp_path, server)
+    assert (done.returncode, last) == (5, None)
+    assert "AccessDenied" in done.stderr
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_event_that_is_refused_meanwhile_stops_nothing(tmp_path):
+    """What can't be told while the job runs is said on the console; the job's results count."""
+    with broken_store() as server:
+        server.faults.extend((None, DENIED))
+        done, last = run_task(tmp_path, server, command=["sh", "-c", "echo 1 >out1; sleep 1"])
+    assert (done.returncode, last["event"]) == (0, "succeeded")
+    assert "AccessDenied" in done.stderr
+    assert server.objects["job/out/0/1/out1"] == b"1\n"
+
+
+def test_a_manifest_that_is_refused_is_no_success(tmp_path):
+    """Without it nothing can be collected: the task failed, and its last event says what was refused."""
+    with broken_store() as server:
+        faults = iter([DENIED])  # for the request after that which stored the output
+        server.next_fault = lambda _: next(faults, None) if "job/out/0/1/out1" in server.objects else None
+        done, last = run_task(tmp_path, server)
+    assert "job/status/0/1/manifest.json" not in server.objects
+    assert (last["event"], last["exit_code"]) == ("failed", 0)
+    assert last["reason"].startswith("1 outputs failed; manifest and log: ")
+    assert done.returncode == 5  # the job itself did well
