@@ -94,7 +94,7 @@ class Finder:
                 job = str(json.loads(self.store.get(entry.key))["job"])
             except NotFound:
                 continue
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):  # no mark of ours
                 job = "?"
             if job not in records:
                 why = "its job was never recorded" if self.now - entry.modified > MARK_LIFE else ""

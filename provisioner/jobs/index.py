@@ -102,4 +102,4 @@ def remove(store: Store, record: JobRecord) -> int:
 def listing(store: Store) -> list[str]:
     """The ids of the jobs in a store, by name."""
     prefix = f"{store.prefix}/" if store.prefix else ""
-    return [name for name in store.folders(prefix) if not name.startswith(".")]
+    return [name for name in store.folders(prefix) if name and not name.startswith(".")]

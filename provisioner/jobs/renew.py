@@ -22,7 +22,7 @@ from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.signers import vm_signer
 from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
-from provisioner.plan.layout import JobKeys
+from provisioner.plan.layout import JobKeys, parse_mail
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Provider
@@ -161,8 +161,10 @@ def latest(store: Store, record: JobRecord) -> dict[Attempt, int]:
     root = JobKeys(store.prefix, record.job).mail_root
     found: dict[Attempt, int] = {}
     for item in store.list(root):
-        task, attempt, number = item.key[len(root) :].split("/")
-        found[task, int(attempt)] = max(found.get((task, int(attempt)), 0), int(number))
+        key = parse_mail(root, item.key)
+        if key is not None:
+            attempt = key.task, key.attempt
+            found[attempt] = max(found.get(attempt, 0), key.number)
     return found
 
 
