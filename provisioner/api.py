@@ -207,10 +207,11 @@ def jobs(*, store: str | StoreLocation | None = None, endpoint_url: str | None =
 
     Raise NotFound for a bucket that isn't there, Refused, NoCredentials or Unreachable for one that can't be listed.
     """
-    from provisioner.jobs import index, stores
+    from provisioner.jobs import stores
+    from provisioner.jobs.record import job_ids
 
     location = _location(store, endpoint_url) or stores.embedded_location()
-    return index.listing(stores.open_location(location).store)
+    return job_ids(stores.open_location(location).store)
 
 
 def sign(

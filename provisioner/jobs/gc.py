@@ -14,13 +14,12 @@ from datetime import datetime, timedelta
 
 from provisioner.clock import iso
 from provisioner.errors import BadInput, FreepostError, NotFound
-from provisioner.jobs import index, status
-from provisioner.jobs.record import JobRecord
-from provisioner.plan.layout import JobKeys, agent_root
+from provisioner.jobs import status
+from provisioner.jobs.record import JobRecord, job_ids, read_record
+from provisioner.plan.layout import JobKeys, agent_root, marks_root
 from provisioner.providers.base import Provider, ProviderResource
 from provisioner.s3.bucket import Store
 
-MARKS = ".launching"
 AGENT = "agent"  # the kind of an archive of the agent
 MARK_LIFE = timedelta(hours=1)  # a launch writes its record seconds after its mark: an older mark is nobody's
 YOUNG = timedelta(minutes=10)  # for which the launch that wrote an archive may not have recorded it yet
@@ -89,7 +88,7 @@ class Finder:
     def _marks(self, records: Mapping[str, JobRecord], over: Mapping[str, str]) -> list[Garbage]:
         """The marks of launches that were cut off, when their job is over or was never begun."""
         found = []
-        for entry in self.store.list(JobKeys(self.store.prefix, MARKS).root):
+        for entry in self.store.list(marks_root(self.store.prefix)):
             try:
                 job = str(json.loads(self.store.get(entry.key))["job"])
             except NotFound:
@@ -148,9 +147,9 @@ class Finder:
 def read_records(store: Store) -> tuple[dict[str, JobRecord], list[str]]:
     """The records of a store's jobs, and a sentence for each that can't be read."""
     records, faults = {}, []
-    for job in index.listing(store):
+    for job in job_ids(store):
         try:
-            records[job] = index.read(store, job)
+            records[job] = read_record(store, job)
         except NotFound:
             continue  # a folder that isn't a job's
         except BadInput as error:

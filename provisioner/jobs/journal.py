@@ -27,8 +27,7 @@ from typing import Any
 
 from provisioner.clock import from_iso, iso
 from provisioner.errors import NotFound
-from provisioner.jobs import index
-from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm
+from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm, keys_of, read_record
 from provisioner.plan.layout import JobKeys, parse_order
 from provisioner.providers.base import Instance, Order, Provider
 from provisioner.s3.bucket import Store
@@ -132,11 +131,11 @@ def look_up(
     ahead = _missing(record, attempts)
     if not ahead:
         return Unrecorded(record)
-    record = index.read(store, record.job)  # a launcher elsewhere may have written since
+    record = read_record(store, record.job)  # a launcher elsewhere may have written since
     ahead = _missing(record, ahead)
     found: list[Instance] = []
     busy: set[Attempt] = set()
-    for entry in Journal(store, JobKeys(store.prefix, record.job)).entries() if ahead else ():
+    for entry in Journal(store, keys_of(store, record)).entries() if ahead else ():
         started = entry.instances or provider.find_instances(entry.order) or ()
         found += started
         if not started and now - entry.created < RESEND_WITHIN:

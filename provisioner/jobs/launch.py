@@ -34,7 +34,7 @@ from provisioner.jobs.record import JobRecord
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.staging import Stager, measure
 from provisioner.output import Event, Report
-from provisioner.plan.layout import JobKeys
+from provisioner.plan.layout import JobKeys, marks_root
 from provisioner.plan.plan import Plan, StagedInput, TaskPlan, new_job_id, task_plans
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Choice, Provider
@@ -61,7 +61,7 @@ class Launcher:
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
-        mark = JobKeys(self.store.prefix, ".launching").root + records.digest(spec, self.provider.name)
+        mark = marks_root(self.store.prefix) + records.digest(spec, self.provider.name)
         plan = self.plan(spec, job=self._unfinished(mark))
         choices = self._choices(spec)
         plan = self._prove_method(plan)
@@ -154,21 +154,21 @@ class Launcher:
     def _find_or_write_record(self, plan: Plan) -> JobRecord:
         """Return the record that an interrupted launch of this job wrote, or write a new one, before any VM starts."""
         try:
-            return records.parse(self.store.get(plan.keys.record), plan.keys.record)
+            return records.read_record(self.store, plan.job)
         except NotFound:
             # What this machine's configuration decided (a region, say) is recorded for other machines.
             options = {**plan.spec.vm.options, **self.provider.pinned_options}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
             record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.grants_end, plan.inputs)
             record = _with_archive(record, plan)
-            self.store.put(plan.keys.record, records.dump(record))
+            records.write_record(self.store, record)
             return record
 
     def _record_archive(self, record: JobRecord, plan: Plan) -> JobRecord:
         """Write the name of the agent's archive into the record before a VM can need the archive."""
         updated = _with_archive(record, plan)
         if updated != record:
-            self.store.put(plan.keys.record, records.dump(updated))
+            records.write_record(self.store, updated)
         return updated
 
     def _start(
@@ -199,7 +199,7 @@ class Launcher:
             deadline=record.deadline + later,
             expires=record.expires + later,
         )
-        self.store.put(journal.keys.record, records.dump(record))
+        records.write_record(self.store, record)
         journal.drop(started.tokens)
         return record
 
@@ -208,7 +208,7 @@ class Launcher:
         self._prove(plan)
         Stager(self.store, self.report).stage(plan)
         record = dataclasses.replace(self._find_or_write_record(plan), launched=True)
-        self.store.put(plan.keys.record, records.dump(record))
+        records.write_record(self.store, record)
         return record
 
     def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
@@ -230,7 +230,7 @@ class Launcher:
 
     def recover(self, record: JobRecord) -> JobRecord:
         """Record what a retry that was cut off had ordered, sending again the orders that may be."""
-        journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
+        journal = Journal(self.store, records.keys_of(self.store, record))
         entries = journal.entries() if record.launched else []
         if not entries:
             return record

@@ -17,12 +17,12 @@ from agent.grant import dump
 from provisioner import units
 from provisioner.clock import iso
 from provisioner.errors import BadInput, Expiry, FreepostError
-from provisioner.jobs.record import Attempt, JobRecord
+from provisioner.jobs.record import Attempt, JobRecord, keys_of
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.signers import vm_signer
 from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
-from provisioner.plan.layout import JobKeys, parse_mail
+from provisioner.plan.layout import parse_mail
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Provider
@@ -151,14 +151,14 @@ class Renewer:
 
     def _drop(self, record: JobRecord, task: str, attempt: int) -> None:
         """Delete the renewed grants of an attempt that is over."""
-        prefix = JobKeys(self.store.prefix, record.job).mail(task, attempt)
+        prefix = keys_of(self.store, record).mail(task, attempt)
         self.store.delete([item.key for item in self.store.list(prefix)])
         self._due.pop((task, attempt), None)
 
 
 def latest(store: Store, record: JobRecord) -> dict[Attempt, int]:
     """The number of the last renewed grant of each attempt that has one."""
-    root = JobKeys(store.prefix, record.job).mail_root
+    root = keys_of(store, record).mail_root
     found: dict[Attempt, int] = {}
     for item in store.list(root):
         key = parse_mail(root, item.key)
@@ -170,7 +170,7 @@ def latest(store: Store, record: JobRecord) -> dict[Attempt, int]:
 
 def drop(store: Store, record: JobRecord) -> None:
     """Delete every renewed grant of a job whose VMs are ended."""
-    root = JobKeys(store.prefix, record.job).mail_root
+    root = keys_of(store, record).mail_root
     store.delete([item.key for item in store.list(root)] if record.spec.renew else [])
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from agent.layout import EVENTS, FINAL_EVENTS, MANIFEST, SUCCEEDED
 from provisioner.clock import iso
 from provisioner.errors import BadInput, JobFailed
-from provisioner.jobs.record import Attempt, JobRecord
-from provisioner.plan.layout import JobKeys, parse_status
+from provisioner.jobs.record import Attempt, JobRecord, keys_of
+from provisioner.plan.layout import parse_status
 from provisioner.s3.bucket import ObjectInfo, Store
 
 LOST = "lost"
@@ -75,7 +75,7 @@ class TaskReport(TaskStatus):
 
 def read(store: Store, record: JobRecord) -> list[TaskStatus]:
     """Tell where every task stands, in the order of the tasks."""
-    root = JobKeys(store.prefix, record.job).status_root
+    root = keys_of(store, record).status_root
     return latest_status(record.spec.tasks, root, store.list(root))
 
 
@@ -116,7 +116,7 @@ def final_event(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, 
     """What the last event of a task says: exit_code, signal, reason, upload. Empty when there is none to read."""
     if item.event not in FINAL_EVENTS:
         return {}
-    keys = JobKeys(store.prefix, record.job)
+    keys = keys_of(store, record)
     try:
         found = json.loads(store.get(keys.event(item.task, item.attempt, item.event)))
     except ValueError:

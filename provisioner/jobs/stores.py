@@ -119,10 +119,11 @@ def find_job(job: str, location: StoreLocation | None) -> tuple[OpenStore, JobRe
     Raise NotFound when this machine knows no such job, or its store has none.
     """
     from provisioner.jobs import index
+    from provisioner.jobs.record import read_record
 
     found, name = index.locate(job, location=location, index=job_index())
     opened = open_location(found)
-    return opened, index.read(opened.store, name)
+    return opened, read_record(opened.store, name)
 
 
 def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[[str], tuple[Store, LinkSigner]]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from agent.layout import LAUNCHED
 from provisioner.errors import BadInput, FreepostError, NoCapacity
-from provisioner.jobs import index, journal, status
+from provisioner.jobs import journal, status
 from provisioner.jobs.decide import LOST_AFTER, Observation, attempt_name, decide, to_launch_again
-from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm
+from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm, read_record
 from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
 from provisioner.providers.base import Provider
@@ -130,7 +130,7 @@ class _FollowState:
         except FreepostError as error:
             if not isinstance(error.__cause__ or error, NoCapacity):
                 raise
-            self.record = index.read(watcher.store, self.record.job)  # some may have been started
+            self.record = read_record(watcher.store, self.record.job)  # some may have been started
             self.reported |= {item.key for item in status.read(watcher.store, self.record)}
             watcher.report(_delayed(self.record, error, self.delay))
             self.due, self.delay = watcher.clock() + self.delay, min(self.delay * 2, AGAIN[1])

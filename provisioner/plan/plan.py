@@ -130,7 +130,7 @@ class Plan:
     def offloaded_entry(self, file: FileSpec) -> StagedInput:
         """Where such a file lies: by its hash, so that every attempt finds the same bytes."""
         digest = hashlib.sha256(file.content).hexdigest()
-        return StagedInput(file.path, self.keys.input(f".files/{digest}"), file.mode, len(file.content), digest)
+        return StagedInput(file.path, self.keys.offloaded(digest), file.mode, len(file.content), digest)
 
     @property
     def archive(self) -> StagedInput | None:

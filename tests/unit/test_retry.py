@@ -11,7 +11,7 @@ import pytest
 
 from provisioner.errors import Integrity
 from provisioner.job.spec import JobSpec, OutputSpec, RunSpec
-from provisioner.jobs import index
+from provisioner.jobs import removal
 from provisioner.jobs.record import JobRecord
 from provisioner.providers import base, registry
 from provisioner.providers.retrying import RetryingProvider
@@ -100,7 +100,7 @@ def test_an_upload_in_parts_begun_twice_goes_with_its_job(through, store, opened
         store=StoreSpec(opened.bucket.name, method="put"),
         outputs=(OutputSpec("big.bin", max_size=6 << 30),),
     )
-    index.remove(opened, JobRecord("j", spec, "local", NOW, NOW, NOW))
+    removal.remove(opened, JobRecord("j", spec, "local", NOW, NOW, NOW))
     assert opened.uploads("p/") == []
 
 

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from provisioner.jobs import gc, index
+from provisioner.jobs import gc
 from provisioner.jobs.journal import Journal
+from provisioner.jobs.record import job_ids
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import launch_token
 from provisioner.providers.base import Order
@@ -37,7 +38,7 @@ def test_folders_without_a_name_or_a_record_are_no_jobs(opened):
     """They are neither listed as jobs nor told of as unreadable records."""
     opened.put("p/.hidden/stray", b"")
     opened.put("p/photos/stray", b"")
-    assert index.listing(opened) == ["photos"]
+    assert job_ids(opened) == ["photos"]
     assert gc.read_records(opened) == ({}, [])
     # Stores of AWS's kind have folders without a name; the embedded one makes p/stray of p//stray.
-    assert index.listing(SimpleNamespace(prefix="p", folders=lambda _: ["", "j"])) == ["j"]
+    assert job_ids(SimpleNamespace(prefix="p", folders=lambda _: ["", "j"])) == ["j"]
