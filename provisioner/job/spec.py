@@ -69,6 +69,11 @@ class RunSpec:
     grace: int = 60
     agent: str = "auto"
 
+    @property
+    def account(self) -> str | None:
+        """The user that the job runs as; None for the agent's own, root."""
+        return None if self.user == "root" else self.user
+
 
 @dataclass(frozen=True)
 class VmSpec:

@@ -113,6 +113,7 @@ class Launcher:
                 attempts=attempts,
                 inputs=[measure(self.store, item, keys) for item in spec.inputs] if inputs is None else inputs,
                 groups=self.provider.groups,
+                has_guest=self.provider.has_guest,
             )
         )
         return self._granter.fit_user_data(plan, staged=staged)
@@ -144,7 +145,7 @@ class Launcher:
         """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
         grant, user_data = self.render(plan, plan.tasks[0])
         # Without a VM no cloud-init reads it: a fault still counts, a missing schema is not worth a warning.
-        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
+        validate.check(user_data.plain, self.report, quiet=not self.provider.has_guest)
         return grant, user_data
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:

@@ -63,7 +63,7 @@ class Renderer:
             plan = launcher.plan(replace(spec, array=array, retries=0), raw=self.raw)
             chosen = plan.task(None)
         grant, made = launcher.render(plan, chosen, use=self.stage)
-        validate.check(made.plain, self.report, quiet=platform == "local")
+        validate.check(made.plain, self.report, quiet=not provider.has_guest)
         if self.stage:
             launcher.stage(plan)
             job_index().remember(plan.job, opened.location.store, embedded=opened.location.embedded)

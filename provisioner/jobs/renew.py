@@ -144,6 +144,7 @@ class Renewer:
             credentials_expire=sessions.check(spec, now, now),
             attempts=dict([each]),
             inputs=record.inputs,
+            has_guest=self.provider.has_guest,
         )
         plan = make_plan(request)
         expires = min(plan.expires, record.deadline + UPLOAD_MARGIN)

@@ -73,7 +73,8 @@ class Plan:
     there, but for what the VM could not do its job without; ``bucket-minimal``: that, too. Where the bucket can't be
     used, ``inline-reduced``: what the job's keys and `agent push` need; ``inline-minimal``: the former alone.
     `offloaded` are the job's files that had no room in the user-data. `remote_grant` says that the grants lie in the
-    bucket, and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped.
+    bucket, and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped; `has_guest`,
+    that cloud-init reads it, and not a provider that runs the agent without a guest, as the operator.
     """
 
     job: str
@@ -92,6 +93,7 @@ class Plan:
     agent: str = "inline"
     remote_grant: bool = False
     raw: bool = False
+    has_guest: bool = True
 
     @property
     def needed_until(self) -> datetime:

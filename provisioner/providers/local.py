@@ -43,6 +43,8 @@ class LocalProvider(Provider):
     user_data_limit: ClassVar[int] = 16_384  # as tight as EC2's, so that what runs here also launches there
     raw_limit: ClassVar[int] = 32_768  # as `elsewhere`
     option_schema: ClassVar[Mapping[str, Any]] = {}
+    reaches_loopback: ClassVar[bool] = True
+    has_guest: ClassVar[bool] = False
     notice: ClassVar[str] = "the local provider isolates nothing: the job runs as you, on this machine"
 
     def __init__(self, folder: Path) -> None:

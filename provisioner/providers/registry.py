@@ -39,6 +39,11 @@ class ProviderClass(Protocol):
         """As `Provider.option_schema`: a class attribute."""
         ...
 
+    @property
+    def reaches_loopback(self) -> bool:
+        """As `Provider.reaches_loopback`: a class attribute."""
+        ...
+
     def create(self, context: Context) -> Provider:
         """Make a provider; a class method."""
         ...

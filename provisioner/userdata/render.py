@@ -102,7 +102,7 @@ def render(plan: Plan, task: TaskPlan, grant: Grant, stub: bytes = b"") -> UserD
             job=plan.job,
             task=task.task,
             attempt=task.attempt,
-            user=plan.spec.run.user if plan.spec.run.user != "root" else None,
+            user=plan.spec.run.account,
             deadman=deadman(plan),
             files=files,
         )
@@ -171,7 +171,7 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
     if any(item.bundle for item in spec.outputs):
         needed.update(agent_archive.FOR_BUNDLES)
     if plan.agent == "inline-reduced":
-        reads_grant = spec.run.user in {None, "root"} or plan.provider == "local"  # where the job runs as the operator
+        reads_grant = spec.run.account is None or not plan.has_guest
         needed.update(agent_archive.FOR_ROOT if reads_grant else agent_archive.FOR_USERS)
     return frozenset(needed), False
 
@@ -187,7 +187,7 @@ def task_document(plan: Plan) -> dict[str, object]:
     return {
         "command": list(spec.run.command),
         "env": dict(spec.run.env),
-        "user": spec.run.user if spec.run.user != "root" else None,
+        "user": spec.run.account,
         "timeout": spec.run.timeout,
         "grace": spec.run.grace,
         "workdir": WORKDIR,
