@@ -115,25 +115,22 @@ class Revoker:
         self.settle(record, last=all(item.is_final and (item.succeeded or item.attempt > retries) for item in found))
 
     def settle(self, record: JobRecord, *, last: bool) -> None:
-        """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""
-        for left in (2, 1, 0) if last else (0,):
-            if not self._pending or not self._wanted(record):
-                return
-            try:
-                self._revoke(record)
-            except PolicyFull as error:
-                if last:
-                    self.whole(record)
-                    return
+        """Revoke what was noted, as `tick` does.
+
+        `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked.
+        """
+        if not self._pending or not self._wanted(record):
+            return
+        try:
+            self._revoke(record)
+        except PolicyFull as error:
+            if last:
+                self.whole(record)
+            else:
                 self._report_failure(record, error)
-            except Unsupported as error:
-                self._able = False
-                self._report_failure(record, error)
-            except FreepostError as error:
-                if left:
-                    self.sleep(1 << (2 - left))
-                else:
-                    self._report_failure(record, error)
+        except FreepostError as error:
+            self._able = not isinstance(error, Unsupported)
+            self._report_failure(record, error)
 
     def catch_up(self, record: JobRecord, *, ended: bool = False) -> None:
         """Revoke every attempt that is over, of a job that nobody watched; all attempts when their VMs are `ended`."""
