@@ -26,6 +26,7 @@ from provisioner.plan.plan import Plan, TaskPlan
 from provisioner.resources import make_environment, templates
 
 RUN_DIR = layout.GRANT.rpartition("/")[0]
+STATE_DIR = "/var/lib/freepost"  # what RUN_DIR leads to: it outlives a reboot
 GRANT_PATH = layout.GRANT
 GRANT_SOURCE_PATH = layout.GRANT_SOURCE % layout.GRANT  # in its place, of a grant that lies in the bucket
 TASK_PATH = f"{RUN_DIR}/{layout.TASK}"
@@ -104,6 +105,8 @@ def render(plan: Plan, task: TaskPlan, grant: Grant, stub: bytes = b"") -> UserD
             attempt=task.attempt,
             user=plan.spec.run.account,
             deadman=deadman(plan),
+            run_dir=RUN_DIR,
+            state_dir=STATE_DIR,
             files=files,
         )
         .encode()
@@ -208,7 +211,7 @@ def deadman(plan: Plan) -> str:
     limit, budget = to_seconds(plan.deadline), plan.spec.deadline
     free = "DefaultDependencies=no"
     return (
-        f"l=$(({limit}-$(date +%s)));b={budget};[ -d /var/lib/freepost ]||l=$((l<60?b:l));"
+        f"l=$(({limit}-$(date +%s)));b={budget};[ -d {STATE_DIR} ]||l=$((l<60?b:l));"
         f"systemd-run --no-block --on-active=$((l>b?b:l<60?60:l)) "
         f"--timer-property={free} -p {free} systemctl poweroff"
     )
