@@ -124,18 +124,16 @@ def launch(
     Raise BadInput for a job that is wrong, with every fault in its `faults`; Expiry for credentials that end too
     early; NoCapacity or Refused when no VM could be started, Incomplete when some were.
     """
-    from provisioner.jobs import factory, renew, stores
+    from provisioner.jobs import factory, renew
 
     report = report or ignore
     spec = factory.read_spec(source, overrides, provider)
     ready = factory.prepare(spec, report, local=local, provider=provider)
     factory.report_notice(ready.provider, report)
     record = ready.launcher.launch(spec)
-    opened = ready.opened
-    stores.job_index().remember(record.job, opened.location.store, embedded=opened.location.embedded)
-    report(Event("job", f"job {record.job}", {"job": record.job, "store": repr(opened.store)}))
+    factory.remember_job(ready.opened, record.job, report)
     renew.remind(record, report)
-    return Job(opened, record, report, ready.provider)
+    return Job(ready.opened, record, report, ready.provider)
 
 
 def plan(

@@ -20,7 +20,7 @@ from agent.grant import decode_name
 from agent.layout import PART
 from provisioner import atomic
 from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
-from provisioner.jobs import status
+from provisioner.jobs import events, status
 from provisioner.jobs.record import Attempt, JobRecord, keys_of
 from provisioner.jobs.status import NAMED, TaskStatus
 from provisioner.output import Event, Report
@@ -84,9 +84,9 @@ def summary(done: Collected, folder: Path) -> str:
 
 
 def report_summary(done: Collected, folder: Path, report: Report) -> None:
-    """Tell what there is now, as the event ``collect``."""
+    """Tell what there is now, as the event `events.COLLECT`."""
     data = {"folder": str(folder), "files": done.files, "bytes": done.bytes, "already": done.already}
-    report(Event("collect", summary(done, folder), {**data, "failed": done.failed}))
+    report(Event(events.COLLECT, summary(done, folder), {**data, "failed": done.failed}))
 
 
 def require_files(record: JobRecord, done: Collected) -> None:
