@@ -37,7 +37,7 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """A file that the VM pulls from the bucket. `source` is a local file, or an s3:// URL in the job's bucket."""
+    """A file that the VM downloads from the bucket. `source` is a local file, or an s3:// URL in the job's bucket."""
 
     path: str
     source: Path | str

@@ -22,7 +22,7 @@ from provisioner import atomic
 from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
 from provisioner.jobs import events, status
 from provisioner.jobs.record import Attempt, JobRecord, keys_of
-from provisioner.jobs.status import NAMED, TaskStatus
+from provisioner.jobs.status import NAMED_TASKS, TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
 from provisioner.retry import Download
@@ -101,7 +101,7 @@ def require_files(record: JobRecord, done: Collected) -> None:
 def require_tasks(record: JobRecord, done: Collected) -> None:
     """Raise Incomplete, naming them, when tasks have not succeeded."""
     if done.missing:
-        names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:NAMED])
+        names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:NAMED_TASKS])
         message = f"{len(done.missing)} of {len(record.spec.tasks)} tasks have not succeeded: {names}"
         raise Incomplete(message, hint="collect again when they have")
 

@@ -82,7 +82,7 @@ class Job:
     def logs(self, task: str | None = None) -> Iterator[bytes]:
         """What the tasks printed, or one of them, as far as it was uploaded; the VM's console where nothing was.
 
-        Raise BadInput for a task that isn't there.
+        Each piece is bytes as the task wrote them; a line may span two. Raise BadInput for a task that isn't there.
         """
         from provisioner.jobs import logs
 

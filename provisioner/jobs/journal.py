@@ -61,7 +61,7 @@ def _head(order: Order, now: datetime) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Journal:
+class OrderJournal:
     """The orders of one job's launch."""
 
     store: Store
@@ -135,7 +135,7 @@ def look_up(
     ahead = _missing(record, ahead)
     found: list[Instance] = []
     busy: set[Attempt] = set()
-    for entry in Journal(store, keys_of(store, record)).entries() if ahead else ():
+    for entry in OrderJournal(store, keys_of(store, record)).entries() if ahead else ():
         started = entry.instances or provider.find_instances(entry.order) or ()
         found += started
         if not started and now - entry.created < RESEND_WITHIN:

@@ -27,12 +27,12 @@ from provisioner.errors import FreepostError, NoForms, NotFound
 from provisioner.job.spec import JobSpec
 from provisioner.jobs import record as records
 from provisioner.jobs import status
-from provisioner.jobs.granting import Granter
-from provisioner.jobs.journal import Journal
+from provisioner.jobs.journal import OrderJournal
 from provisioner.jobs.orders import OrderPlacer, Started, TaskOrders
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.staging import Stager, measure
+from provisioner.jobs.vm_documents import VmDocuments
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys, marks_root
 from provisioner.plan.plan import Plan, StagedInput, TaskPlan, new_job_id, task_plans
@@ -116,7 +116,7 @@ class Launcher:
                 has_guest=self.provider.has_guest,
             )
         )
-        return self._granter.fit_user_data(plan, staged=staged)
+        return self._documents.fit_user_data(plan, staged=staged)
 
     def _choices(self, spec: JobSpec) -> Sequence[Choice]:
         """Return what the provider may order for this job, the best first."""
@@ -138,7 +138,7 @@ class Launcher:
     def _prove(self, plan: Plan) -> None:
         """Announce the first task. A bad bucket, clock, key or size ends the launch here, before anything is made."""
         first = for_index(self.rehearse(plan)[0], 0)
-        self._granter.announce(plan, first)
+        self._documents.announce(plan, first)
         probe.verify_stored(self.store, first.status.prefix + LAUNCHED)
 
     def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
@@ -149,8 +149,8 @@ class Launcher:
         return grant, user_data
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
-        """Sign the grant of a task and render its user-data, as `Granter.render` does."""
-        return self._granter.render(plan, task, use=use)
+        """Sign the grant of a task and render its user-data, as `VmDocuments.render` does."""
+        return self._documents.render(plan, task, use=use)
 
     def _find_or_write_record(self, plan: Plan) -> JobRecord:
         """Return the record that an interrupted launch of this job wrote, or write a new one, before any VM starts."""
@@ -176,10 +176,10 @@ class Launcher:
         self, plan: Plan, record: JobRecord, choices: Sequence[Choice], avoid: Mapping[str, str] | None = None
     ) -> JobRecord:
         """Order VMs for every task that has none yet. What was started is recorded, whatever else happens."""
-        journal = Journal(self.store, plan.keys)
+        journal = OrderJournal(self.store, plan.keys)
         started = Started(plan.job, plan.provider, sum(len(task.members) for task in plan.tasks), self.report)
         placer = OrderPlacer(self.provider, journal, choices, self.clock, avoid or {})
-        orders = TaskOrders(plan, self._granter, placer, started)
+        orders = TaskOrders(plan, self._documents, placer, started)
         try:
             wanted = orders.resume()
             have = record.with_instances(started.instances).attempts
@@ -192,7 +192,7 @@ class Launcher:
             record = self._keep(record, started, journal)
         return record
 
-    def _keep(self, record: JobRecord, started: Started, journal: Journal) -> JobRecord:
+    def _keep(self, record: JobRecord, started: Started, journal: OrderJournal) -> JobRecord:
         """Record what was started and when the last grant of it ends, then drop its orders from the journal."""
         later = max(timedelta(), (started.expires or record.expires) - record.expires)
         record = dataclasses.replace(
@@ -231,7 +231,7 @@ class Launcher:
 
     def recover(self, record: JobRecord) -> JobRecord:
         """Record what a retry that was cut off had ordered, sending again the orders that may be."""
-        journal = Journal(self.store, records.keys_of(self.store, record))
+        journal = OrderJournal(self.store, records.keys_of(self.store, record))
         entries = journal.entries() if record.launched else []
         if not entries:
             return record
@@ -245,8 +245,8 @@ class Launcher:
         return record
 
     @property
-    def _granter(self) -> Granter:
-        return Granter(self.store, self.provider, self.clock, self.sessions, self.forms)
+    def _documents(self) -> VmDocuments:
+        return VmDocuments(self.store, self.provider, self.clock, self.sessions, self.forms)
 
 
 def _with_archive(record: JobRecord, plan: Plan) -> JobRecord:

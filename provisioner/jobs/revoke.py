@@ -35,7 +35,7 @@ PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
 _TRIES = 6
 _SOONEST = 0.2  # seconds before a policy that was swallowed is written again; twice as many each time
 _NAMED = 3  # inputs in one message
-CANNOT = "this can't stop what is stored or read already, nor a transfer under way"
+LIMITS_OF_REVOCATION = "this can't stop what is stored or read already, nor a transfer under way"
 
 
 def revoke(
@@ -61,8 +61,8 @@ def revoke(
     outside = [item.key for item in record.inputs if not item.key.startswith(keys.root)]
     named = ", ".join(outside[:_NAMED]) + ", …" * (len(outside) > _NAMED)
     reading = f", nor reads of inputs outside the job ({named})" if outside else ""
-    text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. {CANNOT.capitalize()}{reading}, "
-    text += "nor end the VMs (`provision terminate`). "
+    text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. "
+    text += f"{LIMITS_OF_REVOCATION.capitalize()}{reading}, nor end the VMs (`provision terminate`). "
     text += f"It forbids retries of the job too: `provision revoke {record.job} --undo` allows them again."
     return Event("revoked", text, {"job": record.job, "changed": changed, "until": iso(record.expires)})
 

@@ -21,7 +21,7 @@ from provisioner.s3.bucket import ObjectInfo, Store
 
 LOST = "lost"
 WAITING = "waiting"
-NAMED = 10  # tasks in one message
+NAMED_TASKS = 10  # tasks in one message
 _WARNING = 300  # characters that are shown of a VM's own warning
 
 
@@ -113,7 +113,7 @@ def _latest(task: str, attempts: Mapping[int, Mapping[str, datetime]]) -> TaskSt
 
 
 def final_event(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, Any]:
-    """What the last event of a task says: exit_code, signal, reason, upload. Empty when there is none to read."""
+    """What the last event of a task says: exit_code, reason, upload, started, warning. Empty if none can be read."""
     if item.event not in FINAL_EVENTS:
         return {}
     keys = keys_of(store, record)
@@ -165,7 +165,7 @@ def require_success(job: str, found: Sequence[TaskStatus]) -> None:
     """Raise JobFailed, naming them, when tasks didn't succeed."""
     bad = [item for item in found if not item.succeeded]
     if bad:
-        names = ", ".join(f"{item.task} ({item.event})" for item in bad[:NAMED]) + " …" * (len(bad) > NAMED)
+        names = ", ".join(f"{item.task} ({item.event})" for item in bad[:NAMED_TASKS]) + " …" * (len(bad) > NAMED_TASKS)
         message = f"{len(bad)} of {len(found)} tasks of {job} did not succeed: {names}"
         raise JobFailed(
             message,

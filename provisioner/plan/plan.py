@@ -1,6 +1,6 @@
 """The Plan: everything a launch will do, as data. `--dry-run` prints it, `launch` carries it out.
 
-Pure: the clock, the ids and the bucket are passed in.
+Pure but for the packed agent, which is read from a cache: the clock, the ids and the bucket are passed in.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class StagedInput:
-    """A file that the VM pulls from the bucket. `sha256` (hex) pins it; None for an object that was there already."""
+    """A file that the VM downloads from the bucket. `sha256` (hex) pins it; None for one that was there already."""
 
     path: str
     key: str
@@ -110,7 +110,10 @@ class Plan:
         return min(self.grants_end, now + MAX_LIFETIME, session_ends or self.grants_end) - now
 
     def postponed(self, by: timedelta, signing_ends: datetime | None) -> Plan:
-        """The plan for what is signed so much later, by what ends at `signing_ends`."""
+        """Return the plan with every time moved by `by`.
+
+        It expires no later than the credentials, at `signing_ends`.
+        """
         expires = self.expires + by if signing_ends is None else min(self.expires + by, signing_ends)
         return dataclasses.replace(self, created=self.created + by, deadline=self.deadline + by, expires=expires)
 

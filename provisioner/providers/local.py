@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 from agent.layout import GRANT_VARIABLE
 from provisioner.errors import BadInput, FreepostError
 from provisioner.process import Process, identify, read_proc_file
-from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
+from provisioner.providers.base import EC2_LIMIT, RAW_LIMIT, Context, Instance, Order, Phase, Provider, State
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before all of it is killed
 KILL_SECONDS = 10  # what the kernel gets to end what was killed
@@ -41,8 +41,8 @@ class LocalProvider(Provider):
     """Runs the agent here. `folder` keeps what each launch needs and leaves behind."""
 
     name: ClassVar[str] = "local"
-    user_data_limit: ClassVar[int] = 16_384  # as tight as EC2's, so that what runs here also launches there
-    raw_limit: ClassVar[int] = 32_768  # as `elsewhere`
+    user_data_limit: ClassVar[int] = EC2_LIMIT  # as tight as EC2's, so that what runs here also launches there
+    raw_limit: ClassVar[int] = RAW_LIMIT
     option_schema: ClassVar[Mapping[str, Any]] = {}
     reaches_loopback: ClassVar[bool] = True
     has_guest: ClassVar[bool] = False

@@ -22,7 +22,7 @@ __all__ = ["BUILT_IN", "GROUP", "Context", "OptionSchemas", "ProviderClass", "cr
 
 GROUP = "freepost.providers"
 BUILT_IN = {
-    "elsewhere": "provisioner.providers.external:ElsewhereProvider",
+    "elsewhere": "provisioner.providers.elsewhere:ElsewhereProvider",
     "ec2": "provisioner.providers.ec2:Ec2Provider",
     "openstack": "provisioner.providers.openstack:OpenstackProvider",
     "local": "provisioner.providers.local:LocalProvider",

@@ -1,8 +1,8 @@
 """User-data: one ``#cloud-config`` that carries everything a VM needs, and a ledger of what each part costs.
 
-Pure and deterministic: the same plan and grant give the same bytes. Values reach YAML through a filter (JSON is
-YAML), files that are no plain text as gzip and base64, so nothing an operator writes can change the document's
-structure.
+Pure but for the packed agent, which is read from a cache: the same plan and grant give the same bytes. Values reach
+YAML through a filter (JSON is YAML), files that are no plain text as gzip and base64, so nothing an operator writes can
+change the document's structure.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def _bare(text: str) -> bytes:
 def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
     """The modules of the agent that travel in the user-data besides its core, and whether more follow from the bucket.
 
-    What a job may call is no matter of its text: any script may call `agent`, by any name. So that is all or, where
-    there is no room and nothing can be put into the bucket, what `Plan.agent` says.
+    A job's text doesn't tell whether it calls `agent`: any script may. So everything is packed or, where it can't be,
+    what `Plan.agent` says.
     """
     if plan.agent == "inline":
         return agent_archive.whole(), False
@@ -230,7 +230,10 @@ def gzipped(data: bytes) -> bytes:
 
 
 def _deflated(piece: bytes, before: bytes, end: int = zlib.Z_SYNC_FLUSH) -> bytes:
-    """Compress what comes after `before`, without regard to repeats where that is smaller: as of base64 of archives."""
+    """Compress `piece`, which follows `before`.
+
+    Without back-references where that is smaller, as for base64 of an archive.
+    """
 
     def by(strategy: int) -> bytes:
         window = before[-(1 << zlib.MAX_WBITS) :]
@@ -265,7 +268,7 @@ def _environment() -> jinja2.Environment:
 
 
 def fits(plan: Plan, user_data: UserData) -> bool:
-    """Whether the user-data of every task and launch of a plan is within the limit, by that of one."""
+    """Tell from one task's user-data whether that of every task, and of later launches, is within the limit."""
     return len(user_data.data) <= plan.user_data_limit - LIMIT_MARGIN
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from provisioner.jobs import gc
-from provisioner.jobs.journal import Journal
+from provisioner.jobs.journal import OrderJournal
 from provisioner.jobs.record import job_ids
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import launch_token
@@ -20,7 +20,7 @@ def test_a_stray_object_is_no_order(opened, stray):
     """A launch that goes on reads its own orders, and no object that somebody else put beside them."""
     keys = JobKeys("p", "j")
     opened.put(keys.launch_root + stray, b"not ours")
-    journal = Journal(opened, keys)
+    journal = OrderJournal(opened, keys)
     order = Order("j", ("0",), 1, launch_token("j", "0", 1), NOW, b"#cloud-config\n")
     journal.note(order, "", NOW)
     assert [entry.order.token for entry in journal.entries()] == [order.token]

@@ -79,7 +79,7 @@ def test_rm_keeps_it_and_gc_deletes_it_when_no_job_names_it(provision, opened, t
     def rubbish(records, when, **more):
         return [each.id for each in gc.Finder(opened, {}, when).find(records, **more) if each.kind == "agent"]
 
-    later = now + gc.YOUNG + timedelta(minutes=1)
+    later = now + gc.UNRECORDED_FOR + timedelta(minutes=1)
     assert rubbish({job: record}, later) == []
     assert provision("rm", job).code == 0
     assert archives(opened) == [key]
