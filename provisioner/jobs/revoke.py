@@ -34,7 +34,7 @@ from provisioner.s3.signing import Credentials
 PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
 _TRIES = 6
 _SOONEST = 0.2  # seconds before a policy that was swallowed is written again; twice as many each time
-_NAMED = 3  # inputs in one message
+_NAMED_INPUTS = 3  # inputs in one message
 LIMITS_OF_REVOCATION = "this can't stop what is stored or read already, nor a transfer under way"
 
 
@@ -59,7 +59,7 @@ def revoke(
     changed = denial.impose([keys.outputs_root, keys.status_root], reads)
     denial.prove(keys.status_root, credentials or store.credentials)
     outside = [item.key for item in record.inputs if not item.key.startswith(keys.root)]
-    named = ", ".join(outside[:_NAMED]) + ", …" * (len(outside) > _NAMED)
+    named = ", ".join(outside[:_NAMED_INPUTS]) + ", …" * (len(outside) > _NAMED_INPUTS)
     reading = f", nor reads of inputs outside the job ({named})" if outside else ""
     text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. "
     text += f"{LIMITS_OF_REVOCATION.capitalize()}{reading}, nor end the VMs (`provision terminate`). "
