@@ -32,10 +32,9 @@ from typing import Any, ClassVar
 __all__ = ["Check", "Choice", "Context", "Instance", "Order", "Phase", "Provider", "ProviderResource", "State"]
 
 
-# Bytes of user-data: what the tightest platforms take. Where a job's platform isn't known, or is this machine for a
-# trial, these hold.
+# Bytes of user-data that the tightest platforms take, which providers without a platform of their own hold to as well.
 EC2_LIMIT = 16_384  # before base64 (AWS, "Run commands when you launch an EC2 instance")
-RAW_LIMIT = 32_768  # of those that take no gzip: Hetzner Cloud's
+RAW_LIMIT = 32_768  # the tightest of those that refuse gzip: Hetzner Cloud's
 
 
 @dataclass(frozen=True)

@@ -126,13 +126,14 @@ def test_what_is_tried_again_takes_and_gives_nothing_that_works_once(wrapped):
 
 
 WRAPPERS = [(Store, RetryingStore), (FormClient, RetryingFormClient), (base.Provider, RetryingProvider)]
+OF_THE_CLASS = {"create", "reaches_loopback"}  # what a provider's class is asked before there is one to wrap
 
 
 @pytest.mark.parametrize(("wrapped", "wrapper"), WRAPPERS, ids=lambda each: each.__name__)
 def test_nothing_is_left_out_of_what_is_tried_again(wrapped, wrapper):
     """A wrapper has each public method and property of what it wraps, with the same signature."""
     for name, member in inspect.getmembers(wrapped):
-        if not name.startswith("_"):
+        if not name.startswith("_") and name not in OF_THE_CLASS:
             own = vars(wrapper).get(name)
             assert own is not None, name
             assert isinstance(own, property) == isinstance(member, property), name
