@@ -124,18 +124,16 @@ def launch(
     Raise BadInput for a job that is wrong, with every fault in its `faults`; Expiry for credentials that end too
     early; NoCapacity or Refused when no VM could be started, Incomplete when some were.
     """
-    from provisioner.jobs import factory, renew, stores
+    from provisioner.jobs import factory, renew
 
     report = report or ignore
     spec = factory.read_spec(source, overrides, provider)
     ready = factory.prepare(spec, report, local=local, provider=provider)
     factory.report_notice(ready.provider, report)
     record = ready.launcher.launch(spec)
-    opened = ready.opened
-    stores.job_index().remember(record.job, opened.location.store, embedded=opened.location.embedded)
-    report(Event("job", f"job {record.job}", {"job": record.job, "store": repr(opened.store)}))
+    factory.remember_job(ready.opened, record.job, report)
     renew.remind(record, report)
-    return Job(opened, record, report, ready.provider)
+    return Job(ready.opened, record, report, ready.provider)
 
 
 def plan(
@@ -207,10 +205,11 @@ def jobs(*, store: str | StoreLocation | None = None, endpoint_url: str | None =
 
     Raise NotFound for a bucket that isn't there, Refused, NoCredentials or Unreachable for one that can't be listed.
     """
-    from provisioner.jobs import index, stores
+    from provisioner.jobs import stores
+    from provisioner.jobs.record import job_ids
 
     location = _location(store, endpoint_url) or stores.embedded_location()
-    return index.listing(stores.open_location(location).store)
+    return job_ids(stores.open_location(location).store)
 
 
 def sign(

@@ -126,7 +126,7 @@ def _from_ps(pid: int) -> tuple[bool, str] | None:
 
 
 def read_proc_file(pid: int, name: str) -> bytes:
-    """Return a file of a process's /proc folder that tells its program's memory: ``environ`` or ``cmdline``.
+    """Return a file of /proc/PID that is read from the process's memory: ``environ`` or ``cmdline``.
 
     Linux shows nothing of either while a process is in the middle of execve(2), so that whoever looks for a process by
     them would miss it. So what shows nothing is read again, for 50 milliseconds, unless it has no program (no ``exe``),

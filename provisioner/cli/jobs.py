@@ -17,6 +17,7 @@ from provisioner.cli.options import (
     store_command,
     streams,
 )
+from provisioner.jobs import events
 from provisioner.output import Kind
 
 
@@ -62,7 +63,7 @@ def launch(
         output.result(text.show(plan), plan.describe())
         return
     stay = wait or collect is not None
-    report = reporter(output, without="renewal" if stay else "")  # waiting renews: no reminder is needed
+    report = reporter(output, without=events.RENEWAL if stay else "")  # waiting renews: no reminder is needed
     launched = api.launch(job, local=local, provider=provider, overrides=overrides or (), report=report)
     if stay:
         found = launched.wait(check=False)

@@ -95,7 +95,7 @@ def gc(
     failed: dict[str, FreepostError] = {}
     finder = garbage.Finder(opened.store, _clouds(opened, records, providers or (), failed), clock.utc_now(), failed)
     found = finder.find(records, every=not faults)
-    rows = [{key: value for key, value in asdict(each).items() if key != "resource"} for each in found]
+    rows = [each.data() for each in found]
     if yes:
         finder.remove(found)
     output.result(garbage.table(found), {"removed": yes, "found": rows, "unreadable": faults})

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from provisioner.errors import BadInput
+from provisioner.jobs import events
 from provisioner.output import Event, Kind, Output, Report
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def reporter(output: Output, *, without: str = "") -> Report:
     """Return what shows events; the summary of `collect` on standard output. Those called `without` are left out."""
 
     def report(event: Event) -> None:
-        if event.name == "collect":
+        if event.name == events.COLLECT:
             output.summary(event)
         elif event.name != without:
             output.event(event)

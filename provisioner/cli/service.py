@@ -69,6 +69,7 @@ def serve(
     """
     from provisioner.jobs.role_session import RefreshingCredentials
     from provisioner.jobs.stores import open_location
+    from provisioner.plan.layout import store_root
 
     output = chosen.output
     try:
@@ -87,7 +88,7 @@ def serve(
     opened = open_location(location).store
     signing = SigningService(
         opened.bucket,
-        f"{opened.prefix}/" if opened.prefix else "",
+        store_root(opened.prefix),
         RefreshingCredentials(lambda: open_location(location).store.credentials, utc_now),
         utc_now,
         timedelta(seconds=option_seconds("--longest", longest, least=1, most=_LONGEST)),
@@ -199,8 +200,8 @@ def _covered(
     where: str, task: str | None, attempt: int | None, location: "StoreLocation | None"
 ) -> tuple[str, list[str]]:
     """The bucket and prefixes that a new token is for."""
+    from provisioner.jobs.record import keys_of
     from provisioner.jobs.stores import find_job
-    from provisioner.plan.layout import JobKeys
     from provisioner.s3url import is_s3_url, split_url
 
     if is_s3_url(where) and task is None:
@@ -209,7 +210,7 @@ def _covered(
             raise BadInput("a token is for a prefix, not for a whole bucket", hint="s3://BUCKET/PREFIX/")
         return target.bucket, [target.key.strip("/") + "/"]
     opened, record = find_job(where, location)
-    keys = JobKeys(opened.store.prefix, record.job)
+    keys = keys_of(opened.store, record)
     if task is None and len(record.spec.tasks) > 1:
         raise BadInput(
             f"a token is for one task, and {record.job} has {len(record.spec.tasks)}",

@@ -37,7 +37,7 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """A file that the VM pulls from the bucket. `source` is a local file, or an s3:// URL in the job's bucket."""
+    """A file that the VM downloads from the bucket. `source` is a local file, or an s3:// URL in the job's bucket."""
 
     path: str
     source: Path | str
@@ -68,6 +68,11 @@ class RunSpec:
     timeout: int = 3600
     grace: int = 60
     agent: str = "auto"
+
+    @property
+    def account(self) -> str | None:
+        """The user that the job runs as; None for the agent's own, root."""
+        return None if self.user == "root" else self.user
 
 
 @dataclass(frozen=True)

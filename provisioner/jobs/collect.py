@@ -20,9 +20,9 @@ from agent.grant import decode_name
 from agent.layout import PART
 from provisioner import atomic
 from provisioner.errors import FreepostError, Incomplete, Integrity, NotFound
-from provisioner.jobs import status
-from provisioner.jobs.record import JobRecord
-from provisioner.jobs.status import NAMED, TaskStatus
+from provisioner.jobs import events, status
+from provisioner.jobs.record import Attempt, JobRecord, keys_of
+from provisioner.jobs.status import NAMED_TASKS, TaskStatus
 from provisioner.output import Event, Report
 from provisioner.plan.layout import JobKeys
 from provisioner.retry import Download
@@ -60,7 +60,7 @@ class Collected:
 def collect(store: Store, record: JobRecord, folder: Path, report: Report) -> Collected:
     """Fetch what every task's latest manifest lists to `folder` (``TASK/`` below it for an array)."""
     done = Collected()
-    keys = JobKeys(store.prefix, record.job)
+    keys = keys_of(store, record)
     for item in status.read(store, record):
         if not item.succeeded:
             done.missing.append(item)
@@ -68,7 +68,7 @@ def collect(store: Store, record: JobRecord, folder: Path, report: Report) -> Co
             continue
         below = f"{item.task}/" if record.spec.array else ""
         fetch = _Fetch(store, keys.outputs(item.task, item.attempt), folder / below, below)
-        manifest = read_manifest(store, keys.status(item.task, item.attempt))
+        manifest = read_manifest(store, keys, item.key)
         with ThreadPoolExecutor(WORKERS) as pool:
             for outcomes in pool.map(lambda work: work(), fetch.work(manifest)):
                 for path, size, error in outcomes:
@@ -84,9 +84,9 @@ def summary(done: Collected, folder: Path) -> str:
 
 
 def report_summary(done: Collected, folder: Path, report: Report) -> None:
-    """Tell what there is now, as the event ``collect``."""
+    """Tell what there is now, as the event `events.COLLECT`."""
     data = {"folder": str(folder), "files": done.files, "bytes": done.bytes, "already": done.already}
-    report(Event("collect", summary(done, folder), {**data, "failed": done.failed}))
+    report(Event(events.COLLECT, summary(done, folder), {**data, "failed": done.failed}))
 
 
 def require_files(record: JobRecord, done: Collected) -> None:
@@ -101,7 +101,7 @@ def require_files(record: JobRecord, done: Collected) -> None:
 def require_tasks(record: JobRecord, done: Collected) -> None:
     """Raise Incomplete, naming them, when tasks have not succeeded."""
     if done.missing:
-        names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:NAMED])
+        names = ", ".join(f"{item.task} ({item.event})" for item in done.missing[:NAMED_TASKS])
         message = f"{len(done.missing)} of {len(record.spec.tasks)} tasks have not succeeded: {names}"
         raise Incomplete(message, hint="collect again when they have")
 
@@ -120,10 +120,11 @@ def _note(done: Collected, report: Report, path: str, size: int | None, error: F
         report(Event("collected", f"{path} ({size} bytes)", {"path": path, "size": size}))
 
 
-def read_manifest(store: Store, prefix: str) -> dict[str, Any]:
+def read_manifest(store: Store, keys: JobKeys, attempt: Attempt) -> dict[str, Any]:
     """Read a manifest with its segments, each verified. Raise Integrity when it is not what the agent wrote."""
+    key, prefix = keys.manifest(*attempt), keys.status(*attempt)
     try:
-        manifest: dict[str, Any] = json.loads(store.get(f"{prefix}manifest.json"))
+        manifest: dict[str, Any] = json.loads(store.get(key))
         entries: list[dict[str, Any]] = []
         for segment in manifest["more"]:
             data = store.get(prefix + segment["name"])
@@ -133,7 +134,7 @@ def read_manifest(store: Store, prefix: str) -> dict[str, Any]:
             entries += json.loads(data)
         manifest["entries"] = entries + manifest["entries"]
     except (ValueError, KeyError, TypeError):
-        message = f"{prefix}manifest.json is no manifest"
+        message = f"{key} is no manifest"
         raise Integrity(message, hint="it may have been written by something other than the agent") from None
     return manifest
 

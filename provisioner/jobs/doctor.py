@@ -11,11 +11,11 @@ from provisioner.clock import iso
 from provisioner.errors import FreepostError, NotFound, Refused
 from provisioner.job.spec import JobSpec
 from provisioner.jobs.signers import ProofSigner
+from provisioner.plan.layout import doctor_root
 from provisioner.providers.base import Check, Provider
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
 
-FOLDER = ".doctor"  # below the store's prefix; what is written there is deleted at once
 _MARKS: Mapping[bool | None, str] = {True: "ok", False: "NO", None: "?"}
 
 
@@ -23,7 +23,7 @@ def of_store(store: Store, spec: JobSpec, now: datetime) -> Iterator[Check]:
     """Credentials and how long they live, the bucket's region, and a write through a policy."""
     yield _lifetime(store, spec, now)
     yield _bucket(store)
-    prefix = "/".join(part for part in (store.prefix, FOLDER, "") if part or not store.prefix).lstrip("/")
+    prefix = doctor_root(store.prefix)
     name = secrets.token_hex(8)
     signer = ProofSigner(store.bucket, store.credentials, now)
     target = signer.target(prefix, name, by_put=False, max_bytes=16)

@@ -80,6 +80,15 @@ def report_notice(provider: Provider, report: Report) -> None:
         report(Event("notice", f"note: {text}", {"text": text}))
 
 
+def remember_job(opened: OpenStore, job: str, report: Report) -> None:
+    """Note on this machine where a new job lies, and report its id."""
+    from provisioner.jobs import events
+    from provisioner.jobs.stores import job_index
+
+    job_index().remember(job, opened.location.store, embedded=opened.location.embedded)
+    report(Event(events.JOB, f"job {job}", {"job": job, "store": repr(opened.store)}))
+
+
 @dataclass(frozen=True)
 class Factory:
     """Makes what works on the jobs of one open store; each reports to `report` what it does."""

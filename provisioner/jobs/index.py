@@ -5,19 +5,13 @@ The bucket is the only state; the index is a convenience, and losing it costs ty
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import atomic
-from provisioner.errors import BadInput, NotFound
-from provisioner.jobs import record as records
-from provisioner.jobs.record import JobRecord
-from provisioner.plan import put_outputs
-from provisioner.plan.layout import JobKeys
-from provisioner.s3.bucket import Store
+from provisioner.errors import NotFound
 from provisioner.s3url import StoreSpec, is_s3_url, split_url
 
 
@@ -71,35 +65,3 @@ def locate(job: str, *, location: StoreLocation | None, index: JobIndex) -> tupl
             message, hint="give its URL (s3://BUCKET/PREFIX/JOB), or --store; `provision jobs` lists a store's jobs"
         )
     return found, job
-
-
-def read(store: Store, job: str) -> JobRecord:
-    """Read a job's record. Raise NotFound when the store has none of that id."""
-    if not job or "/" in job:
-        message = f"{job!r} is no job id"
-        raise BadInput(message)
-    keys = JobKeys(store.prefix, job)
-    try:
-        return records.parse(store.get(keys.record), keys.record)
-    except NotFound:
-        message = f"there is no job {job} in s3://{store.bucket.name}/{store.prefix}"
-        raise NotFound(message, hint="`provision jobs` lists those there are") from None
-
-
-def remove(store: Store, record: JobRecord) -> int:
-    """Delete everything of a job from the bucket, its record last. Return how many objects there were."""
-    keys = JobKeys(store.prefix, record.job)
-    if any(put_outputs.is_large(item) for item in record.spec.outputs) and record.spec.method == "put":
-        for key, upload in store.uploads(keys.root):
-            with contextlib.suppress(NotFound):
-                store.abort_upload(key, upload)
-    found = [item.key for item in store.list(keys.root)]
-    store.delete([key for key in found if key != keys.record])
-    store.delete([key for key in found if key == keys.record])
-    return len(found)
-
-
-def listing(store: Store) -> list[str]:
-    """The ids of the jobs in a store, by name."""
-    prefix = f"{store.prefix}/" if store.prefix else ""
-    return [name for name in store.folders(prefix) if not name.startswith(".")]

@@ -82,7 +82,7 @@ class Job:
     def logs(self, task: str | None = None) -> Iterator[bytes]:
         """What the tasks printed, or one of them, as far as it was uploaded; the VM's console where nothing was.
 
-        Raise BadInput for a task that isn't there.
+        Each piece is bytes as the task wrote them; a line may span two. Raise BadInput for a task that isn't there.
         """
         from provisioner.jobs import logs
 
@@ -162,14 +162,14 @@ class Job:
 
     def remove(self) -> int:
         """End every VM and delete everything of the job from the bucket. Return how many objects there were."""
-        from provisioner.jobs import index, stores, terminate
+        from provisioner.jobs import removal, stores, terminate
 
         record = self._record()
         terminate.terminate(self._provider_of(record), record)
         revoker = self._factory.revoker()
         if revoker is not None:
             revoker.whole(record)
-        count = index.remove(self._opened.store, record)
+        count = removal.remove(self._opened.store, record)
         stores.job_index().forget(self.id)
         self._report(Event("removed", f"{self.id}: {count} objects deleted", {"job": self.id, "objects": count}))
         return count
@@ -185,10 +185,10 @@ class Job:
 
     def _record(self) -> JobRecord:
         """The job's record as it is now, read once for what follows at once: opening a job and looking at it."""
-        from provisioner.jobs import index
+        from provisioner.jobs.record import read_record
 
         if time.monotonic() - self._read_at > FRESH_SECONDS:
-            self._read = index.read(self._opened.store, self.id)
+            self._read = read_record(self._opened.store, self.id)
         self._read_at = -math.inf  # whatever is done may change it
         return self._read
 

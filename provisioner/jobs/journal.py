@@ -27,9 +27,8 @@ from typing import Any
 
 from provisioner.clock import from_iso, iso
 from provisioner.errors import NotFound
-from provisioner.jobs import index
-from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm
-from provisioner.plan.layout import JobKeys
+from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm, keys_of, read_record
+from provisioner.plan.layout import JobKeys, parse_order
 from provisioner.providers.base import Instance, Order, Provider
 from provisioner.s3.bucket import Store
 
@@ -62,7 +61,7 @@ def _head(order: Order, now: datetime) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Journal:
+class OrderJournal:
     """The orders of one job's launch."""
 
     store: Store
@@ -80,16 +79,18 @@ class Journal:
 
     def drop(self, tokens: Sequence[str]) -> None:
         """Forget orders that started nothing, or whose VMs are in the job's record."""
-        self.store.delete([self.keys.launch_root + token for token in tokens])
+        self.store.delete([self.keys.order(token) for token in tokens])
 
     def entries(self) -> list[Entry]:
         """Every order, as it was written down."""
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(self._read, [item.key for item in self.store.list(self.keys.launch_root)])
+            root = self.keys.launch_root
+            keys = [item.key for item in self.store.list(root) if parse_order(root, item.key)]
+            found = pool.map(self._read, keys)
             return [entry for entry in found if entry]
 
     def _put(self, token: str, data: bytes) -> None:
-        self.store.put(self.keys.launch_root + token, data, content_type="application/octet-stream")
+        self.store.put(self.keys.order(token), data, content_type="application/octet-stream")
 
     def _read(self, key: str) -> Entry | None:
         try:
@@ -130,11 +131,11 @@ def look_up(
     ahead = _missing(record, attempts)
     if not ahead:
         return Unrecorded(record)
-    record = index.read(store, record.job)  # a launcher elsewhere may have written since
+    record = read_record(store, record.job)  # a launcher elsewhere may have written since
     ahead = _missing(record, ahead)
     found: list[Instance] = []
     busy: set[Attempt] = set()
-    for entry in Journal(store, JobKeys(store.prefix, record.job)).entries() if ahead else ():
+    for entry in OrderJournal(store, keys_of(store, record)).entries() if ahead else ():
         started = entry.instances or provider.find_instances(entry.order) or ()
         found += started
         if not started and now - entry.created < RESEND_WITHIN:

@@ -27,14 +27,14 @@ from provisioner.errors import FreepostError, NoForms, NotFound
 from provisioner.job.spec import JobSpec
 from provisioner.jobs import record as records
 from provisioner.jobs import status
-from provisioner.jobs.granting import Granter
-from provisioner.jobs.journal import Journal
+from provisioner.jobs.journal import OrderJournal
 from provisioner.jobs.orders import OrderPlacer, Started, TaskOrders
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.staging import Stager, measure
+from provisioner.jobs.vm_documents import VmDocuments
 from provisioner.output import Event, Report
-from provisioner.plan.layout import JobKeys
+from provisioner.plan.layout import JobKeys, marks_root
 from provisioner.plan.plan import Plan, StagedInput, TaskPlan, new_job_id, task_plans
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Choice, Provider
@@ -61,7 +61,7 @@ class Launcher:
 
     def launch(self, spec: JobSpec) -> JobRecord:
         """Launch a job, or go on with a launch of the same spec that was cut off."""
-        mark = JobKeys(self.store.prefix, ".launching").root + records.digest(spec, self.provider.name)
+        mark = marks_root(self.store.prefix) + records.digest(spec, self.provider.name)
         plan = self.plan(spec, job=self._unfinished(mark))
         choices = self._choices(spec)
         plan = self._prove_method(plan)
@@ -113,9 +113,10 @@ class Launcher:
                 attempts=attempts,
                 inputs=[measure(self.store, item, keys) for item in spec.inputs] if inputs is None else inputs,
                 groups=self.provider.groups,
+                has_guest=self.provider.has_guest,
             )
         )
-        return self._granter.fit_user_data(plan, staged=staged)
+        return self._documents.fit_user_data(plan, staged=staged)
 
     def _choices(self, spec: JobSpec) -> Sequence[Choice]:
         """Return what the provider may order for this job, the best first."""
@@ -137,48 +138,48 @@ class Launcher:
     def _prove(self, plan: Plan) -> None:
         """Announce the first task. A bad bucket, clock, key or size ends the launch here, before anything is made."""
         first = for_index(self.rehearse(plan)[0], 0)
-        self._granter.announce(plan, first)
+        self._documents.announce(plan, first)
         probe.verify_stored(self.store, first.status.prefix + LAUNCHED)
 
     def rehearse(self, plan: Plan) -> tuple[Grant, UserData]:
         """Render the first task and hold it to cloud-init's schema, as a launch does before it announces anything."""
         grant, user_data = self.render(plan, plan.tasks[0])
         # Without a VM no cloud-init reads it: a fault still counts, a missing schema is not worth a warning.
-        validate.check(user_data.plain, self.report, quiet=self.provider.name == "local")
+        validate.check(user_data.plain, self.report, quiet=not self.provider.has_guest)
         return grant, user_data
 
     def render(self, plan: Plan, task: TaskPlan, *, use: bool = False) -> tuple[Grant, UserData]:
-        """Sign the grant of a task and render its user-data, as `Granter.render` does."""
-        return self._granter.render(plan, task, use=use)
+        """Sign the grant of a task and render its user-data, as `VmDocuments.render` does."""
+        return self._documents.render(plan, task, use=use)
 
     def _find_or_write_record(self, plan: Plan) -> JobRecord:
         """Return the record that an interrupted launch of this job wrote, or write a new one, before any VM starts."""
         try:
-            return records.parse(self.store.get(plan.keys.record), plan.keys.record)
+            return records.read_record(self.store, plan.job)
         except NotFound:
             # What this machine's configuration decided (a region, say) is recorded for other machines.
             options = {**plan.spec.vm.options, **self.provider.pinned_options}
             spec = dataclasses.replace(plan.spec, vm=dataclasses.replace(plan.spec.vm, options=options))
             record = JobRecord(plan.job, spec, plan.provider, plan.created, plan.deadline, plan.grants_end, plan.inputs)
             record = _with_archive(record, plan)
-            self.store.put(plan.keys.record, records.dump(record))
+            records.write_record(self.store, record)
             return record
 
     def _record_archive(self, record: JobRecord, plan: Plan) -> JobRecord:
         """Write the name of the agent's archive into the record before a VM can need the archive."""
         updated = _with_archive(record, plan)
         if updated != record:
-            self.store.put(plan.keys.record, records.dump(updated))
+            records.write_record(self.store, updated)
         return updated
 
     def _start(
         self, plan: Plan, record: JobRecord, choices: Sequence[Choice], avoid: Mapping[str, str] | None = None
     ) -> JobRecord:
         """Order VMs for every task that has none yet. What was started is recorded, whatever else happens."""
-        journal = Journal(self.store, plan.keys)
+        journal = OrderJournal(self.store, plan.keys)
         started = Started(plan.job, plan.provider, sum(len(task.members) for task in plan.tasks), self.report)
         placer = OrderPlacer(self.provider, journal, choices, self.clock, avoid or {})
-        orders = TaskOrders(plan, self._granter, placer, started)
+        orders = TaskOrders(plan, self._documents, placer, started)
         try:
             wanted = orders.resume()
             have = record.with_instances(started.instances).attempts
@@ -191,7 +192,7 @@ class Launcher:
             record = self._keep(record, started, journal)
         return record
 
-    def _keep(self, record: JobRecord, started: Started, journal: Journal) -> JobRecord:
+    def _keep(self, record: JobRecord, started: Started, journal: OrderJournal) -> JobRecord:
         """Record what was started and when the last grant of it ends, then drop its orders from the journal."""
         later = max(timedelta(), (started.expires or record.expires) - record.expires)
         record = dataclasses.replace(
@@ -199,7 +200,7 @@ class Launcher:
             deadline=record.deadline + later,
             expires=record.expires + later,
         )
-        self.store.put(journal.keys.record, records.dump(record))
+        records.write_record(self.store, record)
         journal.drop(started.tokens)
         return record
 
@@ -208,7 +209,7 @@ class Launcher:
         self._prove(plan)
         Stager(self.store, self.report).stage(plan)
         record = dataclasses.replace(self._find_or_write_record(plan), launched=True)
-        self.store.put(plan.keys.record, records.dump(record))
+        records.write_record(self.store, record)
         return record
 
     def retry(self, record: JobRecord, tasks: Sequence[str]) -> JobRecord:
@@ -230,7 +231,7 @@ class Launcher:
 
     def recover(self, record: JobRecord) -> JobRecord:
         """Record what a retry that was cut off had ordered, sending again the orders that may be."""
-        journal = Journal(self.store, JobKeys(self.store.prefix, record.job))
+        journal = OrderJournal(self.store, records.keys_of(self.store, record))
         entries = journal.entries() if record.launched else []
         if not entries:
             return record
@@ -244,8 +245,8 @@ class Launcher:
         return record
 
     @property
-    def _granter(self) -> Granter:
-        return Granter(self.store, self.provider, self.clock, self.sessions, self.forms)
+    def _documents(self) -> VmDocuments:
+        return VmDocuments(self.store, self.provider, self.clock, self.sessions, self.forms)
 
 
 def _with_archive(record: JobRecord, plan: Plan) -> JobRecord:

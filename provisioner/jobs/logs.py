@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from provisioner.jobs import status
-from provisioner.jobs.record import JobRecord
-from provisioner.plan.layout import JobKeys
+from provisioner.jobs.record import JobRecord, keys_of
 from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
 
@@ -29,6 +28,6 @@ def logs(store: Store, provider: Provider, record: JobRecord, task: str | None) 
 
 def log(store: Store, record: JobRecord, task: str, attempt: int) -> Iterator[bytes]:
     """The log segments of an attempt, in order."""
-    prefix = JobKeys(store.prefix, record.job).status(task, attempt) + "log/"
+    prefix = keys_of(store, record).log(task, attempt)
     for entry in store.list(prefix):
         yield store.get(entry.key)

@@ -28,8 +28,8 @@ from provisioner.errors import (
     Throttled,
     Unreachable,
 )
-from provisioner.jobs.granting import Granter
-from provisioner.jobs.journal import RESEND_WITHIN, Entry, Journal
+from provisioner.jobs.journal import RESEND_WITHIN, Entry, OrderJournal
+from provisioner.jobs.vm_documents import VmDocuments
 from provisioner.output import Event, Report
 from provisioner.plan.layout import parse_status
 from provisioner.plan.plan import Plan, TaskPlan, launch_token
@@ -54,7 +54,7 @@ class OrderPlacer:
     """
 
     provider: Provider
-    journal: Journal
+    journal: OrderJournal
     choices: Sequence[Choice]
     clock: Callable[[], datetime]
     avoid: Mapping[str, str] = field(default_factory=dict)
@@ -175,7 +175,7 @@ class TaskOrders:
     """The orders of one launch; what they start is added to `started`."""
 
     plan: Plan
-    granter: Granter
+    documents: VmDocuments
     placer: OrderPlacer
     started: Started
 
@@ -190,7 +190,7 @@ class TaskOrders:
             self.started.add(self.placer.resume(entry))
         if not entries:
             return wanted
-        root, store, provider = self.plan.keys.status_root, self.granter.store, self.granter.provider
+        root, store, provider = self.plan.keys.status_root, self.documents.store, self.documents.provider
         found = [parse_status(root, entry.key) for entry in store.list(root)]
         lived = {(key.task, key.attempt) for key in found if key and key.name != LAUNCHED}
         resumed = self.started.instances
@@ -205,7 +205,7 @@ class TaskOrders:
 
     def order_all(self, tasks: Sequence[TaskPlan]) -> None:
         """Order these, as many at a time as suits the provider. An error ends it, once those under way are done."""
-        provider = self.granter.provider
+        provider = self.documents.provider
         with ThreadPoolExecutor(provider.concurrency) as pool:
             orders = [pool.submit(self._order, task) for task in tasks]
             try:
@@ -223,10 +223,10 @@ class TaskOrders:
         for attempt in range(task.attempt, task.attempt + ATTEMPTS):
             current = TaskPlan(task.task, attempt, launch_token(self.plan.job, task.task, attempt))
             plan = self._from_now()
-            grant, user_data = self.granter.render(plan, current, use=True)
+            grant, user_data = self.documents.render(plan, current, use=True)
             for index, name in enumerate(current.members):
                 if (name, attempt) != (first.members[0], first.attempt):  # that one proved the policy
-                    self.granter.announce(plan, for_index(grant, index))
+                    self.documents.announce(plan, for_index(grant, index))
             try:
                 return self.started.add(self.placer.place(plan.job, current, plan.grants_end, user_data.data))
             except Conflict as error:
@@ -238,8 +238,8 @@ class TaskOrders:
 
         Raise Expiry when what signs ends too early for a VM that starts now.
         """
-        plan, now = self.plan, self.granter.clock()
-        signing_ends = self.granter.sessions.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
+        plan, now = self.plan, self.documents.clock()
+        signing_ends = self.documents.sessions.check(plan.spec, now, now + timedelta(seconds=plan.spec.signed))
         return plan.postponed(now - plan.created, signing_ends)
 
 

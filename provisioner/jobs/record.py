@@ -16,10 +16,12 @@ from datetime import datetime
 from typing import Any
 
 from provisioner.clock import from_iso, iso
-from provisioner.errors import BadInput
+from provisioner.errors import BadInput, NotFound
 from provisioner.job.spec import FileSpec, JobSpec, OutputSpec, RunSpec, SignerSpec, VmSpec
+from provisioner.plan.layout import JobKeys, store_root
 from provisioner.plan.plan import StagedInput
 from provisioner.providers.base import Instance
+from provisioner.s3.bucket import Store
 from provisioner.s3url import StoreSpec
 
 VERSION = 1
@@ -57,6 +59,34 @@ class JobRecord:
 def attempts_with_vm(record: JobRecord) -> set[Attempt]:
     """The attempts for which a VM was started, as far as the record knows."""
     return {(item.task, item.attempt) for item in record.instances}
+
+
+def keys_of(store: Store, record: JobRecord) -> JobKeys:
+    """Return the keys of a job in its store."""
+    return JobKeys(store.prefix, record.job)
+
+
+def read_record(store: Store, job: str) -> JobRecord:
+    """Read a job's record. Raise NotFound when the store has none of that id, BadInput for what is no record."""
+    if not job or "/" in job:
+        message = f"{job!r} is no job id"
+        raise BadInput(message)
+    key = JobKeys(store.prefix, job).record
+    try:
+        return parse(store.get(key), key)
+    except NotFound:
+        message = f"there is no job {job} in s3://{store.bucket.name}/{store.prefix}"
+        raise NotFound(message, hint="`provision jobs` lists those there are") from None
+
+
+def write_record(store: Store, record: JobRecord) -> None:
+    """Write a job's record over the one that is there: of two who write at once, the last one's stays."""
+    store.put(keys_of(store, record).record, dump(record))
+
+
+def job_ids(store: Store) -> list[str]:
+    """The ids of the jobs in a store, by name: its folders, but for those that begin with a dot."""
+    return [name for name in store.folders(store_root(store.prefix)) if name and not name.startswith(".")]
 
 
 def dump(record: JobRecord) -> bytes:

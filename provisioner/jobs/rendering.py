@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from agent.grant import Grant
 from provisioner.job.spec import JobSpec
-from provisioner.jobs.factory import Factory, make_provider
-from provisioner.jobs.stores import choose, job_index, open_location
+from provisioner.jobs.factory import Factory, make_provider, remember_job
+from provisioner.jobs.stores import choose, open_location
 from provisioner.output import Event, Report
 from provisioner.plan.plan import Plan, TaskPlan
 from provisioner.userdata import validate
@@ -63,11 +63,10 @@ class Renderer:
             plan = launcher.plan(replace(spec, array=array, retries=0), raw=self.raw)
             chosen = plan.task(None)
         grant, made = launcher.render(plan, chosen, use=self.stage)
-        validate.check(made.plain, self.report, quiet=platform == "local")
+        validate.check(made.plain, self.report, quiet=not provider.has_guest)
         if self.stage:
             launcher.stage(plan)
-            job_index().remember(plan.job, opened.location.store, embedded=opened.location.embedded)
-            self.report(Event("job", f"job {plan.job}", {"job": plan.job, "store": repr(opened.store)}))
+            remember_job(opened, plan.job, self.report)
         else:
             self._report_missing(plan)
         if plan.agent == "inline-minimal":

@@ -17,12 +17,13 @@ from agent.grant import dump
 from provisioner import units
 from provisioner.clock import iso
 from provisioner.errors import BadInput, Expiry, FreepostError
-from provisioner.jobs.record import Attempt, JobRecord
+from provisioner.jobs import events
+from provisioner.jobs.record import Attempt, JobRecord, keys_of
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.jobs.signers import vm_signer
 from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
-from provisioner.plan.layout import JobKeys
+from provisioner.plan.layout import parse_mail
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Provider
@@ -30,13 +31,12 @@ from provisioner.s3.bucket import Store
 from provisioner.s3.signing import MAX_LIFETIME
 
 AT_ONCE = 8
-AGAIN = timedelta(seconds=60)  # at most, after a renewal that failed or would have gained nothing
-FAILED = "not renewed"  # the event
+RETRY_AFTER = timedelta(seconds=60)  # at most, after a renewal that failed or would have gained nothing
 
 
-@dataclass(frozen=True)
+@dataclass
 class Renewer:
-    """What grants are renewed with. `sessions` is asked each time: what signs may end, too."""
+    """Renews the grants of one job after another. `sessions` is asked each time: what signs may end, too."""
 
     store: Store
     provider: Provider
@@ -45,7 +45,7 @@ class Renewer:
     sessions: Callable[[], RoleSessions]
     _due: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
     _ends: dict[Attempt, datetime] = field(default_factory=dict, repr=False)
-    _reported: list[str] = field(default_factory=list, repr=False)  # the last failure: each is reported once
+    _failure: str = field(default="", repr=False)  # the last one that was reported, so that it is reported once
 
     def tick(self, record: JobRecord, found: Sequence[TaskStatus]) -> float | None:
         """Renew what is due of the running tasks, and tidy up after those that are over.
@@ -64,13 +64,13 @@ class Renewer:
             due = [each for each in running if self._due.get(each, self.clock()) <= self.clock()]
             if due:
                 self._renew(record, due, life)
-                self._reported.clear()
+                self._failure = ""
         except FreepostError as error:
             text = f"the grants of {record.job} could not be renewed: {error.message}. {error.hint}".strip()
-            if text not in self._reported:
-                self._reported[:] = [text]
-                self.report(Event(FAILED, text, {"job": record.job, "text": text}))
-            self._due.update(dict.fromkeys(running, self.clock() + min(AGAIN, life / 10)))
+            if text != self._failure:
+                self._failure = text
+                self.report(Event(events.NOT_RENEWED, text, {"job": record.job, "text": text}))
+            self._due.update(dict.fromkeys(running, self.clock() + min(RETRY_AFTER, life / 10)))
         soonest = min((self._due[each] for each in running), default=None)
         return None if soonest is None else max(0.0, (soonest - self.clock()).total_seconds())
 
@@ -123,7 +123,7 @@ class Renewer:
         credentials = sessions.credentials(plan, task)
         ends = min(plan.expires, credentials.expires or plan.expires)
         if ends <= self._ends.get(each, now):  # a session that is about to end: the same grant again is no help
-            self._due[each] = now + min(AGAIN, life / 10)
+            self._due[each] = now + min(RETRY_AFTER, life / 10)
             return
         plan = dataclasses.replace(plan, expires=ends)
         grant = vm_signer(self.provider, plan, credentials, now).grant(task, next_renewal=number + 1)
@@ -144,6 +144,7 @@ class Renewer:
             credentials_expire=sessions.check(spec, now, now),
             attempts=dict([each]),
             inputs=record.inputs,
+            has_guest=self.provider.has_guest,
         )
         plan = make_plan(request)
         expires = min(plan.expires, record.deadline + UPLOAD_MARGIN)
@@ -151,24 +152,26 @@ class Renewer:
 
     def _drop(self, record: JobRecord, task: str, attempt: int) -> None:
         """Delete the renewed grants of an attempt that is over."""
-        prefix = JobKeys(self.store.prefix, record.job).mail(task, attempt)
+        prefix = keys_of(self.store, record).mail(task, attempt)
         self.store.delete([item.key for item in self.store.list(prefix)])
         self._due.pop((task, attempt), None)
 
 
 def latest(store: Store, record: JobRecord) -> dict[Attempt, int]:
     """The number of the last renewed grant of each attempt that has one."""
-    root = JobKeys(store.prefix, record.job).mail_root
+    root = keys_of(store, record).mail_root
     found: dict[Attempt, int] = {}
     for item in store.list(root):
-        task, attempt, number = item.key[len(root) :].split("/")
-        found[task, int(attempt)] = max(found.get((task, int(attempt)), 0), int(number))
+        key = parse_mail(root, item.key)
+        if key is not None:
+            attempt = key.task, key.attempt
+            found[attempt] = max(found.get(attempt, 0), key.number)
     return found
 
 
 def drop(store: Store, record: JobRecord) -> None:
     """Delete every renewed grant of a job whose VMs are ended."""
-    root = JobKeys(store.prefix, record.job).mail_root
+    root = keys_of(store, record).mail_root
     store.delete([item.key for item in store.list(root)] if record.spec.renew else [])
 
 
@@ -176,7 +179,7 @@ def alarms(report: Report) -> Report:
     """A report of nothing but what the operator must not miss: that grants could not be renewed."""
 
     def pick(event: Event) -> None:
-        if event.name == FAILED:
+        if event.name == events.NOT_RENEWED:
             report(event)
 
     return pick
@@ -192,7 +195,7 @@ def renewal_reminder(record: JobRecord) -> Event | None:
         f"`provision extend {record.job}` in time. Uploads wait for it, until {iso(record.deadline)} at most"
     )
     data: Mapping[str, object] = {"job": record.job, "renew": record.spec.renew, "until": iso(record.deadline)}
-    return Event("renewal", text, data)
+    return Event(events.RENEWAL, text, data)
 
 
 def remind(record: JobRecord, report: Report) -> None:

@@ -22,11 +22,10 @@ from agent.grant import Target
 from provisioner.clock import iso
 from provisioner.errors import FreepostError, NoForms, Refused, Unsupported
 from provisioner.jobs import status
-from provisioner.jobs.record import JobRecord
+from provisioner.jobs.record import JobRecord, keys_of
 from provisioner.jobs.signers import ProofSigner
 from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
-from provisioner.plan.layout import JobKeys
 from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
 from provisioner.s3.bucket_policy import PolicyFull, check_size, is_denied, merge, same, statements
@@ -35,8 +34,8 @@ from provisioner.s3.signing import Credentials
 PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
 _TRIES = 6
 _SOONEST = 0.2  # seconds before a policy that was swallowed is written again; twice as many each time
-_NAMED = 3  # inputs in one message
-CANNOT = "this can't stop what is stored or read already, nor a transfer under way"
+_NAMED_INPUTS = 3  # inputs in one message
+LIMITS_OF_REVOCATION = "this can't stop what is stored or read already, nor a transfer under way"
 
 
 def revoke(
@@ -50,20 +49,20 @@ def revoke(
 
     Safe to repeat. Raise Unsupported for a store without bucket policies, or one that doesn't apply them to uploads.
     """
-    keys = JobKeys(store.prefix, record.job)
+    keys = keys_of(store, record)
     until = f"until {iso(record.expires)}"
     if record.expires <= now:
         text = f"{record.job}: nothing to revoke, its grants lived {until}"
         return Event("revoked", text, {"job": record.job, "changed": False})
     denial = Denial(store, record, now, sleep)
-    reads = [keys.input(""), f"{keys.root}grants/", keys.mail_root]
-    changed = denial.impose([f"{keys.root}out/", keys.status_root], reads)
+    reads = [keys.inputs_root, keys.grants_root, keys.mail_root]
+    changed = denial.impose([keys.outputs_root, keys.status_root], reads)
     denial.prove(keys.status_root, credentials or store.credentials)
     outside = [item.key for item in record.inputs if not item.key.startswith(keys.root)]
-    named = ", ".join(outside[:_NAMED]) + ", …" * (len(outside) > _NAMED)
+    named = ", ".join(outside[:_NAMED_INPUTS]) + ", …" * (len(outside) > _NAMED_INPUTS)
     reading = f", nor reads of inputs outside the job ({named})" if outside else ""
-    text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. {CANNOT.capitalize()}{reading}, "
-    text += "nor end the VMs (`provision terminate`). "
+    text = f"{record.job}: revoked; the store refuses its grants, which lived {until}. "
+    text += f"{LIMITS_OF_REVOCATION.capitalize()}{reading}, nor end the VMs (`provision terminate`). "
     text += f"It forbids retries of the job too: `provision revoke {record.job} --undo` allows them again."
     return Event("revoked", text, {"job": record.job, "changed": changed, "until": iso(record.expires)})
 
@@ -84,8 +83,8 @@ def check(store: Store, record: JobRecord) -> None:
         text = store.policy()
     except FreepostError:
         return
-    keys = JobKeys(store.prefix, record.job)
-    if is_denied(json.loads(text) if text else None, store.bucket, _sid(store, record), f"{keys.root}out/"):
+    keys = keys_of(store, record)
+    if is_denied(json.loads(text) if text else None, store.bucket, _sid(store, record), keys.outputs_root):
         message = f"{record.job} is revoked: the store refuses whatever its VMs upload, those of a retry too"
         raise Refused(message, hint=f"`provision revoke {record.job} --undo` allows them again")
 
@@ -116,25 +115,22 @@ class Revoker:
         self.settle(record, last=all(item.is_final and (item.succeeded or item.attempt > retries) for item in found))
 
     def settle(self, record: JobRecord, *, last: bool) -> None:
-        """The same. `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked."""
-        for left in (2, 1, 0) if last else (0,):
-            if not self._pending or not self._wanted(record):
-                return
-            try:
-                self._revoke(record)
-            except PolicyFull as error:
-                if last:
-                    self.whole(record)
-                    return
+        """Revoke what was noted, as `tick` does.
+
+        `last`: nothing will be noted any more; if the policy has no room, the whole job is revoked.
+        """
+        if not self._pending or not self._wanted(record):
+            return
+        try:
+            self._revoke(record)
+        except PolicyFull as error:
+            if last:
+                self.whole(record)
+            else:
                 self._report_failure(record, error)
-            except Unsupported as error:
-                self._able = False
-                self._report_failure(record, error)
-            except FreepostError as error:
-                if left:
-                    self.sleep(1 << (2 - left))
-                else:
-                    self._report_failure(record, error)
+        except FreepostError as error:
+            self._able = not isinstance(error, Unsupported)
+            self._report_failure(record, error)
 
     def catch_up(self, record: JobRecord, *, ended: bool = False) -> None:
         """Revoke every attempt that is over, of a job that nobody watched; all attempts when their VMs are `ended`."""
@@ -160,7 +156,7 @@ class Revoker:
         return self._able and record.spec.revoke == "on-finish" and record.expires > self.clock()
 
     def _revoke(self, record: JobRecord) -> None:
-        keys, now = JobKeys(self.store.prefix, record.job), self.clock()
+        keys, now = keys_of(self.store, record), self.clock()
         writes = [prefix for each in self._pending for prefix in (keys.outputs(*each), keys.status(*each))]
         denial = Denial(self.store, record, now, self.sleep)
         if denial.impose(writes, []):
@@ -219,7 +215,7 @@ class Denial:
         Raise Unsupported if it never does, Refused if it refuses the same elsewhere in the job.
         """
         put = self.record.spec.method == "put"
-        elsewhere = f"{JobKeys(self.store.prefix, self.record.job).root}proof/"
+        elsewhere = keys_of(self.store, self.record).proof_root
         signer = ProofSigner(self.store.bucket, credentials, self.now)
         denied, allowed = (signer.target(where, ".revoked", by_put=put, max_bytes=1) for where in (prefix, elsewhere))
         waited, pause = 0.0, 0.05
@@ -255,4 +251,4 @@ class Denial:
 
 def _sid(store: Store, record: JobRecord) -> str:
     """What stands for the job in the Sids of its statements, which take no other characters."""
-    return hashlib.sha256(JobKeys(store.prefix, record.job).root.encode()).hexdigest()[:16]
+    return hashlib.sha256(keys_of(store, record).root.encode()).hexdigest()[:16]

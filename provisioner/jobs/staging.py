@@ -55,5 +55,5 @@ class Stager:
         for file in plan.offloaded:
             self.store.put(plan.offloaded_entry(file).key, file.content, content_type="application/octet-stream")
             self.report(
-                Event("offloaded", f"{file.path} is too large for user-data; the VM pulls it", {"path": file.path})
+                Event("offloaded", f"{file.path} is too large for user-data; the VM downloads it", {"path": file.path})
             )

@@ -15,13 +15,13 @@ from typing import Any
 from agent.layout import EVENTS, FINAL_EVENTS, MANIFEST, SUCCEEDED
 from provisioner.clock import iso
 from provisioner.errors import BadInput, JobFailed
-from provisioner.jobs.record import Attempt, JobRecord
-from provisioner.plan.layout import JobKeys, parse_status
+from provisioner.jobs.record import Attempt, JobRecord, keys_of
+from provisioner.plan.layout import parse_status
 from provisioner.s3.bucket import ObjectInfo, Store
 
 LOST = "lost"
 WAITING = "waiting"
-NAMED = 10  # tasks in one message
+NAMED_TASKS = 10  # tasks in one message
 _WARNING = 300  # characters that are shown of a VM's own warning
 
 
@@ -75,7 +75,7 @@ class TaskReport(TaskStatus):
 
 def read(store: Store, record: JobRecord) -> list[TaskStatus]:
     """Tell where every task stands, in the order of the tasks."""
-    root = JobKeys(store.prefix, record.job).status_root
+    root = keys_of(store, record).status_root
     return latest_status(record.spec.tasks, root, store.list(root))
 
 
@@ -113,10 +113,10 @@ def _latest(task: str, attempts: Mapping[int, Mapping[str, datetime]]) -> TaskSt
 
 
 def final_event(store: Store, record: JobRecord, item: TaskStatus) -> dict[str, Any]:
-    """What the last event of a task says: exit_code, signal, reason, upload. Empty when there is none to read."""
+    """What the last event of a task says: exit_code, reason, upload, started, warning. Empty if none can be read."""
     if item.event not in FINAL_EVENTS:
         return {}
-    keys = JobKeys(store.prefix, record.job)
+    keys = keys_of(store, record)
     try:
         found = json.loads(store.get(keys.event(item.task, item.attempt, item.event)))
     except ValueError:
@@ -165,7 +165,7 @@ def require_success(job: str, found: Sequence[TaskStatus]) -> None:
     """Raise JobFailed, naming them, when tasks didn't succeed."""
     bad = [item for item in found if not item.succeeded]
     if bad:
-        names = ", ".join(f"{item.task} ({item.event})" for item in bad[:NAMED]) + " …" * (len(bad) > NAMED)
+        names = ", ".join(f"{item.task} ({item.event})" for item in bad[:NAMED_TASKS]) + " …" * (len(bad) > NAMED_TASKS)
         message = f"{len(bad)} of {len(found)} tasks of {job} did not succeed: {names}"
         raise JobFailed(
             message,

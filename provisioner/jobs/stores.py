@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from provisioner.links.signer import LinkSigner
     from provisioner.s3.bucket import Store
 
-ON_THIS_MACHINE = frozenset({"local", "machine", "qemu"})  # providers whose VMs reach this machine's loopback
-
 
 @dataclass(frozen=True)
 class OpenStore:
@@ -80,10 +78,10 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
     if name is None:
         message = "the job names no provider"
         raise BadInput(message, hint=f"set vm.provider, or use --provider ({', '.join(registry.names())}) or --local")
-    registry.provider_class(name)
+    chosen = registry.provider_class(name)
     if spec.store is not None and not local:
         return StoreLocation(spec.store, embedded=False), name
-    if name not in ON_THIS_MACHINE:
+    if not chosen.reaches_loopback:
         message = f"the job names no store, and VMs of {name} can't reach the embedded one"
         raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
     wanted = spec.store or StoreSpec("freepost")
@@ -119,10 +117,11 @@ def find_job(job: str, location: StoreLocation | None) -> tuple[OpenStore, JobRe
     Raise NotFound when this machine knows no such job, or its store has none.
     """
     from provisioner.jobs import index
+    from provisioner.jobs.record import read_record
 
     found, name = index.locate(job, location=location, index=job_index())
     opened = open_location(found)
-    return opened, index.read(opened.store, name)
+    return opened, read_record(opened.store, name)
 
 
 def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Callable[[str], tuple[Store, LinkSigner]]:

@@ -6,23 +6,24 @@ What a poll means is decided in `provisioner.jobs.decide`, which is pure. `Watch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from agent.layout import LAUNCHED
 from provisioner.errors import BadInput, FreepostError, NoCapacity
-from provisioner.jobs import index, journal, status
-from provisioner.jobs.decide import LOST_AFTER, Observation, attempt_name, decide, to_launch_again
-from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm
+from provisioner.jobs import journal, status
+from provisioner.jobs.decide import LOST_AFTER, Decision, Observation, attempt_name, decide, to_launch_again
+from provisioner.jobs.record import Attempt, JobRecord, attempts_with_vm, read_record
 from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
 from provisioner.providers.base import Provider
 from provisioner.s3.bucket import Store
 
 POLL_SECONDS = (0.5, 10.0)  # between two polls: at first, and at most
-AGAIN = (timedelta(seconds=30), timedelta(minutes=10))  # between retries that find no room: at first, and at most
+# Between retries that find no room: at first, and at most.
+RETRY_PAUSES = (timedelta(seconds=30), timedelta(minutes=10))
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,22 @@ class Watcher:
         states = self.provider.state(instances) if instances else {}
         return Observation(more.record, seen.statuses, instances, states, more.without_vm)
 
-    def poll(self, record: JobRecord, gone: dict[str, datetime], patience: timedelta = LOST_AFTER) -> list[TaskStatus]:
-        """Tell where every task stands, as `decide` sees it. `gone` is kept from one poll to the next."""
+    def poll(self, record: JobRecord, gone: Mapping[str, datetime], patience: timedelta = LOST_AFTER) -> Decision:
+        """Tell where every task stands, as `decide` sees it. `gone` is what the last poll returned, empty at first."""
         now = self.clock()
-        found = decide(self.observe(record, now), now, gone, patience)
-        gone.clear()
-        gone.update(found.gone)
-        return found.statuses
+        return decide(self.observe(record, now), now, gone, patience)
 
     def settle(self, record: JobRecord, patience: timedelta) -> list[TaskStatus]:
         """Poll, and where a VM is gone poll on for `patience`: it may have posted its last event just before."""
-        gone: dict[str, datetime] = {}
+        gone: Mapping[str, datetime] = {}
         while True:
-            found = self.poll(record, gone, patience)
-            unfinished = {item.key for item in found if not item.is_final}
+            decision = self.poll(record, gone, patience)
+            gone = decision.gone
+            unfinished = {item.key for item in decision.statuses if not item.is_final}
             doubtful = {item.id for item in record.instances if (item.task, item.attempt) in unfinished}
             doubtful |= set(map(attempt_name, unfinished)) if patience else set()
             if not doubtful & set(gone):
-                return found
+                return decision.statuses
             self.sleep(min(POLL_SECONDS[1], patience.total_seconds() / 4))
 
     def follow(self, record: JobRecord, *, launched: bool = False) -> list[TaskStatus]:
@@ -78,7 +77,8 @@ class Watcher:
         """
         state = _FollowState(self, record, attempts_with_vm(record) if launched else set())
         while True:
-            found = self.poll(state.record, state.gone)
+            decision = self.poll(state.record, state.gone)
+            found, state.gone = decision.statuses, decision.gone
             changed = state.report_changes(found)
             again = to_launch_again(found, record.spec.retries) if self.retry else []
             if again:
@@ -102,9 +102,9 @@ class _FollowState:
     record: JobRecord
     reported: set[Attempt]
     before: dict[str, TaskStatus] = field(default_factory=dict)
-    gone: dict[str, datetime] = field(default_factory=dict)
+    gone: Mapping[str, datetime] = field(default_factory=dict)
     due: datetime | None = None
-    delay: timedelta = AGAIN[0]
+    delay: timedelta = RETRY_PAUSES[0]
     seconds: float = POLL_SECONDS[0]
 
     def report_changes(self, found: Sequence[TaskStatus]) -> bool:
@@ -126,14 +126,14 @@ class _FollowState:
             return
         try:
             self.record = watcher.retry(self.record, tasks)
-            self.delay = AGAIN[0]
+            self.delay = RETRY_PAUSES[0]
         except FreepostError as error:
             if not isinstance(error.__cause__ or error, NoCapacity):
                 raise
-            self.record = index.read(watcher.store, self.record.job)  # some may have been started
+            self.record = read_record(watcher.store, self.record.job)  # some may have been started
             self.reported |= {item.key for item in status.read(watcher.store, self.record)}
             watcher.report(_delayed(self.record, error, self.delay))
-            self.due, self.delay = watcher.clock() + self.delay, min(self.delay * 2, AGAIN[1])
+            self.due, self.delay = watcher.clock() + self.delay, min(self.delay * 2, RETRY_PAUSES[1])
         self.reported |= attempts_with_vm(self.record) - older
 
     def pause(self, *, changed: bool) -> float:

@@ -1,4 +1,5 @@
-"""From a job to its grants: what is launched, what each VM may write, and how that is signed. Pure.
+"""From a job to its grants: what is launched, what each VM may write, and how that is signed.
 
-Nothing here reaches a network; `jobs.launch` carries a plan out.
+Pure but for the packed agent (`provisioner.plan.plan`). Nothing here reaches a network; `jobs.launch` carries a plan
+out.
 """

@@ -1,6 +1,6 @@
 """The Plan: everything a launch will do, as data. `--dry-run` prints it, `launch` carries it out.
 
-Pure: the clock, the ids and the bucket are passed in.
+Pure but for the packed agent, which is read from a cache: the clock, the ids and the bucket are passed in.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class StagedInput:
-    """A file that the VM pulls from the bucket. `sha256` (hex) pins it; None for an object that was there already."""
+    """A file that the VM downloads from the bucket. `sha256` (hex) pins it; None for one that was there already."""
 
     path: str
     key: str
@@ -73,7 +73,8 @@ class Plan:
     there, but for what the VM could not do its job without; ``bucket-minimal``: that, too. Where the bucket can't be
     used, ``inline-reduced``: what the job's keys and `agent push` need; ``inline-minimal``: the former alone.
     `offloaded` are the job's files that had no room in the user-data. `remote_grant` says that the grants lie in the
-    bucket, and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped.
+    bucket, and the user-data only tells where; `raw`, that it goes to the VM as it is and not gzipped; `has_guest`,
+    that cloud-init reads it, and not a provider that runs the agent without a guest, as the operator.
     """
 
     job: str
@@ -92,6 +93,7 @@ class Plan:
     agent: str = "inline"
     remote_grant: bool = False
     raw: bool = False
+    has_guest: bool = True
 
     @property
     def needed_until(self) -> datetime:
@@ -108,7 +110,10 @@ class Plan:
         return min(self.grants_end, now + MAX_LIFETIME, session_ends or self.grants_end) - now
 
     def postponed(self, by: timedelta, signing_ends: datetime | None) -> Plan:
-        """The plan for what is signed so much later, by what ends at `signing_ends`."""
+        """Return the plan with every time moved by `by`.
+
+        It expires no later than the credentials, at `signing_ends`.
+        """
         expires = self.expires + by if signing_ends is None else min(self.expires + by, signing_ends)
         return dataclasses.replace(self, created=self.created + by, deadline=self.deadline + by, expires=expires)
 
@@ -130,7 +135,7 @@ class Plan:
     def offloaded_entry(self, file: FileSpec) -> StagedInput:
         """Where such a file lies: by its hash, so that every attempt finds the same bytes."""
         digest = hashlib.sha256(file.content).hexdigest()
-        return StagedInput(file.path, self.keys.input(f".files/{digest}"), file.mode, len(file.content), digest)
+        return StagedInput(file.path, self.keys.offloaded(digest), file.mode, len(file.content), digest)
 
     @property
     def archive(self) -> StagedInput | None:

@@ -25,7 +25,8 @@ class LaunchRequest:
     """Everything that a plan depends on.
 
     `attempts` maps the tasks to launch to their attempt; None: all, the first. `groups` says that the provider can
-    start VMs that share one user-data. `credentials_expire` is the end of the session that signs, None for a key's.
+    start VMs that share one user-data, `has_guest` that cloud-init reads it. `credentials_expire` is the end of the
+    session that signs, None for a key's.
     """
 
     spec: JobSpec
@@ -40,6 +41,7 @@ class LaunchRequest:
     inputs: Sequence[StagedInput] = ()
     groups: bool = False
     raw: bool = False
+    has_guest: bool = True
 
     @property
     def deadline(self) -> datetime:
@@ -87,6 +89,7 @@ def make_plan(request: LaunchRequest) -> Plan:
         inputs=tuple(request.inputs),
         agent="bucket" if spec.run.agent == "bucket" else "inline",
         raw=request.raw,
+        has_guest=request.has_guest,
     )
 
 

@@ -29,8 +29,8 @@ def show(plan: Plan) -> str:
         + f", renewed until {iso(plan.deadline)} while `provision watch` or `extend` does so" * bool(spec.renew),
         f"agent     {agent(plan)}",
         f"runs      {' '.join(spec.run.command)}",
-        *(f"carries   {item.path} ({len(item.content)} bytes)" for item in plan.inline),
-        *(f"pulls     {item.path} ({item.size} bytes) from {item.key}" for item in plan.downloads),
+        *(f"inline    {item.path} ({len(item.content)} bytes)" for item in plan.inline),
+        *(f"downloads {item.path} ({item.size} bytes) from {item.key}" for item in plan.downloads),
         *(f"pushes    {item.glob}{' in bundles' * item.bundle}" for item in spec.outputs),
         *["uploads   by presigned PUTs, for the store takes no forms or the job says so"] * plan.by_put,
     ]

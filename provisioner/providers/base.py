@@ -10,6 +10,10 @@ on these names, which only change with a note in CHANGELOG:
 - for a provider that runs the agent without a VM: `provisioner.userdata.parse.unpack`, and ``GRANT_PATH``,
   ``LAUNCHER_PATH`` and ``TASK_PATH`` of `provisioner.userdata.render`.
 
+What a job's launch needs to know of a provider and can't learn by its methods stands in its attributes:
+`reaches_loopback` lets a job that names no store use the embedded one; without `has_guest` the user-data is taken apart
+by the provider itself, and the job runs as the operator.
+
 What is added to `Provider` or to a value has a default, so that an older plugin goes on working. Everything else may
 change with any release: other modules, names that begin with an underscore, and what `Order.options` holds besides the
 keys of the provider's own `option_schema` or `choices`.
@@ -23,9 +27,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["Check", "Choice", "Context", "Instance", "Order", "Phase", "Provider", "ProviderResource", "State"]
+
+
+# Bytes of user-data that the tightest platforms take, which providers without a platform of their own hold to as well.
+EC2_LIMIT = 16_384  # before base64 (AWS, "Run commands when you launch an EC2 instance")
+RAW_LIMIT = 32_768  # the tightest of those that refuse gzip: Hetzner Cloud's
 
 
 @dataclass(frozen=True)
@@ -126,12 +135,20 @@ class Provider(ABC):
     """Where VMs run. Constructors only store their arguments; every effect is in the methods.
 
     A subclass sets `name`, `user_data_limit` and `option_schema` as class attributes, has the four abstract methods,
-    and a class method ``create(context: Context)`` that makes it. The rest has defaults, which suit a provider of
-    machines that cost nothing: an attribute is overridden by a class attribute or by a property.
+    and the class method `create`. The rest has defaults, which suit a provider of machines that cost nothing: an
+    attribute is overridden by a class attribute or by a property, `reaches_loopback` by a class attribute alone.
 
     Errors are `provisioner.errors`: BadInput for options the provider can't serve, Refused for a permanent no,
     Unreachable for what may work later, MissingDependency for a program or privilege that is not there.
     """
+
+    # Asked of the class, before a provider is made: its VMs reach this machine's loopback, and so the embedded store.
+    reaches_loopback: ClassVar[bool] = False
+
+    @classmethod
+    def create(cls, context: Context) -> Provider:
+        """Make the provider that a job names. A class that an entry point or `registry.BUILT_IN` names must have it."""
+        raise TypeError(f"{cls.__name__} has no class method create(context), so no job can name it")
 
     @property
     @abstractmethod
@@ -163,6 +180,11 @@ class Provider(ABC):
     @abstractmethod
     def terminate(self, instances: Sequence[Instance]) -> None:
         """End these VMs and free what they hold. Safe to repeat; ids it has never heard of are ignored."""
+
+    @property
+    def has_guest(self) -> bool:
+        """Whether a guest's cloud-init reads the user-data; False where the agent runs without one, as the operator."""
+        return True
 
     @property
     def notice(self) -> str:

@@ -27,9 +27,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agent.layout import GRANT_VARIABLE
 from provisioner.errors import BadInput, FreepostError
 from provisioner.process import Process, identify, read_proc_file
-from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
+from provisioner.providers.base import EC2_LIMIT, RAW_LIMIT, Context, Instance, Order, Phase, Provider, State
 
 STOP_SECONDS = 15  # what a terminated agent gets to report `interrupted` before all of it is killed
 KILL_SECONDS = 10  # what the kernel gets to end what was killed
@@ -40,9 +41,11 @@ class LocalProvider(Provider):
     """Runs the agent here. `folder` keeps what each launch needs and leaves behind."""
 
     name: ClassVar[str] = "local"
-    user_data_limit: ClassVar[int] = 16_384  # as tight as EC2's, so that what runs here also launches there
-    raw_limit: ClassVar[int] = 32_768  # as `elsewhere`
+    user_data_limit: ClassVar[int] = EC2_LIMIT  # as tight as EC2's, so that what runs here also launches there
+    raw_limit: ClassVar[int] = RAW_LIMIT
     option_schema: ClassVar[Mapping[str, Any]] = {}
+    reaches_loopback: ClassVar[bool] = True
+    has_guest: ClassVar[bool] = False
     notice: ClassVar[str] = "the local provider isolates nothing: the job runs as you, on this machine"
 
     def __init__(self, folder: Path) -> None:
@@ -131,7 +134,7 @@ class LocalProvider(Provider):
                 stdout=console,
                 stderr=console,
                 cwd=root,
-                env={**_clean_environment(), "PATH": search, "FREEPOST_GRANT": str(root / GRANT_PATH.lstrip("/"))},
+                env={**_clean_environment(), "PATH": search, GRANT_VARIABLE: str(root / GRANT_PATH.lstrip("/"))},
                 start_new_session=True,
                 pass_fds=[lock],
             )  # fmt: skip
@@ -189,7 +192,7 @@ def _kill_processes(folders: Sequence[Path]) -> None:
 
 
 def _delete_folder(folder: Path) -> None:
-    """Delete a launch's folder, where the job may have left folders that their owner may not change, as `go` does."""
+    """Delete a launch's folder, in which the owner may not change what some jobs leave, such as Go's module cache."""
     with suppress(PermissionError):
         shutil.rmtree(folder)
         return
@@ -238,7 +241,7 @@ def _launch_of(environment: bytes, parent: Path) -> str | None:
     """Return the token of the launch in `parent` that a process with this environment belongs to."""
     for variable in environment.split(b"\0"):
         name, _, value = variable.partition(b"=")
-        if name in (b"FREEPOST_GRANT", b"HOME") and value.startswith(os.fsencode(parent) + b"/"):
+        if name in (os.fsencode(GRANT_VARIABLE), b"HOME") and value.startswith(os.fsencode(parent) + b"/"):
             return Path(os.fsdecode(value)).relative_to(parent).parts[0]
     return None
 

@@ -22,7 +22,7 @@ __all__ = ["BUILT_IN", "GROUP", "Context", "OptionSchemas", "ProviderClass", "cr
 
 GROUP = "freepost.providers"
 BUILT_IN = {
-    "elsewhere": "provisioner.providers.external:ElsewhereProvider",
+    "elsewhere": "provisioner.providers.elsewhere:ElsewhereProvider",
     "ec2": "provisioner.providers.ec2:Ec2Provider",
     "openstack": "provisioner.providers.openstack:OpenstackProvider",
     "local": "provisioner.providers.local:LocalProvider",
@@ -37,6 +37,11 @@ class ProviderClass(Protocol):
     @property
     def option_schema(self) -> Mapping[str, Any]:
         """As `Provider.option_schema`: a class attribute."""
+        ...
+
+    @property
+    def reaches_loopback(self) -> bool:
+        """As `Provider.reaches_loopback`: a class attribute."""
         ...
 
     def create(self, context: Context) -> Provider:

@@ -47,6 +47,11 @@ class RetryingProvider(Provider):
         return self._provider.groups
 
     @property
+    def has_guest(self) -> bool:
+        """As the provider's."""
+        return self._provider.has_guest
+
+    @property
     def notice(self) -> str:
         """As the provider's."""
         return self._provider.notice

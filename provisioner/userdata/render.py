@@ -1,8 +1,8 @@
 """User-data: one ``#cloud-config`` that carries everything a VM needs, and a ledger of what each part costs.
 
-Pure and deterministic: the same plan and grant give the same bytes. Values reach YAML through a filter (JSON is
-YAML), files that are no plain text as gzip and base64, so nothing an operator writes can change the document's
-structure.
+Pure but for the packed agent, which is read from a cache: the same plan and grant give the same bytes. Values reach
+YAML through a filter (JSON is YAML), files that are no plain text as gzip and base64, so nothing an operator writes can
+change the document's structure.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from provisioner.plan.plan import Plan, TaskPlan
 from provisioner.resources import make_environment, templates
 
 RUN_DIR = layout.GRANT.rpartition("/")[0]
+STATE_DIR = "/var/lib/freepost"  # what RUN_DIR leads to: it outlives a reboot
 GRANT_PATH = layout.GRANT
 GRANT_SOURCE_PATH = layout.GRANT_SOURCE % layout.GRANT  # in its place, of a grant that lies in the bucket
 TASK_PATH = f"{RUN_DIR}/{layout.TASK}"
@@ -102,8 +103,10 @@ def render(plan: Plan, task: TaskPlan, grant: Grant, stub: bytes = b"") -> UserD
             job=plan.job,
             task=task.task,
             attempt=task.attempt,
-            user=plan.spec.run.user if plan.spec.run.user != "root" else None,
+            user=plan.spec.run.account,
             deadman=deadman(plan),
+            run_dir=RUN_DIR,
+            state_dir=STATE_DIR,
             files=files,
         )
         .encode()
@@ -145,8 +148,8 @@ def _bare(text: str) -> bytes:
 def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
     """The modules of the agent that travel in the user-data besides its core, and whether more follow from the bucket.
 
-    What a job may call is no matter of its text: any script may call `agent`, by any name. So that is all or, where
-    there is no room and nothing can be put into the bucket, what `Plan.agent` says.
+    A job's text doesn't tell whether it calls `agent`: any script may. So everything is packed or, where it can't be,
+    what `Plan.agent` says.
     """
     if plan.agent == "inline":
         return agent_archive.whole(), False
@@ -171,7 +174,7 @@ def agent_parts(plan: Plan, task: TaskPlan) -> tuple[frozenset[str], bool]:
     if any(item.bundle for item in spec.outputs):
         needed.update(agent_archive.FOR_BUNDLES)
     if plan.agent == "inline-reduced":
-        reads_grant = spec.run.user in {None, "root"} or plan.provider == "local"  # where the job runs as the operator
+        reads_grant = spec.run.account is None or not plan.has_guest
         needed.update(agent_archive.FOR_ROOT if reads_grant else agent_archive.FOR_USERS)
     return frozenset(needed), False
 
@@ -187,7 +190,7 @@ def task_document(plan: Plan) -> dict[str, object]:
     return {
         "command": list(spec.run.command),
         "env": dict(spec.run.env),
-        "user": spec.run.user if spec.run.user != "root" else None,
+        "user": spec.run.account,
         "timeout": spec.run.timeout,
         "grace": spec.run.grace,
         "workdir": WORKDIR,
@@ -208,7 +211,7 @@ def deadman(plan: Plan) -> str:
     limit, budget = to_seconds(plan.deadline), plan.spec.deadline
     free = "DefaultDependencies=no"
     return (
-        f"l=$(({limit}-$(date +%s)));b={budget};[ -d /var/lib/freepost ]||l=$((l<60?b:l));"
+        f"l=$(({limit}-$(date +%s)));b={budget};[ -d {STATE_DIR} ]||l=$((l<60?b:l));"
         f"systemd-run --no-block --on-active=$((l>b?b:l<60?60:l)) "
         f"--timer-property={free} -p {free} systemctl poweroff"
     )
@@ -227,7 +230,10 @@ def gzipped(data: bytes) -> bytes:
 
 
 def _deflated(piece: bytes, before: bytes, end: int = zlib.Z_SYNC_FLUSH) -> bytes:
-    """Compress what comes after `before`, without regard to repeats where that is smaller: as of base64 of archives."""
+    """Compress `piece`, which follows `before`.
+
+    Without back-references where that is smaller, as for base64 of an archive.
+    """
 
     def by(strategy: int) -> bytes:
         window = before[-(1 << zlib.MAX_WBITS) :]
@@ -262,7 +268,7 @@ def _environment() -> jinja2.Environment:
 
 
 def fits(plan: Plan, user_data: UserData) -> bool:
-    """Whether the user-data of every task and launch of a plan is within the limit, by that of one."""
+    """Tell from one task's user-data whether that of every task, and of later launches, is within the limit."""
     return len(user_data.data) <= plan.user_data_limit - LIMIT_MARGIN
 
 

@@ -1,9 +1,9 @@
 """NoCloud seeds: the files from which cloud-init configures a machine that has no cloud around it.
 
-Format: cloud-init's documentation, "NoCloud". For machines of ours the files lie in ``/var/lib/cloud/seed/nocloud/`` or
-on a disk labelled CIDATA; for platforms that Freepost doesn't drive they are written to a folder, or as an ISO 9660
-image of that label. The user-data in a seed holds the grant, so nobody but the operator can read what is written here,
-from its first byte on.
+Format: cloud-init's documentation, "NoCloud". For machines of ours the files lie in `SEED_FOLDER` or on a disk
+labelled CIDATA; for platforms that Freepost doesn't drive they are written to a folder, or as an ISO 9660 image of that
+label. The user-data in a seed holds the grant, so nobody but the operator can read what is written here, from its first
+byte on.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from provisioner import atomic
 from provisioner.errors import BadInput
-from provisioner.plan.plan import Plan, TaskPlan
 
+if TYPE_CHECKING:  # a machine's first process imports this module, and is not to wait for the plan's
+    from provisioner.plan.plan import Plan, TaskPlan
+
+SEED_FOLDER = "/var/lib/cloud/seed/nocloud"  # in the guest, where cloud-init looks first
 LABEL = "cidata"  # cloud-init looks for it in either case
 JOLIET = 3  # the level; its names may be long and have hyphens
 ISO = ".iso"

@@ -74,9 +74,9 @@ def test_a_retry_without_room_is_not_stuck(bench, document, parse, cloud, ec2):
         one.launcher.retry(record, ["0"])
     assert recorded(one, record).expires == record.expires.replace(microsecond=0)
     clock = Ahead(one)
-    assert [item.event for item in watcher(one, clock).poll(record, {})] == ["launched"]
+    assert [item.event for item in watcher(one, clock).poll(record, {}).statuses] == ["launched"]
     clock.by = LOST_AFTER + timedelta(seconds=5)
-    (found,) = watcher(one, clock).poll(record, {})
+    (found,) = watcher(one, clock).poll(record, {}).statuses
     assert (found.attempt, found.event, found.unstarted) == (2, "lost", True)
     assert watch.to_retry(watcher(one, Ahead(one)), record, None) == ["0"]
     again = one.launcher.retry(record, ["0"])
@@ -104,7 +104,7 @@ def test_a_retry_that_was_killed_is_recorded_by_the_next(bench, document, parse,
     record = retried_and_killed(one, parse(document), monkeypatch)
     clock = Ahead(one)
     clock.by = timedelta(minutes=6)
-    assert [item.event for item in watcher(one, clock).poll(record, {})] == ["launched"]
+    assert [item.event for item in watcher(one, clock).poll(record, {}).statuses] == ["launched"]
     again = one.launcher.recover(record)
     assert again.attempts == {"0": 2}
     assert recorded(one, record).instances == again.instances

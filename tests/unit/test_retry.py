@@ -11,7 +11,7 @@ import pytest
 
 from provisioner.errors import Integrity
 from provisioner.job.spec import JobSpec, OutputSpec, RunSpec
-from provisioner.jobs import index
+from provisioner.jobs import removal
 from provisioner.jobs.record import JobRecord
 from provisioner.providers import base, registry
 from provisioner.providers.retrying import RetryingProvider
@@ -100,7 +100,7 @@ def test_an_upload_in_parts_begun_twice_goes_with_its_job(through, store, opened
         store=StoreSpec(opened.bucket.name, method="put"),
         outputs=(OutputSpec("big.bin", max_size=6 << 30),),
     )
-    index.remove(opened, JobRecord("j", spec, "local", NOW, NOW, NOW))
+    removal.remove(opened, JobRecord("j", spec, "local", NOW, NOW, NOW))
     assert opened.uploads("p/") == []
 
 
@@ -126,13 +126,14 @@ def test_what_is_tried_again_takes_and_gives_nothing_that_works_once(wrapped):
 
 
 WRAPPERS = [(Store, RetryingStore), (FormClient, RetryingFormClient), (base.Provider, RetryingProvider)]
+OF_THE_CLASS = {"create", "reaches_loopback"}  # what a provider's class is asked before there is one to wrap
 
 
 @pytest.mark.parametrize(("wrapped", "wrapper"), WRAPPERS, ids=lambda each: each.__name__)
 def test_nothing_is_left_out_of_what_is_tried_again(wrapped, wrapper):
     """A wrapper has each public method and property of what it wraps, with the same signature."""
     for name, member in inspect.getmembers(wrapped):
-        if not name.startswith("_"):
+        if not name.startswith("_") and name not in OF_THE_CLASS:
             own = vars(wrapper).get(name)
             assert own is not None, name
             assert isinstance(own, property) == isinstance(member, property), name

@@ -33,6 +33,8 @@ class NiceProvider(Provider):
     option_schema: ClassVar[Mapping[str, Any]] = {
         "niceness": {"type": "integer", "minimum": 0, "maximum": 19, "default": 19}
     }
+    reaches_loopback = True  # a job that names no store gets the embedded one
+    has_guest = False  # no cloud-init reads the user-data: `launch` takes it apart
     notice = "the nice provider isolates nothing: the job runs as you, on this machine"
 
     def __init__(self, folder: Path) -> None:

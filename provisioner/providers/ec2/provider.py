@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from provisioner.clock import from_iso
 from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Stopped, Unreachable
 from provisioner.providers.base import (
+    EC2_LIMIT,
     Check,
     Choice,
     Context,
@@ -39,7 +40,7 @@ class Ec2Provider(Provider):
     """Launches EC2 instances that hold no credentials and end themselves."""
 
     name: ClassVar[str] = "ec2"
-    user_data_limit: ClassVar[int] = 16_384  # bytes before base64 (AWS, "Run commands when you launch an EC2 instance")
+    user_data_limit: ClassVar[int] = EC2_LIMIT
     option_schema: ClassVar[Mapping[str, Any]] = SCHEMA
     concurrency: ClassVar[int] = 16
 

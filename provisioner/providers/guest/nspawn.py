@@ -10,8 +10,7 @@ from typing import Any
 from provisioner.providers.guest.cgroup import MAX_PROCESSES
 from provisioner.providers.guest.commands import exit_status, run_quietly, slirp_command
 from provisioner.providers.guest.state_dir import StateDir
-
-SEED = "var/lib/cloud/seed/nocloud"
+from provisioner.userdata.seed import SEED_FOLDER
 
 
 class NspawnGuest:
@@ -53,7 +52,7 @@ def start(machine: StateDir, record: dict[str, Any]) -> NspawnGuest:
                 "--timezone=off",
                 "--link-journal=no",
                 "--oom-score-adjust=500",  # when memory runs out, the guest's processes go before ours
-                # What systemd's TasksMax gives a unit of a VM, and can't give here, where controllers aren't delegated.
+                # systemd's TasksMax can't be set here, as controllers aren't delegated; this is its default share.
                 f"--rlimit=RLIMIT_NPROC={MAX_PROCESSES * 15 // 100}",
                 "--console=read-only",  # a terminal in the guest, of which we see the output
             ],
@@ -84,7 +83,7 @@ def _mount_root(machine: StateDir, record: dict[str, Any], work: Path) -> Path:
 
 def _copy_seed(machine: StateDir, root: Path) -> None:
     """Put the seed where cloud-init looks first, closed to everybody in the guest but root."""
-    folder = root / SEED
+    folder = root / SEED_FOLDER.lstrip("/")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in machine.seed.iterdir():
         copy = folder / file.name

@@ -37,6 +37,7 @@ class GuestProvider(Provider):
 
     name: ClassVar[str]
     user_data_limit: ClassVar[int] = 1 << 20  # NoCloud sets none
+    reaches_loopback: ClassVar[bool] = True  # by another address: `guest_url`
     option_schema: ClassVar[Mapping[str, Any]] = {
         "image": text(
             "A suite, or the name of an imported image.",

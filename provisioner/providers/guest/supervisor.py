@@ -61,7 +61,7 @@ class Supervisor:
             reason, keep = self._outcome(status)
         except StartError as error:
             reason = str(error)
-            _tell_launcher(reason)
+            _report_start(reason)
         finally:
             if self._groups:
                 cgroup.remove(self._record["id"])
@@ -106,12 +106,12 @@ class Supervisor:
             theirs.close()
             os.close(write_end)
             try:
-                return await self._attend(init, ours)
+                return await self._run_guest(init, ours)
             finally:
                 await init.wait()
                 await console
 
-    async def _attend(self, init: asyncio.subprocess.Process, channel: socket.socket) -> int:
+    async def _run_guest(self, init: asyncio.subprocess.Process, channel: socket.socket) -> int:
         """Give the namespaces their network, and wait until the guest ends or has to."""
         failure, fds, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 1 << 12, 4)
         if not fds:
@@ -129,7 +129,7 @@ class Supervisor:
             if answer != b"up":
                 raise StartError(answer.decode() or await self._last_log_line(init))
             self._machine.set_status(RUNNING, "", os.getpid())
-            _tell_launcher("up")
+            _report_start("up")
             return await self._wait_for_end(init)
         finally:
             if init.returncode is None:
@@ -209,7 +209,7 @@ def host_addresses() -> list[str]:
     return [*(f"{address}/32" for address in found if not address.startswith("127.")), "169.254.0.0/16"]
 
 
-def _tell_launcher(line: str) -> None:
+def _report_start(line: str) -> None:
     """Write a line to the launcher, if it still reads, and close the pipe to it."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, f"{line}\n".encode())

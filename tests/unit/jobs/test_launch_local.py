@@ -191,7 +191,7 @@ def test_large_job_files_are_spilled(provision, tmp_path):
     job = write(tmp_path, "name: s\nrun: {script: big.sh}\noutputs: [size.txt]\n")
     done = provision.launch(job, "--collect", tmp_path / "r")
     assert done.code == 0, done.err
-    assert "the VM pulls it" in done.err
+    assert "the VM downloads it" in done.err
     assert int((tmp_path / "r/size.txt").read_text()) > 30_000
 
 

@@ -309,6 +309,16 @@ def test_letters_are_numbered_and_name_the_next(running, opened):
     assert letters(opened) == []
 
 
+@pytest.mark.parametrize("stray", ["note", "0/note", "0/1/note", "0/x/000001", "0/1/000001/more", "0/1/", "0/1/²"])
+def test_stray_keys_among_the_letters_are_passed_over(running, opened, stray):
+    """Whatever else somebody put below mail/, the grants are renewed, and numbered as if it weren't there."""
+    record, found, renewer, _ = running
+    opened.put(f"p/long-1/mail/{stray}", b"")
+    renewer.tick(record, found)
+    renewer.extend(record, found[:1], None)
+    assert sorted(letters(opened)) == sorted({stray, "0/1/000001", "0/1/000002", "1/1/000001"})
+
+
 def test_renewal_ends_at_the_deadline(running, opened):
     """No policy outlives the deadline by more than the margin, and past it there is nothing to renew."""
     record, found, renewer, _ = running

@@ -1,10 +1,15 @@
-"""What revocation makes of a bucket policy: pure merging, so that nobody else's statement is ever touched."""
+"""Revocation: what it makes of a bucket policy, leaving others' statements alone, and what a failure means."""
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import pytest
 
-from provisioner.errors import BadInput
+from provisioner.errors import BadInput, Refused, Unreachable
+from provisioner.job.spec import JobSpec, RunSpec
+from provisioner.jobs.record import JobRecord
+from provisioner.jobs.revoke import Revoker
+from provisioner.jobs.status import TaskStatus
 from provisioner.s3 import bucket_policy
 
 NOW = datetime(2026, 11, 23, 21, tzinfo=timezone.utc)
@@ -66,3 +71,22 @@ def test_a_policy_that_the_store_wrote_back_its_own_way_is_the_same():
     theirs = {"Statement": {**deny(), "Resource": deny()["Resource"][0], "Principal": {"AWS": "*"}}}
     assert bucket_policy.same(ours, theirs)
     assert not bucket_policy.same(ours, None)
+
+
+@pytest.mark.parametrize("error", [Refused("no"), Unreachable("away")], ids=["refused", "unreachable"])
+def test_what_a_store_answers_is_believed(error):
+    """A failure at a job's end is told at once: the store itself tries again what may pass, and nothing else does."""
+    asked, events = [], []
+
+    def policy():
+        asked.append(1)
+        raise error
+
+    store = SimpleNamespace(prefix="p", bucket=SimpleNamespace(name="bkt", region="eu-west-1"), policy=policy)
+    revoker = Revoker(store, events.append, lambda: NOW, lambda: None, sleep=lambda _: pytest.fail("it waited"))
+    later = NOW + timedelta(hours=1)
+    record = JobRecord("j", JobSpec("j", RunSpec(("true",))), "local", NOW, later, later)
+    revoker.finished(record, "0", 1)
+    revoker.tick(record, [TaskStatus("0", 1, "succeeded", NOW)])
+    assert len(asked) == 1
+    assert [event.name for event in events] == ["notice"]

@@ -9,7 +9,7 @@ from provisioner.job.spec import JobSpec, RunSpec
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.terminate import terminate
 from provisioner.providers.base import Instance
-from provisioner.providers.external import ElsewhereProvider
+from provisioner.providers.elsewhere import ElsewhereProvider
 
 NOW = datetime(2026, 11, 27, tzinfo=timezone.utc)
 RECORDED, UNRECORDED = (Instance(name, "0", attempt) for name, attempt in (("i-1", 1), ("i-2", 2)))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import NotFound
-from provisioner.jobs import gc, index
-from provisioner.jobs.record import dump, parse
+from provisioner.jobs import gc
+from provisioner.jobs.record import dump, job_ids, parse, read_record
 from provisioner.packing import agent_archive
 from provisioner.plan.layout import agent_root
 
@@ -62,9 +62,9 @@ def test_it_is_stored_once_and_named_by_each_job(provision, opened, tmp_path):
     (key,) = archives(opened)
     assert key.endswith(f"-{hashlib.sha256(agent_archive.rest()).hexdigest()}.bz2")
     assert opened.get(key) == agent_archive.rest()
-    found = index.listing(opened)
+    found = job_ids(opened)
     assert len(found) == 2
-    assert all(index.read(opened, job).agents == (key,) for job in found)
+    assert all(read_record(opened, job).agents == (key,) for job in found)
     assert ".agent" not in provision("jobs", "--store", f"s3://{opened.bucket.name}/p").out
 
 
@@ -72,14 +72,14 @@ def test_rm_keeps_it_and_gc_deletes_it_when_no_job_names_it(provision, opened, t
     """A job's end takes nothing from others; what nobody names goes, but not while a launch may be about to."""
     assert provision.launch(HELLO, "--collect", tmp_path / "got").code == 0
     (key,) = archives(opened)
-    (job,) = index.listing(opened)
-    record = index.read(opened, job)
+    (job,) = job_ids(opened)
+    record = read_record(opened, job)
     now = datetime.now(timezone.utc)
 
     def rubbish(records, when, **more):
         return [each.id for each in gc.Finder(opened, {}, when).find(records, **more) if each.kind == "agent"]
 
-    later = now + gc.YOUNG + timedelta(minutes=1)
+    later = now + gc.UNRECORDED_FOR + timedelta(minutes=1)
     assert rubbish({job: record}, later) == []
     assert provision("rm", job).code == 0
     assert archives(opened) == [key]
@@ -103,7 +103,7 @@ def test_a_launch_puts_right_what_became_of_it(provision, opened, tmp_path):
     assert opened.get(key) == agent_archive.rest()
     fails = write(tmp_path, "name: fails\nrun: {command: 'exit 3'}\n")
     assert provision.launch(fails, "--wait").code == 1
-    job = next(name for name in index.listing(opened) if name.startswith("fails-"))
+    job = next(name for name in job_ids(opened) if name.startswith("fails-"))
     opened.delete([key])
     assert provision("retry", job).code == 0
     assert opened.get(key) == agent_archive.rest()
@@ -117,7 +117,7 @@ def test_a_retry_uploads_what_had_no_room(provision, opened, tmp_path):
     noise = b"".join(hashlib.sha256(bytes([number % 251, number // 251])).digest() for number in range(600))
     (tmp_path / "table").write_bytes(noise)
     assert provision.launch(write(tmp_path, text), "--wait").code == 1
-    (job,) = index.listing(opened)
+    (job,) = job_ids(opened)
     (spilled,) = [entry.key for entry in opened.list(f"p/{job}/inputs/")]
     opened.delete([spilled])
     assert provision("retry", job).code == 0
@@ -150,7 +150,7 @@ def test_without_the_rest_the_outputs_come_home(provision, opened, tmp_path, mon
     assert "task 0 succeeded (warning: the rest of the agent can't be had: " in done.err
     assert (tmp_path / "got/a").read_text() == "1\n"
     assert (tmp_path / "got/code").read_text() == "2\n"
-    (job,) = index.listing(opened)
+    (job,) = job_ids(opened)
     booted = json.loads(opened.get(f"p/{job}/status/0/1/booted"))
     said = "what lies in the bucket is not what" if become != "deleted" else "404"
     assert said in booted["warning"]
@@ -177,11 +177,11 @@ def test_by_hand(provision, opened, tmp_path):
 def test_records_of_the_version_before_are_read(opened, provision, tmp_path):
     """A record that names no archive, and a spec without run.agent, are what they were."""
     assert provision.launch(HELLO, "--collect", tmp_path / "got").code == 0
-    (job,) = index.listing(opened)
-    raw = json.loads(dump(index.read(opened, job)))
+    (job,) = job_ids(opened)
+    raw = json.loads(dump(read_record(opened, job)))
     del raw["agents"], raw["spec"]["run"]["agent"]
     record = parse(json.dumps(raw).encode(), "it")
     assert record.agents == ()
-    assert record == dataclasses.replace(index.read(opened, job), agents=())
+    assert record == dataclasses.replace(read_record(opened, job), agents=())
     with pytest.raises(NotFound):
-        index.read(opened, "another")
+        read_record(opened, "another")

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors import BadInput
+from provisioner.job.spec import JobSpec, RunSpec, VmSpec
+from provisioner.jobs import stores
 from provisioner.providers import base, registry
 from provisioner.providers.base import Context, Instance, Order, Phase, Provider, State
+from provisioner.providers.retrying import RetryingProvider
 from provisioner.userdata import parse, render
 
 
@@ -70,6 +73,7 @@ def test_a_plugin_of_four_methods_has_the_rest_by_default(offered, tmp_path):
     assert made.folder == tmp_path / "plain"
     assert (made.name, made.concurrency, made.user_data_limit) == ("plain", 3, 1000)
     assert (made.groups, made.notice, made.raw_limit, dict(made.pinned_options)) == (False, "", 1000, {})
+    assert (made.has_guest, registry.provider_class("plain").reaches_loopback) == (True, False)
     order = Order("j", ("0",), 1, "t", datetime.now(timezone.utc), b"")
     assert made.launch(order) == [Instance("t", "0", 1)]
     assert made.find_instances(order) is None
@@ -99,6 +103,35 @@ def test_what_a_plugin_lacks_is_named(monkeypatch):
         registry.create("half", Context(Path(), ""))
 
 
+def test_a_plugin_without_create_is_named(monkeypatch):
+    """`create` is the one class method that a job needs; without it the error says which class lacks it."""
+
+    class Uncreated(Provider):
+        name = "uncreated"
+
+    monkeypatch.setattr(registry, "_offered", lambda: (Point("uncreated", Uncreated),))
+    with pytest.raises(TypeError, match=r"Uncreated has no class method create\(context\)"):
+        registry.create("uncreated", Context(Path(), ""))
+
+
+@pytest.mark.parametrize("reaches", [False, True])
+def test_a_plugin_says_whether_its_vms_reach_the_embedded_store(offered, monkeypatch, reaches):
+    """A job that names no store uses the embedded one where they do; otherwise it is told to name one."""
+    monkeypatch.setattr(offered, "reaches_loopback", reaches, raising=False)
+    spec = JobSpec("x", RunSpec(("true",)), vm=VmSpec("plain"))
+    if reaches:
+        assert stores.choose(spec, local=False, provider=None) == (stores.embedded_location(), "plain")
+        return
+    with pytest.raises(BadInput, match="VMs of plain can't reach the embedded one"):
+        stores.choose(spec, local=False, provider=None)
+
+
+def test_a_plugin_says_whether_it_has_a_guest(offered, monkeypatch, tmp_path):
+    """What it says is known of it through the wrapper that tries again, too."""
+    monkeypatch.setattr(offered, "has_guest", False, raising=False)
+    assert not RetryingProvider(registry.create("plain", Context(tmp_path, ""))).has_guest
+
+
 def test_an_unknown_provider_is_told_those_there_are(offered):
     """The hint lists the built-in ones and the plugins."""
     with pytest.raises(BadInput, match="there is no provider 'other'") as caught:
@@ -116,6 +149,7 @@ def test_what_a_plugin_may_rely_on():
     assert {name for name in vars(Provider) if not name.startswith("_")} == {
         *("name", "user_data_limit", "option_schema", "launch", "state", "console", "terminate"),
         *("notice", "raw_limit", "concurrency", "groups", "pinned_options", "guest_url", "choices", "checks"),
+        *("create", "has_guest", "reaches_loopback"),
         *("find_instances", "list_instances", "list_resources", "remove_resources", "stop_waiting"),
     }
     assert Provider.__abstractmethods__ == {

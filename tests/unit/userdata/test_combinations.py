@@ -145,7 +145,7 @@ def test_a_dry_run_and_a_launch_never_disagree(token, tmp_path):
     plans = [launcher(case, NOW + timedelta(seconds=seconds)).plan(job(case, tmp_path)) for seconds in (0, 1, 86_399)]
     assert len({plan.job for plan in plans}) == 3
     assert len({(plan.agent, plan.remote_grant, plan.offloaded) for plan in plans}) == 1
-    assert len({len(launcher(case)._granter._measured(plan).data) for plan in plans}) == 1
+    assert len({len(launcher(case)._documents._measured(plan).data) for plan in plans}) == 1
 
 
 def test_what_can_not_fit_is_refused_by_one_sentence(tmp_path):

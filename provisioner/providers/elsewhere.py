@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from provisioner.errors import BadInput, NotFound
-from provisioner.providers.base import Choice, Context, Instance, Order, Provider, State
+from provisioner.providers.base import EC2_LIMIT, RAW_LIMIT, Choice, Context, Instance, Order, Provider, State
 
 
 class ElsewhereProvider(Provider):
     """The provider in the record of a job whose VM is started and ended by something else."""
 
     name: ClassVar[str] = "elsewhere"
-    user_data_limit: ClassVar[int] = 16_384  # the platform isn't known, so the tightest limit holds: EC2's
-    raw_limit: ClassVar[int] = 32_768  # the tightest of those that take no gzip: Hetzner Cloud's
+    user_data_limit: ClassVar[int] = EC2_LIMIT  # the platform isn't known, so the tightest limits hold
+    raw_limit: ClassVar[int] = RAW_LIMIT
     option_schema: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod

@@ -29,7 +29,7 @@ _SAMPLE_LIFE = timedelta(days=6)
 
 
 @dataclass(frozen=True)
-class Granter:
+class VmDocuments:
     """Makes what a VM is given, with the parts of a `Launcher`."""
 
     store: Store
