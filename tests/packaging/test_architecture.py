@@ -13,11 +13,26 @@ ROWS = [
 ][2:]
 # What somebody who has read this page alone must be able to answer.
 QUESTIONS = {
-    "a key of job.yaml": {"provisioner/job/keys.py", "provisioner/job/spec.py", "provisioner/job/job.schema.json"},
-    "a provider": {"provisioner/providers/base.py", "provisioner/providers/registry.py"},
-    "a store's quirk in its error answers": {"agent/errors.py"},
-    "an option of `agent`": {"agent/options.py", "agent/push_command.py"},
-    "an event": {"agent/layout.py", "agent/task.py", "provisioner/jobs/status.py"},
+    "a key of job.yaml": {
+        "provisioner/job/keys.py",
+        "provisioner/job/spec.py",
+        "provisioner/job/job.schema.json",
+        "provisioner/jobs/record.py",
+        "provisioner/userdata/render.py",
+    },
+    "a provider": {
+        "provisioner/providers/base.py",
+        "provisioner/providers/registry.py",
+        "provisioner/userdata/audit.py",
+    },
+    "a store's quirk in its error answers": {"agent/errors.py", "provisioner/s3/answers.py"},
+    "an option of `agent`": {
+        "agent/options.py",
+        "agent/push_command.py",
+        "agent/push_server.py",
+        "agent/push_client.py",
+    },
+    "an event": {"agent/layout.py", "agent/task.py", "provisioner/jobs/status.py", "provisioner/jobs/decide.py"},
 }
 
 
