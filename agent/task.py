@@ -63,9 +63,9 @@ class Task:
         self.reason = self.child = self.told_to_stop = None
         self.over = threading.Event()
 
-    def save(self, **news):
-        """Keep `news` across a reboot. In place, within one sector: that needs no room, and is never half written."""
-        self.state.update(news)
+    def save(self, **changes):
+        """Keep `changes` across a reboot, in place, within one sector: it needs no room and is never half written."""
+        self.state.update(changes)
         os.pwrite(self.fd, b"%-511s" % json.dumps(self.state).encode(), 0)
         os.fsync(self.fd)
 
@@ -87,7 +87,7 @@ class Task:
                 raise
             say("%s: %s" % (event, error))
             return error.exit
-        return 0
+        return ExitCode.OK
 
     def prepare(self):
         """Make the work directory, with the job's files and inputs."""

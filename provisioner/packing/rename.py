@@ -7,8 +7,9 @@ agent has changed; a name that isn't in it merely stays long.
 Why this is safe: only the agent's own sources are rewritten, so a name means something else only if the agent itself
 also uses a library's attribute of that name, or a class of the agent inherits from a library's. Therefore no name is
 shortened, and no short form is chosen, that a library which the agent imports or a builtin has; a test looks through
-the libraries of every Python that the agent runs on, and the packed agent runs on each. Names that a call passes by
-keyword are no global's, and names that are looked up by text (`getattr`, the fields of a namedtuple) stay.
+the libraries of every Python that the agent runs on, and the packed agent runs on each. A name that some
+call passes by keyword is never shortened as a global, and names that are looked up by text (`getattr`, the fields of a
+namedtuple) stay.
 
 How to read a traceback of a packed agent: its lines are those of the packed files in the VM, in
 ``/usr/local/lib/freepost/agent``, so that module and statement are plain; ``short_names.json`` of the same version says
@@ -28,8 +29,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-# Names that are looked up from outside: by the launcher, and by tests of what is packed.
-KEPT = frozenset({"main", "complete", "replace", "HOST", "EVERY", "RESERVE"})
+# Names that are looked up from outside: `main` by __main__.py, the others where a test runs what is packed.
+KEPT = frozenset({"main", "complete", "replace"})
 # Names that libraries of Pythons before or after that which writes the table have: of 3.6 to 3.10, and 3.12 on.
 OTHER_PYTHONS = frozenset({"clock", "e", "fn", "ge", "gt", "i", "le", "lt", "ne"})
 _TABLE = Path(__file__).with_name("short_names.json")
@@ -45,7 +46,7 @@ class Names(NamedTuple):
 
 @lru_cache(maxsize=1)
 def short_names() -> Names:
-    """What is short."""
+    """Return the table of short names."""
     return Names(**json.loads(_TABLE.read_text()))
 
 
