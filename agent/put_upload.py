@@ -25,6 +25,7 @@ from hashlib import md5, sha256
 from urllib.parse import quote
 
 from agent.errors import ExitCode, FileChanged, TransferError, error_from_reply
+from agent.files import content_version
 from agent.grant import base64
 from agent.grantfile import replace
 from agent.http import STALL, FileSlice, HttpConnection, blocks
@@ -122,7 +123,7 @@ class PutUploader(HttpConnection):
         """Store a large file in parts: those that are missing, then the whole."""
         self.failed = None
         key, sha, sums, jobs = self.target.prefix + name, sha256(), [], {}
-        step, before, upload = large["part"], os.fstat(fd), "&uploadId=" + quote(large["upload"], "~")
+        step, before, upload = large["part"], content_version(os.fstat(fd)), "&uploadId=" + quote(large["upload"], "~")
         if size > step * len(large["parts"]):
             raise TransferError(
                 "it has %d bytes; its max_size allows %d" % (size, step * len(large["parts"])), ExitCode.REFUSED
@@ -140,24 +141,29 @@ class PutUploader(HttpConnection):
                     jobs[number] = pool.submit(self.put_part, key, large["parts"][number - 1], query, piece, tag)
         for number, job in jobs.items():
             etags[number] = job.result()
-        now = os.fstat(fd)
-        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (before.st_size, before.st_mtime_ns, before.st_ctime_ns):
+        if content_version(os.fstat(fd)) != before:
             raise FileChanged
-        whole = "%s-%d" % (md5(b"".join(each.digest() for each in sums)).hexdigest(), len(sums))
         if etags is None or not with_retries(lambda: self.complete(key, large["complete"], upload, etags, len(sums))):
-            # Completed before, by a request whose answer was lost; or given up by somebody.
-            answer = self.request_presigned(
-                "HEAD", Presigned(key, large["head"], ""), head="Connection: close\r\n", take=lambda *_: None
-            )
-            etag = answer[1].get(b"etag", b"").decode().strip('"')
-            if "-" not in etag:  # rclone's is of the whole, not of its parts
-                tag = md5()
-                for block in blocks(FileSlice(fd, 0, size)):
-                    tag.update(block)
-                whole = tag.hexdigest()
-            if etag != whole:
-                raise TransferError("its upload in parts has ended; only a new attempt can store it", ExitCode.REFUSED)
+            self.require_completed(key, large["head"], FileSlice(fd, 0, size), sums)
         return {"size": size, "sha256": sha.hexdigest(), "verified": "etag"}
+
+    def require_completed(self, key, signature, data, sums):
+        """Raise TransferError unless the store has a file whose upload in parts has ended; `sums` are its parts' MD5s.
+
+        It has if a request whose answer was lost has completed the upload, and has not if somebody gave it up.
+        """
+        answer = self.request_presigned(
+            "HEAD", Presigned(key, signature, ""), head="Connection: close\r\n", take=lambda *_: None
+        )
+        etag = answer[1].get(b"etag", b"").decode().strip('"')
+        whole = "%s-%d" % (md5(b"".join(each.digest() for each in sums)).hexdigest(), len(sums))
+        if "-" not in etag:  # rclone's is of the whole, not of its parts
+            tag = md5()
+            for block in blocks(data):
+                tag.update(block)
+            whole = tag.hexdigest()
+        if etag != whole:
+            raise TransferError("its upload in parts has ended; only a new attempt can store it", ExitCode.REFUSED)
 
     def put_part(self, key, signature, query, piece, digest):
         """Store one part, over a connection of its own. Return its ETag."""
