@@ -19,6 +19,7 @@ from provisioner.s3.bucket import Store
 from provisioner.s3.signing import checksum_sha256
 
 TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
+_SHOWN = 200  # characters of a store's Message in a sentence of ours
 
 
 class FormClient:
@@ -51,7 +52,7 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
         raise unreachable(target.url, error) from None
     if answer.ok and not answer.is_redirect:
         return
-    told = Answer(answer.status_code, *parse_reply(answer.content))
+    told = Answer(answer.status_code, *(text[:_SHOWN] for text in parse_reply(answer.content)))
     # R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only: 400 UnsupportedAlgorithm.
     if forms and told.meaning == "unsupported":
         raise NoForms(
