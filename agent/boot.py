@@ -19,6 +19,7 @@ from hashlib import sha256
 from agent.errors import ExitCode, TransferError, error_from_reply
 from agent.grantfile import replace
 from agent.http import HttpConnection
+from agent.layout import ARCHIVE_LAST, ARCHIVE_MARK
 from agent.retry import with_retries
 
 
@@ -52,10 +53,11 @@ def complete(source):
     """Unpack the rest of the agent beside this module. Return None, or a sentence that says why that failed."""
     here = os.path.dirname(__file__)
     try:
-        if not os.path.exists(here + "/compose.py"):  # the last that is unpacked
+        # If the last file is there then so are the others: all lie in memory, of which a power cut leaves nothing.
+        if not os.path.exists(here + "/%s.py" % ARCHIVE_LAST):
             fetch_pinned(source["sha256"], source)
             with bz2.open(source["sha256"]) as archive:
-                files = archive.read().split(b"\f")
+                files = archive.read().split(ARCHIVE_MARK)
             for each in files:
                 name, text = each.split(b"\n", 1)
                 with open("%s/%s.py" % (here, name.decode()), "wb") as file:

@@ -18,10 +18,11 @@ from agent.errors import ExitCode, TransferError, retry_after
 from agent.grant import GrantError, parse
 from agent.grantfile import replace
 from agent.http import HttpConnection
+from agent.layout import LOCK
 from agent.renew import Renewal
 from agent.retry import PATIENCE, with_retries
 
-# Of the service's answers; others may pass, or are no service's.
+# Exit codes for the service's final answers. Any other status may be temporary, or not the service's at all.
 EXIT = {
     400: ExitCode.USAGE,
     401: ExitCode.NO_GRANT,
@@ -81,7 +82,7 @@ def obtain(url, path, say):
     except TransferError as error:
         raise CommandError(str(error), error.exit) from None
     held = "%s.grant.%d" % (path, os.getpid())
-    atexit.register(delete, held, held + ".lock")
+    atexit.register(delete, held, LOCK % held)
     replace(held, text)
     return parse(text), path, Renewal(held, renewal_source(url, path), NEVER, say)
 

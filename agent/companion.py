@@ -2,7 +2,12 @@
 
 
 class Companion:
-    """A Task calls these methods as its job proceeds. Here they do nothing; a subclass overrides what it needs."""
+    """A Task calls these methods as its job proceeds. Here they do nothing; a subclass overrides what it needs.
+
+    To end the job and its uploads by a time, a companion may set the task's `reason`, shorten the ``grace`` of its
+    `task`, set `latest` and `deadline` of its `pusher`, and call its `stop`. Besides it may refresh the journal of the
+    `pusher`. Everything else of a Task it only reads.
+    """
 
     def starting(self, task):
         """Called before the job's command starts. Raise OSError if the job must not start."""

@@ -75,10 +75,15 @@ def meaning(status, code, message, answers=ANSWERS):
     return "refused"
 
 
+def parse_reply(body):
+    """Return Code and Message of an error's XML (bytes), each empty where there is none."""
+    tags = "Code", "Message"
+    return [(re.findall("<%s>([^<]*)" % tag, body.decode("utf-8", "replace")) or [""])[0] for tag in tags]
+
+
 def error_from_reply(status, headers, body, late):
     """Return the TransferError that a reply stands for. `late`: by our own clock the grant has expired."""
-    body = body.decode("utf-8", "replace")
-    code, text = ((re.findall("<%s>([^<]*)" % tag, body) or [""])[0] for tag in ("Code", "Message"))
+    code, text = parse_reply(body)
     # AWS quotes the condition that failed. Its field's name may be shown, but no value and nothing like a secret.
     text = re.sub(r'", *"[^"$].*|[\w+/=%]{20,}', "…", text)
     found = meaning(status, code, text)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from hashlib import sha256
+from hashlib import md5, sha256
 
 from agent.errors import error_from_reply
 from agent.grant import base64
@@ -34,15 +34,11 @@ class FormUploader(HttpConnection):
         size, in_memory = len(data), not isinstance(data, FileSlice)
         if in_memory:
             self.throttle(size)
-        fixed, expires = self.fixed, self.expires  # those of a grant that is renewed while this is sent are the next's
-        sha, md5 = sha256(), None
-        if not self.sums:
-            from agent.md5_check import Md5Check  # not needed, and so loaded, by most
-
-            md5 = Md5Check()
+        fixed, expires = self.fixed, self.expires  # a grant renewed while this is sent counts from the next object on
+        sha, tag = sha256(), None if self.sums else md5()
         for block in blocks(data):
             sha.update(block)
-            md5 and md5.update(block)
+            tag and tag.update(block)
         form = FIELD % ("key", self.prefix + name)
         if self.sums:
             form += FIELD % ("x-amz-checksum-sha256", base64(sha.digest()))
@@ -53,5 +49,9 @@ class FormUploader(HttpConnection):
         status, headers, body = self.request(form + data + TAIL) if small else self.request(form, data, TAIL)
         if not 200 <= status < 300 or b"<Error>" in body:
             raise error_from_reply(status, headers, body, time.time() >= expires > 0)
-        verified = md5.compare(headers) if md5 else "sha256"
+        verified = "sha256"
+        if tag:
+            from agent.md5_check import check_etag  # not needed, and so loaded, by most
+
+            verified = check_etag(tag, headers)[1]
         return {"size": size, "sha256": sha.hexdigest(), "verified": verified}

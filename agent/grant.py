@@ -16,10 +16,10 @@ r"""The grant: the JSON document a VM gets, and all that the VM may do.
 that takes no forms ``fields`` holds presigned PUTs (agent/put_upload.py), and ``policy`` the sizes that the agent keeps
 to. A group of VMs that share one user-data shares one grant: ``task`` lists their tasks by launch index ("0-49" or
 "3,7-9"), ``{task}`` stands in each prefix where a VM's own task belongs (`for_index` fills it in), and the policies
-admit the whole group. ``mailbox``, where there is one, is a presigned GET of where a renewed grant will be put, as long
-as ``until`` hasn't passed (agent/renew.py). ``agent``, where there is one, is a presigned GET of the part of the agent
-that had no room in the user-data (agent/boot.py). Readers ignore fields they don't know and refuse a ``version`` they
-don't know. Both sides import this module; it imports nothing of theirs.
+admit the whole group. ``inputs`` may be missing. ``mailbox``, where there is one, is a presigned GET of where a renewed
+grant will be put, as long as ``until`` hasn't passed (agent/renew.py). ``agent``, where there is one, is a presigned
+GET of the part of the agent that had no room in the user-data (agent/boot.py). Readers ignore fields they don't know
+and refuse a ``version`` they don't know. Both sides import this module; it imports nothing of theirs.
 """
 
 import json
@@ -120,7 +120,7 @@ def dump(grant):
     raw = dict(grant._asdict(), version=VERSION, expires=timestamp(grant.expires))
     for name in ("outputs", "status"):
         raw[name] = raw[name]._asdict()
-    for name in ("mailbox", "agent"):
+    for name in ("inputs", "mailbox", "agent"):
         if not raw[name]:
             del raw[name]
     return json.dumps(raw, separators=(",", ":"), sort_keys=True)

@@ -2,7 +2,9 @@
 
 from http.client import HTTPConnection, HTTPException
 
-HOST = "169.254.169.254"
+from agent.layout import METADATA_IPV4
+
+HOST = METADATA_IPV4
 TIMEOUT = 5  # seconds
 
 

@@ -13,7 +13,7 @@ from agent import layout
 
 # The addresses of the metadata service, where any process could read the user-data: the option of `ip`, the address,
 # and a path that exists where the VM has that protocol.
-METADATA = ("-4", "169.254.169.254", "/"), ("-6", "fd00:ec2::254", "/proc/net/if_inet6")
+METADATA = ("-4", layout.METADATA_IPV4, "/"), ("-6", layout.METADATA_IPV6, "/proc/net/if_inet6")
 
 
 def start(task, user, grant, path):

@@ -9,7 +9,7 @@ code 3, NO_GRANT.
 import json
 import time
 
-from agent.console import say
+from agent.console import CommandError
 from agent.errors import ExitCode
 from agent.grant import for_index
 from agent.grantfile import replace
@@ -19,7 +19,7 @@ TRIES = 30  # a second apart: the metadata service may come up after us
 
 
 def join(grant, path, host=None):
-    """Return this VM's own grant, and put it at `path`. End the process when the cloud doesn't say which one it is."""
+    """Return this VM's own grant, and put it at `path`. Raise CommandError when the cloud doesn't say which it is."""
     for left in reversed(range(TRIES)):
         try:
             index = get_metadata("ami-launch-index", host) or ""
@@ -44,6 +44,5 @@ def join(grant, path, host=None):
 
 
 def give_up(why):
-    """Say it, and end."""
-    say("agent: which task is this VM's? %s" % why)
-    raise SystemExit(ExitCode.NO_GRANT)
+    """Raise CommandError."""
+    raise CommandError("which task is this VM's? %s" % why, ExitCode.NO_GRANT)

@@ -8,10 +8,12 @@ GRANT = "/run/freepost/grant.json"  # unless FREEPOST_GRANT or --grant says othe
 GRANT_VARIABLE = "FREEPOST_GRANT"
 GRANT_SOURCE = "%s.from"  # of a grant that lies in the bucket: where
 JOURNAL = "%s.journal"
+LOCK = "%s.lock"
 TASK = "task.json"
 FILES = "files"  # the folder of the job's own files
 STATE = "state"
 LOG = "log"
+LOG_SLOT = "log.slot"  # what the slot that is written anew holds so far, where each object has a PUT of its own
 SOCKET = "/run/freepost.sock"  # where a job whose user may not read the grant has its files stored
 SCOPE = "freepost-job"  # systemd's unit of a job that runs as a user
 
@@ -20,7 +22,7 @@ METADATA_IPV4 = "169.254.169.254"
 METADATA_IPV6 = "fd00:ec2::254"
 
 # The agent as it is packed: what separates its files, and the module that is unpacked last of the rest.
-ARCHIVE_MARK = "\f"
+ARCHIVE_MARK = b"\f"
 ARCHIVE_LAST = "compose"
 
 # Below the outputs prefix.

@@ -98,7 +98,7 @@ class Pusher:
 
     def reset(self, deadline):
         """Start afresh."""
-        self.deadline, self.sent, self.ended_by, self.clock = deadline or self.latest, 0, None, time.monotonic()
+        self.deadline, self.sent, self.ended_by, self.began = deadline or self.latest, 0, None, time.monotonic()
         self.bytes, self.wanted = 0, -1
 
     def is_stored(self, item, number=0, step=0):
@@ -150,7 +150,7 @@ class Pusher:
         self.doubt, self.pool = -1, Workers(self, unit)
         cores, (files, size) = min(len(os.sched_getaffinity(0)), 4), self.total
         if count and count < 3 and size < PART_SIZE:
-            self.pool.run(0, 0)
+            self.pool.run(0, 0)  # by this thread
         elif cores < 2 or not count or size >= files * SMALL or threading.active_count() > 1 or self.in_process:
             self.pool.run(self.workers if count else 4, 0)
         else:
@@ -185,7 +185,7 @@ class Pusher:
     def result(self, items):
         """Sum up."""
         self.journal.refresh()
-        took = time.monotonic() - self.clock
+        took = time.monotonic() - self.began
         if self.bytes > PART_SIZE:
             self.journal.add({"rate": self.bytes / took})
         for name, item in items.items() if self.failed or self.sent != self.wanted else ():

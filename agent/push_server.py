@@ -10,14 +10,13 @@ import resource
 import signal
 import stat
 import struct
-import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from socket import AF_UNIX, SO_PEERCRED, SOCK_SEQPACKET, SOL_SOCKET, socket
 
 from agent.companion import Companion
-from agent.console import CommandError
+from agent.console import CommandError, say
 from agent.errors import ExitCode, TransferError
 from agent.files import Item
 from agent.grant import KEY_BUDGET, decode_name, encode_name
@@ -117,23 +116,30 @@ def serve_connection(link, uid, path, compose):
         file.write("1000")  # sooner than any other process
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     link.settimeout(STALL)
-    sys.stdout, sys.stderr = RemoteOutput(link, STDOUT), RemoteOutput(link, STDERR)
+    # All that is printed here is for the job's process, which has the terminal, or whatever reads it: what `report`
+    # and the pusher say, too, who need not know that.
+    with redirect_stdout(RemoteOutput(link, STDOUT)), redirect_stderr(RemoteOutput(link, STDERR)):
+        code = push_for_peer(link, uid, path, compose)
+    send_message(link, code=code)
+    link.settimeout(2)
+    while link.recv(TEXT):
+        pass  # what is left unread would take the answer away with it
+
+
+def push_for_peer(link, uid, path, compose):
+    """Push what the peer asks for, if it is the user `uid`. Return the exit code."""
     try:
         peer = struct.unpack("3i", link.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))[1]
         if peer != uid:
             text = "only user %d may push here, and this is user %d" % (uid, peer)
             raise CommandError(text, ExitCode.REFUSED)
-        code = PushSession(link, compose).serve(path)
+        return PushSession(link, compose).serve(path)
     except CommandError as error:
-        sys.stderr.write("agent: %s\n" % error.args[0])
-        code = error.args[1]
+        say("agent: %s" % error.args[0])
+        return error.args[1]
     except TransferError as error:
-        sys.stderr.write("agent: %s\n" % error)
-        code = error.exit
-    send_message(link, code=code)
-    link.settimeout(2)
-    while link.recv(TEXT):
-        pass  # what is left unread would take the answer away with it
+        say("agent: %s" % error)
+        return error.exit
 
 
 class RemoteOutput:

@@ -36,8 +36,8 @@ class StreamPart(FilePart):
 def push_stream(pusher, file, name, deadline=0):
     """Store all that `file` yields as one file, in parts while it is still being written. Return a Result."""
     pusher.reset(deadline)
-    pusher.failed, code, sizes = {}, encode_name(name), []
-    before = pusher.journal.split(code).get("parts", {})
+    pusher.failed, key, sizes = {}, encode_name(name), []
+    before = pusher.journal.split(key).get("parts", {})
 
     def unit(number):
         size, most = 0, min(PART_SIZE << number // 500, pusher.max_size)
@@ -51,17 +51,17 @@ def push_stream(pusher, file, name, deadline=0):
             spool.close()
             return None
         sizes.append(size)
-        item = Item(spool, code, -1, 0, 0o644, "/")
+        item = Item(spool, key, -1, 0, 0o644, "/")
         if not number and size < most:
             return WholeFile(item)
         return StreamPart(item, number + 1, size, before.get(number + 1))
 
     pusher.run(unit)
     pusher.journal.refresh()
-    entry = pusher.journal.split(code) or json.loads(pusher.journal.files.get(code, b"{}").decode())
+    entry = pusher.journal.split(key) or json.loads(pusher.journal.files.get(key, b"{}").decode())
     if not pusher.failed and "step" in entry:
         parts = [entry["parts"][number] for number in range(1, len(sizes) + 1)]
-        entry = {"path": code, "size": sum(sizes), "mtime": int(time.time()), "mode": "0644", "parts": parts}
+        entry = {"path": key, "size": sum(sizes), "mtime": int(time.time()), "mode": "0644", "parts": parts}
         pusher.journal.add(dict(entry, verified=parts[0]["verified"]))
         pusher.sent = 1
-    return pusher.result({code: Item(None, code, sum(sizes), entry.get("mtime"), 0, "/")})
+    return pusher.result({key: Item(None, key, sum(sizes), entry.get("mtime"), 0, "/")})

@@ -4,7 +4,7 @@ In the targets of such a grant `policy` is what the agent itself keeps to, and `
 
     {"query": "X-Amz-Algorithm=…&…&X-Amz-SignedHeaders=host",    what the query of each URL begins with
      "slots": {"a.csv": SIGNATURE, …},                           a PUT of that name, below the prefix
-     "split": bytes                                              above which a Pusher splits files: never
+     "split": bytes                                              larger than any file, so that a Pusher never splits one
      "large": {"b.bin": {"upload": UploadId, "part": bytes, "parts": [SIGNATURE of each part's PUT, …],
                          "list": SIGNATURE, "complete": SIGNATURE, "head": SIGNATURE}},
      "abort": {"KEY": [UploadId, SIGNATURE]}}                    with the last event: of what was not completed
@@ -25,9 +25,12 @@ from hashlib import md5, sha256
 from urllib.parse import quote
 
 from agent.errors import ExitCode, FileChanged, TransferError, error_from_reply
+from agent.files import content_version
 from agent.grant import base64
+from agent.grantfile import replace
 from agent.http import STALL, FileSlice, HttpConnection, blocks
-from agent.layout import FINAL_EVENTS, LOG_SEGMENT
+from agent.layout import FINAL_EVENTS, LOG_FOLDER, LOG_SEGMENT, LOG_SLOT
+from agent.md5_check import check_etag
 from agent.retry import with_retries
 
 FULL = 1 << 20  # bytes of log in a slot
@@ -63,7 +66,7 @@ class PutUploader(HttpConnection):
                         self.request_presigned("DELETE", Presigned(key, signature, "&uploadId=" + quote(upload, "~")))
                     )
         slots = self.fields["slots"]
-        if name.startswith("log/") and LOG_SEGMENT % 1 in slots:
+        if name.startswith(LOG_FOLDER) and LOG_SEGMENT % 1 in slots:
             return self.put_log(int(name[4:]), data)
         if name not in slots:
             raise TransferError("the grant has no slot for this name, only for those it lists", ExitCode.REFUSED)
@@ -85,19 +88,15 @@ class PutUploader(HttpConnection):
                 each.update(block)
         if not isinstance(data, FileSlice):
             self.throttle(size)
-        etag = self.put(self.target.prefix + name, self.fields["slots"][name], "", data, sums[1])
-        verified = "etag" if etag == sums[1].hexdigest() else "sent"
+        _, verified = self.put(self.target.prefix + name, self.fields["slots"][name], "", data, sums[1])
         return {"size": size, "sha256": sums[0].hexdigest(), "verified": verified}
 
     def put(self, key, signature, query, data, digest):
-        """PUT what has this MD5, which the store checks. Return the ETag."""
+        """PUT what has this MD5, which the store checks. Return the ETag, and how the object is verified."""
         answer = self.request_presigned(
             "PUT", Presigned(key, signature, query), data, "Content-MD5: %s\r\n" % base64(digest.digest())
         )
-        etag = self.check_reply(answer).get(b"etag", b"").decode().strip('"')
-        if len(etag) == 32 and etag != digest.hexdigest() and b"x-amz-server-side-encryption" not in answer[1]:
-            raise TransferError("the store's ETag is not the MD5 of what was sent", ExitCode.DAMAGED)
-        return etag
+        return check_etag(digest, self.check_reply(answer))
 
     def request_presigned(self, method, presigned, data=b"", head="", take=None, patience=0):
         """Send one Presigned request, which the store may take `patience` seconds to answer. Return the reply."""
@@ -124,7 +123,7 @@ class PutUploader(HttpConnection):
         """Store a large file in parts: those that are missing, then the whole."""
         self.failed = None
         key, sha, sums, jobs = self.target.prefix + name, sha256(), [], {}
-        step, before, upload = large["part"], os.fstat(fd), "&uploadId=" + quote(large["upload"], "~")
+        step, before, upload = large["part"], content_version(os.fstat(fd)), "&uploadId=" + quote(large["upload"], "~")
         if size > step * len(large["parts"]):
             raise TransferError(
                 "it has %d bytes; its max_size allows %d" % (size, step * len(large["parts"])), ExitCode.REFUSED
@@ -142,24 +141,29 @@ class PutUploader(HttpConnection):
                     jobs[number] = pool.submit(self.put_part, key, large["parts"][number - 1], query, piece, tag)
         for number, job in jobs.items():
             etags[number] = job.result()
-        now = os.fstat(fd)
-        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (before.st_size, before.st_mtime_ns, before.st_ctime_ns):
+        if content_version(os.fstat(fd)) != before:
             raise FileChanged
-        whole = "%s-%d" % (md5(b"".join(each.digest() for each in sums)).hexdigest(), len(sums))
         if etags is None or not with_retries(lambda: self.complete(key, large["complete"], upload, etags, len(sums))):
-            # Completed before, by a request whose answer was lost; or given up by somebody.
-            answer = self.request_presigned(
-                "HEAD", Presigned(key, large["head"], ""), head="Connection: close\r\n", take=lambda *_: None
-            )
-            etag = answer[1].get(b"etag", b"").decode().strip('"')
-            if "-" not in etag:  # rclone's is of the whole, not of its parts
-                tag = md5()
-                for block in blocks(FileSlice(fd, 0, size)):
-                    tag.update(block)
-                whole = tag.hexdigest()
-            if etag != whole:
-                raise TransferError("its upload in parts has ended; only a new attempt can store it", ExitCode.REFUSED)
+            self.require_completed(key, large["head"], FileSlice(fd, 0, size), sums)
         return {"size": size, "sha256": sha.hexdigest(), "verified": "etag"}
+
+    def require_completed(self, key, signature, data, sums):
+        """Raise TransferError unless the store has a file whose upload in parts has ended; `sums` are its parts' MD5s.
+
+        It has if a request whose answer was lost has completed the upload, and has not if somebody gave it up.
+        """
+        answer = self.request_presigned(
+            "HEAD", Presigned(key, signature, ""), head="Connection: close\r\n", take=lambda *_: None
+        )
+        etag = answer[1].get(b"etag", b"").decode().strip('"')
+        whole = "%s-%d" % (md5(b"".join(each.digest() for each in sums)).hexdigest(), len(sums))
+        if "-" not in etag:  # rclone's is of the whole, not of its parts
+            tag = md5()
+            for block in blocks(data):
+                tag.update(block)
+            whole = tag.hexdigest()
+        if etag != whole:
+            raise TransferError("its upload in parts has ended; only a new attempt can store it", ExitCode.REFUSED)
 
     def put_part(self, key, signature, query, piece, digest):
         """Store one part, over a connection of its own. Return its ETag."""
@@ -167,7 +171,7 @@ class PutUploader(HttpConnection):
         try:
             if self.failed:
                 raise self.failed
-            return with_retries(lambda: sender.put(key, signature, query, piece, digest))
+            return with_retries(lambda: sender.put(key, signature, query, piece, digest))[0]
         except TransferError as failure:
             failure.permanent = failure.permanent or failure.exit == ExitCode.UNREACHABLE  # it was tried often enough
             self.failed = failure
@@ -200,10 +204,11 @@ class PutUploader(HttpConnection):
     def put_log(self, number, data):
         """Store a segment of the log: in the last slot begun while there is room, then in the next."""
         state, content = {"slot": 1, "number": 0, "left": 0}, b""
-        with suppress(FileNotFoundError), open("log.slot", "rb") as file:
+        with suppress(FileNotFoundError), open(LOG_SLOT, "rb") as file:
             state, content = json.loads(file.readline().decode()), file.read()
         if number > state["number"]:  # otherwise the VM went down before it could note that this one is stored
-            count, over = sum(name.startswith("log/") for name in self.fields["slots"]), len(content) + len(data) - FULL
+            count = sum(name.startswith(LOG_FOLDER) for name in self.fields["slots"])
+            over = len(content) + len(data) - FULL
             if over > 0 and state["slot"] < count:
                 state["slot"], content = state["slot"] + 1, b""
             elif over > 0:
@@ -213,7 +218,5 @@ class PutUploader(HttpConnection):
             whole = note + content
             self.put_whole(LOG_SEGMENT % state["slot"], whole, len(whole))
             state["number"] = number
-            with open("log.slot.new", "wb") as file:
-                file.write(json.dumps(state).encode() + b"\n" + content)
-            os.rename("log.slot.new", "log.slot")
+            replace(LOG_SLOT, json.dumps(state).encode() + b"\n" + content)
         return {"size": len(data), "sha256": sha256(data).hexdigest(), "verified": "sent"}

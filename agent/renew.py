@@ -25,6 +25,7 @@ from agent.errors import ExitCode, TransferError, error_from_reply
 from agent.grant import GrantError, instant, parse, timestamp
 from agent.grantfile import replace
 from agent.http import HttpConnection
+from agent.layout import LOCK
 from agent.upload import new_uploader
 
 TRIES = 3  # at an object during which the grant expires
@@ -76,7 +77,7 @@ class Renewal:
         """Look for a renewed grant if it is time to. Unless `waiting`, return at once while another thread looks."""
         if self.lock.acquire(waiting):
             try:
-                with open(self.path + ".lock", "a") as shared:
+                with open(LOCK % self.path, "a") as shared:
                     fcntl.flock(shared, fcntl.LOCK_EX)
                     if time.time() > self.next_look:
                         self.read()

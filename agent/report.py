@@ -16,7 +16,8 @@ class Progress:
         self.began = self.shown = time.time()
         self.files = self.bytes = 0
 
-    def __call__(self, files, size):  # noqa: D102 - as the class says
+    def __call__(self, files, size):
+        """Show the progress: so many more files and bytes."""
         self.files += files
         self.bytes += size
         now = time.time()

@@ -3,8 +3,8 @@
 Inputs, in the folder of the grant: ``files/``, which is copied into the work directory, and ``task.json``::
 
     {"command": [argv…], "env": {…}, "user": "job" or null, "timeout": s, "grace": s, "workdir": "/srv/job",
-     "outputs": [{"glob": "out/**", "bundle": false}, …], "checkpoint": {"globs": […], "every": s} or null,
-     "spot": true, if the VM may be taken back}
+     "outputs": [{"glob": "out/**", "bundle": false}, …],
+     "checkpoint": {"globs": […], "every": s}, if there are any; "spot": true, if the VM may be taken back}
 
 Outputs, below the status prefix: the events `booted`, `started`, `heartbeat` and in the end one of `interrupted`,
 `succeeded` and `failed`, each a JSON document; segments of the log; the manifest. The last event follows the manifest,
@@ -63,9 +63,9 @@ class Task:
         self.reason = self.child = self.told_to_stop = None
         self.over = threading.Event()
 
-    def save(self, **news):
-        """Keep `news` across a reboot. In place, within one sector: that needs no room, and is never half written."""
-        self.state.update(news)
+    def save(self, **changes):
+        """Keep `changes` across a reboot, in place, within one sector: it needs no room and is never half written."""
+        self.state.update(changes)
         os.pwrite(self.fd, b"%-511s" % json.dumps(self.state).encode(), 0)
         os.fsync(self.fd)
 
@@ -87,7 +87,7 @@ class Task:
                 raise
             say("%s: %s" % (event, error))
             return error.exit
-        return 0
+        return ExitCode.OK
 
     def prepare(self):
         """Make the work directory, with the job's files and inputs."""
@@ -130,7 +130,7 @@ class Task:
 
         What fails is said, and tried again later.
         """
-        checkpoint, event, over, pause = self.task["checkpoint"], layout.STARTED, False, 0
+        checkpoint, event, over, pause = self.task.get("checkpoint"), layout.STARTED, False, 0
         beat = saved = time.monotonic()  # the clock may be set right meanwhile
         while not over:
             over, now, pause = self.over.wait(pause), time.monotonic(), LOG_EVERY

@@ -5,12 +5,12 @@ import re
 import socket
 import ssl
 
-context = None  # one for all connections, made when it is needed: it reads every CA there is
+context = None  # one for all connections, made when it is needed
 
 
 def connect(host, port, timeout):
     """Return a socket over which TLS is spoken with `host`; `timeout` in seconds. Raise OSError."""
-    global context  # noqa: PLW0603 - see there
+    global context  # noqa: PLW0603 - made once for all connections: it reads every CA
     context = context or ssl.create_default_context()
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         sock = tunnel(host, port, timeout)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from agent.layout import ARCHIVE_LAST, ARCHIVE_MARK
 from provisioner import atomic, resources
 from provisioner.paths import cache_dir
 
@@ -43,12 +44,11 @@ CORE = (
     "worker_reports",
     "workers",
 )
-MARK = "\f"  # separates the files of an archive: no source holds it
 WRITTEN_OUT = ("layout",)  # only constants, whose values `minify` writes where they are used
 # What must be in the user-data besides the core, because without it a VM of this kind could not report, run or upload.
 FOR_GROUPS = ("imds", "launch_group", "remote_grant")
 FOR_REMOTE_GRANTS = ("remote_grant",)  # VMs whose grant lies in the bucket
-FOR_PUTS = ("put_upload",)  # stores that take no forms
+FOR_PUTS = ("md5_check", "put_upload")  # stores that take no forms
 FOR_INPUTS = ("pull",)
 FOR_TLS = ("tls",)
 # What a job may call or ask for, where the whole has no room and the bucket can't be used (`render` without --stage).
@@ -70,7 +70,6 @@ FOR_USERS = (
 FOR_ROOT = ("commands", "compose", "options", "push_command", "push_stream", "report")  # jobs that can read it
 
 _PACKERS = ("agent_archive.py", "minify.py", "rename.py", "short_names.json", "sources.py")
-_LAST = "compose"  # written last where the rest is unpacked, so that its presence says that all of it is there
 
 
 def modules() -> tuple[str, ...]:
@@ -86,8 +85,8 @@ def whole() -> frozenset[str]:
 
 def remaining() -> tuple[str, ...]:
     """The modules of the archive in the bucket: all but the core, and but those that only help a VM to start."""
-    names = whole() - frozenset((*FOR_PUTS, *FOR_REMOTE_GRANTS, "launch_group"))
-    return tuple(sorted(names, key=lambda name: (name == _LAST, name)))
+    names = whole() - frozenset(("put_upload", *FOR_REMOTE_GRANTS, "launch_group"))
+    return tuple(sorted(names, key=lambda name: (name == ARCHIVE_LAST, name)))
 
 
 @lru_cache(maxsize=64)
@@ -160,10 +159,11 @@ def pack(files: Mapping[str, str]) -> bytes:
 
     `bzcat` shows them. The headers of a tar took 17 bytes more for each file, compressed.
     """
-    if any(MARK in text for text in files.values()):
+    parts = [f"{name}\n{text}".encode() for name, text in files.items()]
+    if any(ARCHIVE_MARK in each for each in parts):
         message = "a source holds a form feed, which separates the files of an archive"
         raise ValueError(message)
-    return bz2.compress(MARK.join(f"{name}\n{text}" for name, text in files.items()).encode())
+    return bz2.compress(ARCHIVE_MARK.join(parts))
 
 
 @lru_cache(maxsize=1)

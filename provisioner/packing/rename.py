@@ -7,8 +7,9 @@ agent has changed; a name that isn't in it merely stays long.
 Why this is safe: only the agent's own sources are rewritten, so a name means something else only if the agent itself
 also uses a library's attribute of that name, or a class of the agent inherits from a library's. Therefore no name is
 shortened, and no short form is chosen, that a library which the agent imports or a builtin has; a test looks through
-the libraries of every Python that the agent runs on, and the packed agent runs on each. Names that a call passes by
-keyword are no global's, and names that are looked up by text (`getattr`, the fields of a namedtuple) stay.
+the libraries of every Python that the agent runs on, and the packed agent runs on each. A name that some
+call passes by keyword is never shortened as a global, and names that are looked up by text (`getattr`, the fields of a
+namedtuple) stay.
 
 How to read a traceback of a packed agent: its lines are those of the packed files in the VM, in
 ``/usr/local/lib/freepost/agent``, so that module and statement are plain; ``short_names.json`` of the same version says
@@ -28,8 +29,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-# Names that are looked up from outside: by the launcher, and by tests of what is packed.
-KEPT = frozenset({"main", "complete", "replace", "HOST", "EVERY", "RESERVE"})
+# Names that are looked up from outside: `main` by __main__.py, the others where a test runs what is packed.
+KEPT = frozenset({"main", "complete", "replace"})
 # Names that libraries of Pythons before or after that which writes the table have: of 3.6 to 3.10, and 3.12 on.
 OTHER_PYTHONS = frozenset({"clock", "e", "fn", "ge", "gt", "i", "le", "lt", "ne"})
 _TABLE = Path(__file__).with_name("short_names.json")
@@ -45,7 +46,7 @@ class Names(NamedTuple):
 
 @lru_cache(maxsize=1)
 def short_names() -> Names:
-    """What is short."""
+    """Return the table of short names."""
     return Names(**json.loads(_TABLE.read_text()))
 
 
@@ -54,25 +55,32 @@ def rename(sources: Mapping[str, str], names: Names) -> dict[str, str]:
     return {name: ast.unparse(_Renamer(names).visit(ast.parse(source))) for name, source in sources.items()}
 
 
-def propose(sources: Mapping[str, str]) -> Names:
-    """Choose short names for a program, on the Python that runs this."""
+def propose(sources: Mapping[str, str], core: Collection[str] = ()) -> Names:
+    """Choose short names for a program, on the Python that runs this.
+
+    The shortest are for the names that are most frequent in `core`, some of the sources, which every VM gets.
+    """
     trees = [ast.parse(source) for source in sources.values()]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     modules = {part for name in sources for part in re.split(r"\W", name)}
     foreign, passed = _foreign(nodes), {node.arg for node in nodes if isinstance(node, ast.keyword) and node.arg}
     identifiers = Counter(name for node in nodes for name in _identifiers(node))
+    in_core = (node for name in core for node in ast.walk(ast.parse(sources[name])))
+    urgent = Counter(name for node in in_core for name in _identifiers(node))
     taken = {*KEPT, *modules, *foreign, *identifiers}
     own = {name for tree in trees for name in _attributes(tree)} - foreign - KEPT
-    attributes = _choose(own, identifiers, taken)
+    attributes = _choose(own, urgent, identifiers, taken)
     taken |= set(attributes.values())
     defined = {name for tree in trees for name in _globals(tree)} - foreign - KEPT - modules - passed
-    return Names(attributes, _choose(defined, identifiers, taken))
+    return Names(attributes, _choose(defined, urgent, identifiers, taken))
 
 
-def _choose(names: Iterable[str], counts: Mapping[str, int], taken: Collection[str]) -> dict[str, str]:
-    """Give each name the first short form that is free, the most frequent name first."""
+def _choose(
+    names: Iterable[str], urgent: Mapping[str, int], counts: Mapping[str, int], taken: Collection[str]
+) -> dict[str, str]:
+    """Give each name the first short form that is free: the most frequent first, by `urgent` and then by `counts`."""
     used, chosen = set(taken), {}
-    for name in sorted(names, key=lambda name: (-counts[name], name)):
+    for name in sorted(names, key=lambda name: (-urgent[name], -counts[name], name)):
         free = (each for each in _candidates(name) if each not in used and not keyword.iskeyword(each))
         short = next(free, name)
         if len(short) < len(name):
@@ -227,9 +235,10 @@ class _Renamer(ast.NodeTransformer):
 
 def main() -> None:
     """Write the table anew."""
-    from provisioner.packing.sources import needed_sources  # which only this has a use for, not each launch
+    from provisioner.packing.agent_archive import CORE  # which only this has a use for, not each launch
+    from provisioner.packing.sources import needed_sources
 
-    names = propose(needed_sources())
+    names = propose(needed_sources(), [f"agent/{name}.py" for name in CORE])
     _TABLE.write_text(json.dumps(names._asdict(), indent=1) + "\n")
 
 

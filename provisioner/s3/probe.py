@@ -5,12 +5,12 @@ If it is accepted, then bucket, region, clock, key and policy are right, and wha
 
 from __future__ import annotations
 
-import re
 import threading
 from typing import Any
 
 import requests
 
+from agent.errors import parse_reply
 from agent.grant import Target
 from provisioner.errors import NoForms, NotFound
 from provisioner.s3 import put_slots
@@ -19,6 +19,7 @@ from provisioner.s3.bucket import Store
 from provisioner.s3.signing import checksum_sha256
 
 TIMEOUT_SECONDS = (10, 30)  # to connect; between bytes
+_SHOWN = 200  # characters of a store's Message in a sentence of ours
 
 
 class FormClient:
@@ -51,7 +52,7 @@ def post(target: Target, name: str, data: bytes, session: requests.Session | Non
         raise unreachable(target.url, error) from None
     if answer.ok and not answer.is_redirect:
         return
-    told = Answer(answer.status_code, _element(answer.text, "Code"), _element(answer.text, "Message"))
+    told = Answer(answer.status_code, *(text[:_SHOWN] for text in parse_reply(answer.content)))
     # R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only: 400 UnsupportedAlgorithm.
     if forms and told.meaning == "unsupported":
         raise NoForms(
@@ -73,8 +74,3 @@ def verify_stored(store: Store, key: str) -> None:
             "the store answered that it took an upload by form, but has not kept it",
             hint="Ceph 16.2 does so when a signer's session signs: leave out signer, or set store.method: put",
         ) from None
-
-
-def _element(xml: str, name: str) -> str:
-    found = re.search(f"<{name}>([^<]{{0,200}})", xml)
-    return found.group(1) if found else ""

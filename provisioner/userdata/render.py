@@ -195,7 +195,7 @@ def task_document(plan: Plan) -> dict[str, object]:
         "grace": spec.run.grace,
         "workdir": WORKDIR,
         "outputs": [{"glob": item.glob, "bundle": item.bundle} for item in spec.outputs],
-        "checkpoint": {"globs": marked, "every": spec.checkpoint} if spec.checkpoint else None,
+        **({"checkpoint": {"globs": marked, "every": spec.checkpoint}} if spec.checkpoint else {}),
         **({"spot": True} if _spot(plan) else {}),
     }
 
@@ -255,11 +255,11 @@ def yaml_content(content: bytes) -> str:
         *lines, last = content.decode().split("\n")
         head = "content: |2-" if last else "content: |2+"
         lines += [last] if last else []
-        return "\n".join([head, *(line and f"      {line}" for line in lines)])
+        return "\n".join([head, *(line and f"    {line}" for line in lines)])
     small = gzipped(content)
     if len(small) < len(content):
-        return "encoding: gz+b64\n    content: " + base64.b64encode(small).decode()
-    return "encoding: b64\n    content: " + base64.b64encode(content).decode()
+        return "encoding: gz+b64\n  content: " + base64.b64encode(small).decode()
+    return "encoding: b64\n  content: " + base64.b64encode(content).decode()
 
 
 @lru_cache(maxsize=1)

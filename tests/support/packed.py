@@ -2,12 +2,12 @@
 
 import bz2
 
-from provisioner.packing.agent_archive import MARK
+from agent.layout import ARCHIVE_MARK
 
 
 def files(data):
     """The files of an archive, texts by name, in its order."""
-    found = (part.partition("\n") for part in bz2.decompress(data).decode().split(MARK))
+    found = (part.decode().partition("\n") for part in bz2.decompress(data).split(ARCHIVE_MARK))
     return {f"{name}.py": text for name, _, text in found}
 
 

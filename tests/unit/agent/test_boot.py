@@ -14,11 +14,12 @@ import pytest
 
 from agent import boot, retry
 from agent.errors import TransferError
+from agent.layout import ARCHIVE_LAST
 from provisioner.packing import agent_archive
 from tests.support.broken_store import broken_store
 from tests.support.grants import fake_grant, write_grant
 from tests.support.interpreters import AGENT_PYTHONS
-from tests.support.packed import unpack
+from tests.support.packed import files, unpack
 
 ERROR = b"<Error><Code>%s</Code><Message>no</Message></Error>"
 BUSY = (503, ERROR % b"SlowDown")
@@ -187,6 +188,37 @@ def test_an_installed_package_is_left_alone(store, source):
     assert boot.complete(source) is None
     assert store.requests == 0
     assert not Path(source["sha256"]).exists()
+
+
+@pytest.fixture
+def core(tmp_path, monkeypatch):
+    """The folder of a core without the rest, in the place of this checkout's."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    monkeypatch.setattr(boot, "__file__", str(folder / "boot.py"))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_the_rest_is_unpacked_beside_the_core(store, source, core):
+    """Each file of the archive is written once, as it was packed; what is there then is asked for no more."""
+    assert boot.complete(source) is None
+    assert {path.name: path.read_text() for path in core.iterdir()} == files(agent_archive.rest())
+    assert boot.complete(source) is None
+    assert store.requests == 1
+
+
+@pytest.mark.parametrize("trouble", ["denied", "no folder"])
+def test_what_can_not_be_unpacked_is_told(store, source, core, trouble):
+    """A store that refuses, or a folder that can't be written to, is a sentence, and nothing looks complete."""
+    if trouble == "denied":
+        store.always = (403, ERROR % b"AccessDenied")
+    else:
+        core.rmdir()
+    said = boot.complete(source)
+    assert said.startswith("the rest of the agent can't be had: ")
+    assert ("403 AccessDenied" if trouble == "denied" else "No such file or directory") in said
+    assert not (core / f"{ARCHIVE_LAST}.py").exists()
 
 
 # Completes a packed core as `agent run` does, as another user if told, and says what can be imported then.

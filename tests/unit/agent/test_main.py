@@ -275,3 +275,13 @@ def test_most_vms_have_no_module_for_grants_in_the_bucket(tmp_path, monkeypatch,
     monkeypatch.setenv("FREEPOST_GRANT", str(tmp_path / "none.json"))
     assert main(["run"]) == 3
     assert "none.json" in capfd.readouterr().err
+
+
+def test_most_vms_read_their_grant_from_its_file(here, monkeypatch):
+    """Where the module that fetches a grant didn't travel, `agent run` runs by the grant in the file."""
+    ran = []
+    monkeypatch.setitem(sys.modules, "agent.remote_grant", None)
+    monkeypatch.setattr("agent.task.run", lambda grant, path: ran.append((grant.job, path)) or 7)
+    monkeypatch.setenv("FREEPOST_GRANT", str(here))
+    assert main(["run"]) == 7
+    assert ran == [("job", str(here))]

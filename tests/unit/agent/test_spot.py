@@ -17,6 +17,7 @@ import pytest
 
 from agent.grant import timestamp
 from provisioner.packing import agent_archive
+from provisioner.packing.rename import short_names
 from provisioner.process import read_proc_file
 from tests.support.grants import reader, real_grant, write_grant
 from tests.support.interpreters import AGENT_PYTHONS
@@ -25,7 +26,7 @@ from tests.support.packed import unpack
 
 ROOT = Path(__file__).parents[3]
 RUN = (
-    "from agent import imds, spot; imds.HOST = {host!r}; spot.EVERY = {every}; spot.RESERVE = {reserve};"
+    "from agent import imds, spot; imds.{HOST} = {host!r}; spot.{EVERY} = {every}; spot.{RESERVE} = {reserve};"
     "from agent.main import main; raise SystemExit(main(['run']))"
 )
 
@@ -62,7 +63,9 @@ class Vm:
         }
         path = write_grant(self.folder, self.grant)
         (self.folder / "task.json").write_text(json.dumps(task))
-        program = RUN.format(host=host, every=every, reserve=reserve)
+        short = short_names().globals if self.source != ROOT else {}
+        names = {name: short.get(name, name) for name in ("HOST", "EVERY", "RESERVE")}
+        program = RUN.format(host=host, every=every, reserve=reserve, **names)
         environment = {**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(self.source)}
         self.process = subprocess.Popen(
             [python, "-c", program], env=environment, stderr=subprocess.PIPE, text=True, cwd=self.folder

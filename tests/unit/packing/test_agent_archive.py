@@ -3,6 +3,7 @@
 import ast
 import bz2
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
+from agent.layout import ARCHIVE_MARK
 from provisioner.packing import agent_archive
 from provisioner.packing.minify import minify, shake, shrink
 from provisioner.resources import agent_sources
@@ -132,6 +134,12 @@ def test_the_core_runs_jobs_and_the_rest_is_what_jobs_call():
     assert left == {"launch_group.py", "put_upload.py", "remote_grant.py"}
     assert len(agent_archive.packed(more=True)) < len(agent_archive.packed(agent_archive.whole())) / 1.8
     assert bz2.decompress(agent_archive.rest())
+
+
+def test_the_launcher_knows_what_separates_the_files():
+    """The launcher, which can import nothing yet, splits the archive where the agent's layout says."""
+    (mark,) = re.findall(r"\.read\(\)\.split\((.*?)\)", (ROOT / "templates/agent.sh").read_text())
+    assert ast.literal_eval(mark) == ARCHIVE_MARK
 
 
 def test_shake_drops_only_what_nobody_names():

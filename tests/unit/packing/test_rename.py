@@ -69,6 +69,16 @@ def test_attributes_and_globals_are_told_apart():
     assert f"import {names.globals['Sender']}, {names.globals['deliver']}" in made["agent/b.py"]
 
 
+def test_the_core_has_the_shortest_names():
+    """Of two names that could have the same short form, the one that is more frequent in what every VM gets has it."""
+    sources = {
+        "agent/core.py": "def parcel(): return 1\ndef main(): return parcel()\n",
+        "agent/more.py": "def pallet(): return 1\n" + "pallet()\n" * 9,
+    }
+    assert rename.propose(sources).globals == {"pallet": "p", "parcel": "P"}
+    assert rename.propose(sources, ["agent/core.py"]).globals == {"pallet": "P", "parcel": "p"}
+
+
 def test_what_a_library_gives_its_objects_keeps_its_name():
     """An attribute that a library sets on its own objects is no name of ours, though ours may have it, too."""
     sources = {

@@ -104,7 +104,7 @@ TEXT = st.text(" \t\n\r'\"\\#:-|a~\x7fé", max_size=12)
 @given(TEXT)
 def test_any_text_comes_back_as_it_was(text):
     """Quoted, as a block or encoded: YAML reads each file whole, and nothing of it as a key of its own."""
-    document = f"#cloud-config\nwrite_files:\n  - path: x\n    {render.yaml_content(text.encode())}\n    after: y\n"
+    document = f"#cloud-config\nwrite_files:\n- path: x\n  {render.yaml_content(text.encode())}\n  after: y\n"
     config = parse.unpack(document.encode())
     assert config.file("x") == text.encode()
     assert set(config.document["write_files"][0]) <= {"path", "content", "encoding", "after"}
