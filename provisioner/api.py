@@ -29,6 +29,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent import __version__
+from agent.grant import MAX_OBJECT_BYTES
 from provisioner.errors import (
     BadInput,
     Expiry,
@@ -104,7 +105,6 @@ _TYPES = {
     "TaskReport": "provisioner.jobs.status",
     "TaskStatus": "provisioner.jobs.status",
 }
-LARGEST = 5 << 30  # bytes: what S3 takes in one request
 
 
 def launch(
@@ -217,7 +217,7 @@ def sign(
     prefix: str,
     *,
     expires: int = HOUR,
-    max_bytes: int = LARGEST,
+    max_bytes: int = MAX_OBJECT_BYTES,
     names: Sequence[str] = (),
     endpoint_url: str | None = None,
     local: bool = False,
@@ -285,7 +285,7 @@ def __getattr__(name: str) -> object:
 def _location(store: str | StoreLocation | None, endpoint_url: str | None) -> StoreLocation | None:
     if not isinstance(store, str):
         if endpoint_url is not None:
-            raise BadInput("endpoint_url: needs a store, as s3://BUCKET/PREFIX")
+            raise BadInput("needs a store, as s3://BUCKET/PREFIX", argument="endpoint_url")
         return store
     from provisioner.jobs.stores import location_of
 

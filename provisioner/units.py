@@ -15,6 +15,7 @@ SIZE = r"^[0-9]{1,15} ?([kKMGT]i?)?B$"
 _RANGE = "[0-9]{1,9}(?:-[0-9]{1,9}(?::[1-9][0-9]{0,8})?)?"
 RANGES = f"^{_RANGE}(?:,{_RANGE})*$"
 
+LONGEST_SIGNATURE = 604_800  # seconds: 7 days (AWS, sigv4-query-string-auth: X-Amz-Expires)
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 

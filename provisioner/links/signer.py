@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from agent.grant import Grant, Target, encode_name
+from agent.grant import MAX_OBJECT_BYTES, Grant, Target, encode_name
 from agent.layout import MANIFEST
 from provisioner.errors import BadInput
 from provisioner.links.headers import header_value
@@ -22,7 +22,6 @@ from provisioner.s3.grants import GrantScope, make_grant, sign_scope
 from provisioner.s3.put_slots import SlotSigner
 from provisioner.s3.signing import (
     MAX_LIFETIME,
-    MAX_OBJECT_BYTES,
     Bucket,
     Credentials,
     RequestSigner,

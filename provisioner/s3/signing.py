@@ -24,9 +24,9 @@ from botocore.credentials import Credentials as BotoCredentials
 from agent.grant import Target
 from provisioner.clock import iso, show_time
 from provisioner.errors import BadInput, Expiry
+from provisioner.units import LONGEST_SIGNATURE
 
-MAX_LIFETIME = timedelta(days=7)  # SigV4: X-Amz-Expires is at most 604,800 s
-MAX_OBJECT_BYTES = 5 << 30  # one POST or PUT (AWS, "Uploading objects")
+MAX_LIFETIME = timedelta(seconds=LONGEST_SIGNATURE)
 MAX_STATUS_BYTES = 1 << 20  # an event, a log segment or a manifest
 ALGORITHM = "AWS4-HMAC-SHA256"
 CHECKSUM = ["starts-with", "$x-amz-checksum-sha256", ""]  # the condition: a form carries a checksum, whichever

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from provisioner.s3.signing import MAX_LIFETIME, MAX_OBJECT_BYTES
+from agent.grant import MAX_OBJECT_BYTES
+from provisioner.s3.signing import MAX_LIFETIME
 
 MAX_KEYS = 500  # of one request: as many presigned URLs as make an answer of some 250 kB
 LONGEST = int(MAX_LIFETIME.total_seconds())

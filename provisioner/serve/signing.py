@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.grant import Grant
+from agent.grant import MAX_OBJECT_BYTES, Grant
 from provisioner.clock import from_seconds, iso, to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
 from provisioner.plan.layout import parse_outputs
 from provisioner.s3.grants import GrantScope, sign_scope
 from provisioner.s3.signing import (
-    MAX_OBJECT_BYTES,
     MAX_STATUS_BYTES,
     Bucket,
     Credentials,
