@@ -184,13 +184,11 @@ def open_role_sessions(store: Store, location: StoreSpec, clock: Callable[[], da
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
     def connect(spec: SignerSpec, own: Credentials) -> BotoClient:
-        from botocore.config import Config
-
-        from provisioner.boto import make_session
+        from provisioner.boto import client_config, make_session
 
         session = make_session()
         session.set_credentials(own.access_key, own.secret_key, own.token)
-        config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
+        config = client_config(read_timeout=30)
         where = spec.endpoint_url or location.endpoint_url
         return session.create_client("sts", region_name=store.bucket.region, endpoint_url=where, config=config)
 
