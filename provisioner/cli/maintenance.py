@@ -67,6 +67,8 @@ def _spec(job: Path | None, provider: str | None, overrides: Sequence[str], chos
 
     if job is not None:
         return read_spec(job, overrides, provider)
+    if chosen.store:
+        chosen.location()  # so that a fault names the option
     where = {"url": chosen.store, **({"endpoint_url": chosen.endpoint_url} if chosen.endpoint_url else {})}
     store = {"store": where} if chosen.store else {}
     document = {"name": "doctor", "run": {"command": "true"}, "vm": {}, **store}

@@ -111,12 +111,9 @@ class StoreChoice:
 
         if not self.store:
             if self.endpoint_url:
-                raise BadInput("--endpoint-url: needs --store s3://BUCKET/PREFIX")
+                raise BadInput("needs --store s3://BUCKET/PREFIX", argument="endpoint_url")
             return None
-        try:
-            return location_of(self.store, self.endpoint_url)
-        except BadInput as error:
-            raise BadInput(f"--store: {error.message}") from None
+        return location_of(self.store, self.endpoint_url)
 
     def location_or_embedded(self) -> "StoreLocation":
         """The store that was named, or the embedded one."""

@@ -18,7 +18,7 @@ from provisioner.jobs.record import JobRecord
 from provisioner.plan import put_outputs
 from provisioner.plan.layout import JobKeys
 from provisioner.s3.bucket import Store
-from provisioner.s3url import StoreSpec, is_s3_url, split_url
+from provisioner.s3url import StoreSpec, is_s3_url, parse_url, show_url
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def locate(job: str, *, location: StoreLocation | None, index: JobIndex) -> tupl
     `location` is the store the operator named, if any.
     """
     if is_s3_url(job):
-        bucket, path = split_url(job)
+        bucket, path = parse_url(job)
         prefix, _, name = path.strip("/").rpartition("/")
         base = location or StoreLocation(StoreSpec(bucket), embedded=False)
         return StoreLocation(dataclasses.replace(base.store, bucket=bucket, prefix=prefix), base.embedded), name
@@ -82,7 +82,7 @@ def read(store: Store, job: str) -> JobRecord:
     try:
         return records.parse(store.get(keys.record), keys.record)
     except NotFound:
-        message = f"there is no job {job} in s3://{store.bucket.name}/{store.prefix}"
+        message = f"there is no job {job} in {show_url(store.bucket.name, store.prefix)}"
         raise NotFound(message, hint="`provision jobs` lists those there are") from None
 
 

@@ -16,6 +16,7 @@ from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.plan.plan import Plan
 from provisioner.s3.signing import url_expiry
+from provisioner.s3url import show_url
 from provisioner.userdata.render import WORKDIR, UserData
 
 _SHOWN = 12  # names of slots in one line
@@ -203,7 +204,7 @@ def _grant_object(plan: Plan, grant: Grant) -> Place:
 
 def _object(plan: Plan, key: str, *others: str) -> Place:
     readers = ", and ".join(("principals with s3:GetObject on it", *others))
-    return Place(f"s3://{plan.bucket.name}/{key}", "", readers, "until provision rm")
+    return Place(show_url(plan.bucket.name, key), "", readers, "until provision rm")
 
 
 def _allowed_by_puts(target: Target) -> str:
