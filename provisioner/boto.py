@@ -26,6 +26,7 @@ NO_CREDENTIALS = (
     boto_errors.SSOError,
     boto_errors.TokenRetrievalError,
     boto_errors.RefreshWithMFAUnsupportedError,
+    getattr(boto_errors, "LoginError", boto_errors.SSOError),  # botocore 1.41 and later
 )
 
 _loader = functools.cache(botocore.loaders.create_loader)

@@ -152,7 +152,7 @@ def extend(
     ] = None,
 ) -> None:
     """Renew what a job's running VMs may do: each finds the new grant in its mailbox. `watch` does so by itself."""
-    from provisioner.units import option_seconds
+    from provisioner.units import LONGEST_SIGNATURE, option_seconds
 
-    seconds = None if life is None else option_seconds("--for", life, least=1)
+    seconds = None if life is None else option_seconds("--for", life, least=1, most=LONGEST_SIGNATURE)
     chosen.open().extend(seconds, task=chosen.task)

@@ -4,7 +4,6 @@ What they make goes to standard output or to the file that is named, and nowhere
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from provisioner import atomic
 from provisioner.cli.options import Endpoint, JsonDocument, streams
 from provisioner.errors import BadInput
 from provisioner.output import Event, Output
@@ -80,7 +80,7 @@ def get(
 
     output = streams(context)
     if output.as_json and str(html) == "-":
-        raise BadInput("--json and --html: both would write to standard output", hint="name a file for --html")
+        raise BadInput("--html: standard output is that of --json", hint="name a file")
     options = downloads.DownloadOptions(headers or (), content_type, filename, check)
     open_bucket = link_opener(endpoint_url, option_seconds("--expires", expires), local=local)
     found = downloads.sign_downloads(keys, open_bucket, options)
@@ -102,7 +102,7 @@ def put(
     expires: Expires = "1h",
     size: Annotated[str | None, typer.Option("--size", metavar="BYTES", help="Accept exactly this many bytes")] = None,
     content_type: Annotated[
-        str | None, typer.Option("--type", metavar="TYPE", help="Accept exactly this content type")
+        str | None, typer.Option("--content-type", "--type", metavar="TYPE", help="Accept exactly this content type")
     ] = None,
     sha256: Annotated[
         str | None, typer.Option("--sha256", metavar="HEX", help="Accept only content with this SHA-256")
@@ -253,8 +253,15 @@ def _write(path: Path, text: str, output: Output) -> None:
         output.raw(text.encode())
         return
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
+        if _is_stream(path):
+            path.write_text(text, encoding="utf-8")
+        else:
+            atomic.write(path.resolve(), text)  # what a symlink leads to is replaced, the link stays
     except OSError as error:
         raise BadInput(f"can't write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
     output.event(Event("written", f"wrote {path}: whoever can read this file may use it until it expires"))
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a file has to be written into: a pipe, a device, or what /dev/stdout stands for, which may be a file."""
+    return (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev")

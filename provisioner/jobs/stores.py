@@ -139,7 +139,7 @@ def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Calla
         raise BadInput(
             f"{endpoint_url!r} is not the embedded store's",
             argument="endpoint_url",
-            hint="leave it out, FREEPOST_ENDPOINT_URL too, or `local`",
+            hint="leave it out (FREEPOST_ENDPOINT_URL counts), or leave out `local`",
         )
     from provisioner.clock import utc_now
     from provisioner.jobs.index import StoreLocation

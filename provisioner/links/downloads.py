@@ -51,7 +51,7 @@ class DownloadOptions:
         """The response headers to override, by their lower-case names. Raise BadInput for what can't be one."""
         found = parse_overrides(self.headers)
         if self.content_type:
-            found["content-type"] = header_value("--content-type", self.content_type)
+            found["content-type"] = header_value("content_type", self.content_type)
         if self.filename:
             found["content-disposition"] = disposition(self.filename)
         return found
@@ -64,7 +64,9 @@ def sign_downloads(urls: Sequence[str], open_bucket: OpenBucket, options: Downlo
     """
     overrides = options.overrides()
     if options.filename and (len(urls) != 1 or urls[0].endswith("/")):
-        raise BadInput("--filename: it names the file of one object, and there are several", hint="give one key")
+        raise BadInput(
+            "it names the file of one object, and there are several", argument="filename", hint="give one key"
+        )
     links: list[Link] = []
     for url in urls:
         where = parse_url(url)

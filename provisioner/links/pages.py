@@ -136,7 +136,9 @@ def _qr_code(link: Link) -> segno.QRCode:
 def _web_url(url: str) -> str:
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
         raise BadInput(
-            f"--success-url: not an http:// or https:// address: {url!r}", hint="give the page's whole address"
+            f"not an http:// or https:// address: {url!r}",
+            argument="success_url",
+            hint="give the page's whole address",
         )
     return url
 

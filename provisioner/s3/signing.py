@@ -162,8 +162,7 @@ class RequestSigner:
         parameters").
         """
         if not timedelta(seconds=1) <= lifetime <= MAX_LIFETIME:
-            message = f"a presigned URL lives from 1 second to 7 days, not {int(lifetime.total_seconds())} s"
-            raise BadInput(message, hint="change --expires")
+            raise BadInput(f"a presigned URL lives from 1 second to 7 days, not {int(lifetime.total_seconds())} s")
         url = self.bucket.url + quote(key, safe="/~")
         if query:
             url += "?" + urlencode(query, quote_via=quote)

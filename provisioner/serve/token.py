@@ -95,7 +95,9 @@ def complete(limits: Limits, covered: Sequence[str], now: datetime) -> Limits:
     """
     outside = [each for each in limits.prefixes or () if not each.startswith(tuple(covered))]
     if outside:
-        raise BadInput(f"--prefix: {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
+        raise BadInput(
+            f"{outside[0]!r} is not below {' or '.join(covered)}", argument="prefix", hint="give the whole key"
+        )
     return Limits(
         limits.prefixes or covered,
         limits.methods or ("POST",),

@@ -57,7 +57,7 @@ def test_a_link_can_not_outlive_its_session():
     session = Credentials("ASIAEXAMPLE", "s", "token", NOW + timedelta(minutes=30))
     with pytest.raises(Expiry) as caught:
         signer(3600, session)
-    assert "--expires" in caught.value.hint
+    assert "`expires`" in caught.value.hint
     assert "run.timeout" not in caught.value.hint
     assert signer(60, session)
 
@@ -204,7 +204,7 @@ def test_the_plain_form_meets_its_own_policy():
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "/thanks", "example.org", "file:///etc/passwd"])
 def test_the_next_page_is_on_the_web(url):
     """A form leads to an http or https address only."""
-    with pytest.raises(BadInput, match="--success-url"):
+    with pytest.raises(BadInput, match="success_url: "):
         pages.upload_form(signer(), "in/", pages.FormOptions("Upload", 1000, url))
 
 
