@@ -198,17 +198,6 @@ def checksum_sha256(data: bytes) -> str:
     return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
-def arn(bucket: Bucket) -> str:
-    """The bucket's ARN; China and GovCloud are partitions of their own."""
-    china, gov = bucket.region.startswith("cn-"), bucket.region.startswith("us-gov-")
-    return f"arn:{'aws-cn' if china else 'aws-us-gov' if gov else 'aws'}:s3:::{bucket.name}"
-
-
-def literal(key: str) -> str:
-    """A key in a policy's own words: ``*``, ``?`` and ``$`` mean themselves (IAM, "Policy variables")."""
-    return re.sub(r"[*?$]", lambda found: f"${{{found[0]}}}", key)
-
-
 def _request(method: str, url: str, now: datetime) -> AWSRequest:
     request = AWSRequest(method=method, url=url)
     request.context["timestamp"] = amz_date(now)
