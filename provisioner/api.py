@@ -42,6 +42,7 @@ from provisioner.errors import (
     NoCredentials,
     NotFound,
     Refused,
+    Stopped,
     Unreachable,
     Unsupported,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "Refused",
     "Rendering",
     "Report",
+    "Stopped",
     "StoreLocation",
     "TaskReport",
     "TaskStatus",
@@ -122,7 +124,8 @@ def launch(
     job's ``vm.provider``; `overrides` are ``KEY=VALUE``, such as ``run.timeout=2h``.
 
     Raise BadInput for a job that is wrong, with every fault in its `faults`; Expiry for credentials that end too
-    early; NoCapacity or Refused when no VM could be started, Incomplete when some were.
+    early; NoCapacity or Refused when no VM could be started, Incomplete when some were; Stopped when it was
+    interrupted while a request waited for its turn.
     """
     from provisioner.jobs import factory, renew, stores
 
@@ -176,6 +179,8 @@ def render(  # noqa: PLR0913 - each is an option of `provision render`
     To `stage` it, upload its inputs and the job's record, so that the job can be watched and collected. `raw`: for
     platforms that refuse gzip. `as_launched`: as a launch's VM gets it, only to be looked at. The rest is as for
     `launch`. What is returned holds the task's signed policies.
+
+    Raise BadInput for a job that is wrong or has no such task, Expiry for credentials that end too early.
     """
     from provisioner.jobs import factory, rendering
 

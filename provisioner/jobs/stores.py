@@ -51,10 +51,11 @@ def running_store() -> Running:
 
 def embedded_location(bucket: str | None = None, prefix: str = "") -> StoreLocation:
     """The embedded store; where it listens is found when it is opened."""
+    from provisioner.embedded.server import DEFAULT_BUCKET
     from provisioner.jobs.index import StoreLocation
     from provisioner.s3url import StoreSpec
 
-    return StoreLocation(StoreSpec(bucket or "freepost", prefix), embedded=True)
+    return StoreLocation(StoreSpec(bucket or DEFAULT_BUCKET, prefix), embedded=True)
 
 
 def location_of(url: str, endpoint_url: str | None = None) -> StoreLocation:
@@ -78,7 +79,6 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
     """
     from provisioner.jobs.index import StoreLocation
     from provisioner.providers import registry
-    from provisioner.s3url import StoreSpec
 
     name = "local" if local else provider or spec.vm.provider
     if name is None:
@@ -90,8 +90,8 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
     if name not in ON_THIS_MACHINE:
         message = f"the job names no store, and VMs of {name} can't reach the embedded one"
         raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
-    wanted = spec.store or StoreSpec("freepost")
-    return embedded_location(wanted.bucket, wanted.prefix), name
+    where = embedded_location(spec.store.bucket, spec.store.prefix) if spec.store else embedded_location()
+    return where, name
 
 
 def open_location(location: StoreLocation) -> OpenStore:

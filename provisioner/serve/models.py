@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from agent.grant import MAX_OBJECT_BYTES
+from agent.grant import KEY_BUDGET, MAX_OBJECT_BYTES
 from provisioner.s3.signing import MAX_LIFETIME
 
 MAX_KEYS = 500  # of one request: as many presigned URLs as make an answer of some 250 kB
@@ -18,7 +18,7 @@ LONGEST = int(MAX_LIFETIME.total_seconds())
 Seconds = Annotated[
     StrictInt | None, Field(ge=1, le=LONGEST, description="How long it is to live; what it got: expires.")
 ]
-Key = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+Key = Annotated[StrictStr, Field(min_length=1, max_length=KEY_BUDGET)]  # characters; `safe_keys` counts the bytes
 Size = Annotated[StrictInt, Field(ge=0, le=MAX_OBJECT_BYTES)]
 
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.grant import MAX_OBJECT_BYTES, instant, timestamp
-from provisioner.clock import to_seconds
+from agent.grant import MAX_OBJECT_BYTES
+from provisioner.clock import from_iso, from_seconds, iso, to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
 from provisioner.serve.safe_keys import prefix_fault
 
@@ -57,14 +57,14 @@ class Allowance:
         return max(found, key=len) if found else None
 
     def describe(self) -> dict[str, Any]:
-        """The same as a JSON document."""
+        """Return the allowance as JSON holds it."""
         return {
             "id": self.id,
             "bucket": self.bucket,
             "prefixes": list(self.prefixes),
             "methods": sorted(self.methods),
             "max_bytes": self.max_bytes,
-            "expires": timestamp(self.expires),
+            "expires": iso(from_seconds(self.expires)),
         }
 
 
@@ -141,7 +141,7 @@ def verify(key: bytes, token: str, *, now: datetime, revoked: Iterable[str] = ()
     if allowance.id in revoked:
         raise Refused("the token is revoked")
     if now.timestamp() >= allowance.expires:
-        raise Expiry(f"the token expired at {timestamp(allowance.expires)}", hint="ask for a fresh one")
+        raise Expiry(f"the token expired at {iso(from_seconds(allowance.expires))}", hint="ask for a fresh one")
     return allowance
 
 
@@ -185,10 +185,10 @@ def _limits(link: dict[str, Any]) -> Limits:
             or type(link.get("max_bytes", 0)) is not int
         ):
             raise Refused(_VOID)
-        ends = instant(link["expires"]) if "expires" in link else None
+        ends = to_seconds(from_iso(link["expires"])) if "expires" in link else None
         limits = Limits(link.get("prefixes"), link.get("methods"), link.get("max_bytes"), ends)
         _link(limits)
-    except (BadInput, TypeError, ValueError, OverflowError):  # `instant` raises the last three for what is no time
+    except (BadInput, TypeError, ValueError):
         raise Refused(_VOID) from None
     return limits
 
@@ -220,7 +220,7 @@ def _link(limits: Limits) -> dict[str, Any]:
         if limits.max_bytes < 0:
             raise BadInput("invalid size limit of a token", hint="bytes, 0 or more")
     if limits.expires is not None:
-        link["expires"] = timestamp(limits.expires)
+        link["expires"] = iso(from_seconds(limits.expires))
     return link
 
 

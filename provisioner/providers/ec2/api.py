@@ -15,7 +15,7 @@ from botocore.session import Session
 from provisioner.boto import BotoClient, client_config, expiry, make_session
 from provisioner.errors import BadInput, Throttled
 from provisioner.providers.ec2.errors import translate
-from provisioner.providers.ec2.rate import Limits
+from provisioner.providers.ec2.rate import RateLimits
 
 Answer: TypeAlias = Any  # botocore builds its answers from the service's model
 
@@ -26,13 +26,13 @@ CONNECTIONS = 32
 class Api:
     """EC2, and the other services that launching needs, in the region and with the profile that a job names."""
 
-    def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
+    def __init__(self, options: Mapping[str, Any], limits: RateLimits | None = None) -> None:
         self._options = options
         self._clients: dict[str, BotoClient] = {}
         self._lock = threading.RLock()
         self._session: Session | None = None
         self.endpoint_url: str | None = options.get("endpoint_url")
-        self.limits = limits or Limits(bounded=self.endpoint_url is None)
+        self.limits = limits or RateLimits(bounded=self.endpoint_url is None)
 
     @property
     def session(self) -> Session:

@@ -229,15 +229,6 @@ def test_a_link_too_long_to_scan_is_refused():
     assert "█" in pages.qr_text(signer().get("k"))
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1000, "1 kB"), (999_999, "1 MB"), (5 << 30, "5.37 GB")],
-)
-def test_sizes_for_people(count, text):
-    """Sizes are in powers of a thousand, to three digits."""
-    assert pages.show_bytes(count) == text
-
-
 def test_cors_rules_are_merged():
     """Others' rules stay as they are and in order; ours is added once and gathers origins."""
     theirs = {"ID": "site", "AllowedOrigins": ["https://a"], "AllowedMethods": ["GET"]}
