@@ -124,8 +124,7 @@ def launch(
     job's ``vm.provider``; `overrides` are ``KEY=VALUE``, such as ``run.timeout=2h``.
 
     Raise BadInput for a job that is wrong, with every fault in its `faults`; Expiry for credentials that end too
-    early; NoCapacity or Refused when no VM could be started, Incomplete when some were; Stopped when it was
-    interrupted while a request waited for its turn.
+    early; NoCapacity or Refused when no VM could be started, Incomplete when some were; Stopped when interrupted.
     """
     from provisioner.jobs import factory, renew, stores
 
@@ -178,9 +177,8 @@ def render(  # noqa: PLR0913 - each is an option of `provision render`
 
     To `stage` it, upload its inputs and the job's record, so that the job can be watched and collected. `raw`: for
     platforms that refuse gzip. `as_launched`: as a launch's VM gets it, only to be looked at. The rest is as for
-    `launch`. What is returned holds the task's signed policies.
-
-    Raise BadInput for a job that is wrong or has no such task, Expiry for credentials that end too early.
+    `launch`. What is returned holds the task's signed policies. Raise BadInput for a job that is wrong or has no such
+    task, Expiry for credentials that end too early.
     """
     from provisioner.jobs import factory, rendering
 
@@ -198,8 +196,7 @@ def job(
 ) -> Job:
     """Open a job: by its id, if this machine launched it or `store` (s3://BUCKET/PREFIX) names where; or by its URL.
 
-    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound when there is no such job, BadInput for a
-    name or a store that can't be one.
+    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound for no such job, BadInput for what can't be one.
     """
     from provisioner.jobs import stores
 
@@ -238,8 +235,7 @@ def sign(
 
     where = parse_url(prefix)
     signer = _link_signer(where.bucket, expires, endpoint_url, local=local)
-    text: str = dump(signer.grant(where.prefix, max_bytes=max_bytes, names=names))
-    return text
+    return str(dump(signer.grant(where.prefix, max_bytes=max_bytes, names=names)))
 
 
 def download_url(

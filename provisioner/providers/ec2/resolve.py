@@ -77,7 +77,7 @@ def _describe_images(api: Api, wanted: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def find_placements(api: Api, options: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return where VMs may go, the best first. Raise NotFound or BadInput for subnets that aren't there, or elsewhere."""
+    """Return where VMs may go, the best first. Raise NotFound or BadInput for subnets that aren't there."""
     zones = options.get("zones", ())
     if not options.get("subnets"):
         return [{"zone": zone} for zone in zones] or [{}]
