@@ -9,6 +9,7 @@ from provisioner.cli.options import (
     JobChoice,
     JobFile,
     JsonEvents,
+    LocalJob,
     Overrides,
     ProviderName,
     StoreChoice,
@@ -38,9 +39,7 @@ def register(app: typer.Typer) -> None:
 def launch(
     context: typer.Context,
     job: JobFile,
-    local: Annotated[
-        bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated")
-    ] = False,
+    local: LocalJob = False,
     provider: ProviderName = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing")] = False,

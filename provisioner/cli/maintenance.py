@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioner.cli.options import Overrides, ProviderName, StoreChoice, store_command
+from provisioner.cli.options import LocalJob, Overrides, ProviderName, StoreChoice, store_command
 from provisioner.errors import BadInput, FreepostError, Incomplete
 from provisioner.output import Event, Kind
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     chosen: StoreChoice,
     job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM")] = False,
+    local: LocalJob = False,
     provider: ProviderName = None,
     overrides: Overrides = None,
 ) -> None:

@@ -74,6 +74,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h"),
 ]
+# What a job is launched, rendered or checked with; where only a bucket is named (`cli.links`), there is no provider.
+LocalJob = Annotated[
+    bool,
+    typer.Option("--local", help="Use the embedded store and the local provider: the job runs here, not isolated"),
+]
+LocalBucket = Annotated[bool, typer.Option("--local", help="Use a bucket of the embedded store")]
 ProviderName = Annotated[
     str | None, typer.Option("--provider", metavar="NAME", help="Where VMs run, instead of vm.provider")
 ]

@@ -123,6 +123,8 @@ def translate(error: Exception, action: str, service: str = "ec2") -> FreepostEr
         return NoCredentials("the credentials for EC2 can't be fetched", hint="sign in again")
     if isinstance(error, (boto_errors.ProfileNotFound, boto_errors.NoRegionError, boto_errors.InvalidRegionError)):
         return BadInput(str(error), hint="set vm.region, and vm.profile to a profile of ~/.aws/config")
+    if isinstance(error, ValueError):  # what botocore raises of an endpoint that is no URL
+        return BadInput(f"{name} can't be where vm.endpoint_url says", hint="correct vm.endpoint_url")
     if isinstance(error, ResponseParserError):
         return Unreachable(f"what answered {action} is not {name}", hint="check vm.endpoint_url, and the proxy if any")
     return Unreachable(
