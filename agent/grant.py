@@ -33,7 +33,6 @@ from agent.errors import ExitCode
 
 VERSION = 1
 KEY_BUDGET = 1024  # bytes of UTF-8 in a key (AWS, "Naming Amazon S3 objects")
-MAX_OBJECT_BYTES = 5 << 30  # in one POST or PUT (AWS, "Uploading objects")
 
 
 class GrantError(ValueError):
@@ -66,7 +65,7 @@ class Target(namedtuple("Target", "url prefix policy fields")):
     def size_range(self):
         """Return the smallest and largest file, in bytes, that the policy admits."""
         ranges = [value for kind, _, value in conditions(self.policy) if kind == "content-length-range"]
-        return max([low for low, _ in ranges] or [0]), min([high for _, high in ranges] + [MAX_OBJECT_BYTES])
+        return max([low for low, _ in ranges] or [0]), min([high for _, high in ranges] + [5 << 30])
 
 
 class Grant(namedtuple("Grant", "job task attempt expires outputs status inputs mailbox agent")):

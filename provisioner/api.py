@@ -29,7 +29,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent import __version__
-from agent.grant import MAX_OBJECT_BYTES
 from provisioner.errors import (
     BadInput,
     Expiry,
@@ -48,6 +47,7 @@ from provisioner.errors import (
 )
 from provisioner.jobs.job import Job
 from provisioner.output import Event, Report, ignore
+from provisioner.s3url import MAX_OBJECT_BYTES
 
 if TYPE_CHECKING:
     from provisioner.jobs.collect import Collected

@@ -11,6 +11,7 @@ from agent.grant import KEY_BUDGET
 from provisioner.errors import BadInput
 
 SCHEME = "s3://"
+MAX_OBJECT_BYTES = 5 << 30  # in one POST or PUT (AWS, "Uploading objects"); `agent.grant` reads it into a policy, too
 # AWS, "General purpose bucket naming rules", loosely. Some old buckets are named otherwise, so only job.yaml insists.
 BUCKET = r"(?![^/]*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 ENDPOINT = r"^https?://[^\s/@?#]+(?:/[^\s?#@]*)?$"  # of a service: without user, query and fragment

@@ -11,7 +11,6 @@ import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agent.grant import MAX_OBJECT_BYTES
 from provisioner import units
 from provisioner.job import files
 from provisioner.job.fields import (
@@ -29,7 +28,7 @@ from provisioner.job.fields import (
 )
 from provisioner.job.problems import Location, one_of
 from provisioner.job.validate import Schema, publish
-from provisioner.s3url import BUCKET, SCHEME, is_s3_url
+from provisioner.s3url import BUCKET, MAX_OBJECT_BYTES, SCHEME, is_s3_url
 
 Options = Mapping[str, Mapping[str, Any]]  # a provider's name -> its option_schema
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.grant import MAX_OBJECT_BYTES
-from provisioner.s3url import StoreSpec
+from provisioner.s3url import MAX_OBJECT_BYTES, StoreSpec
 
 
 @dataclass(frozen=True)

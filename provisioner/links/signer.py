@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from agent.grant import MAX_OBJECT_BYTES, Grant, Target, encode_name
+from agent.grant import Grant, Target, encode_name
 from agent.layout import MANIFEST
 from provisioner.errors import BadInput
 from provisioner.links.headers import header_value
@@ -28,6 +28,7 @@ from provisioner.s3.signing import (
     check_lifetime,
     policy_document,
 )
+from provisioner.s3url import MAX_OBJECT_BYTES
 
 
 @dataclass(frozen=True)

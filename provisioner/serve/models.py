@@ -9,8 +9,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from agent.grant import KEY_BUDGET, MAX_OBJECT_BYTES
+from agent.grant import KEY_BUDGET
 from provisioner.s3.signing import MAX_LIFETIME
+from provisioner.s3url import MAX_OBJECT_BYTES
 
 MAX_KEYS = 500  # of one request: as many presigned URLs as make an answer of some 250 kB
 LONGEST = int(MAX_LIFETIME.total_seconds())

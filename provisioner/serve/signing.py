@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.grant import MAX_OBJECT_BYTES, Grant
+from agent.grant import Grant
 from provisioner.clock import from_seconds, iso, to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
 from provisioner.plan.layout import parse_outputs
@@ -24,6 +24,7 @@ from provisioner.s3.signing import (
     content_disposition,
     policy_document,
 )
+from provisioner.s3url import MAX_OBJECT_BYTES
 from provisioner.serve.safe_keys import key_fault, prefix_fault
 from provisioner.serve.token import Allowance
 

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.grant import MAX_OBJECT_BYTES
 from provisioner.clock import from_iso, from_seconds, iso, to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
+from provisioner.s3url import MAX_OBJECT_BYTES
 from provisioner.serve.safe_keys import prefix_fault
 
 VERSION = "fpt1"
