@@ -209,6 +209,8 @@ def test_loopback_and_unix_need_no_tls(tmp_path):
     server.check(server.Address(host="0.0.0.0", unix=tmp_path / "s"))
     with pytest.raises(BadInput, match="tls_cert: needs --tls-key"):
         server.check(server.Address(certificate=tmp_path / "c"))
+    with pytest.raises(BadInput, match="tls_key: needs --tls-cert"):
+        server.check(server.Address(key=tmp_path / "k"))
     with pytest.raises(BadInput, match="can't be used"):
         server.check(server.Address(certificate=tmp_path / "c", key=tmp_path / "k"))
 
