@@ -41,11 +41,13 @@ from provisioner.errors import (
     NoCredentials,
     NotFound,
     Refused,
+    Stopped,
     Unreachable,
     Unsupported,
 )
 from provisioner.jobs.job import Job
 from provisioner.output import Event, Report, ignore
+from provisioner.s3url import MAX_OBJECT_BYTES
 
 if TYPE_CHECKING:
     from provisioner.jobs.collect import Collected
@@ -76,6 +78,7 @@ __all__ = [
     "Refused",
     "Rendering",
     "Report",
+    "Stopped",
     "StoreLocation",
     "TaskReport",
     "TaskStatus",
@@ -104,7 +107,6 @@ _TYPES = {
     "TaskReport": "provisioner.jobs.status",
     "TaskStatus": "provisioner.jobs.status",
 }
-LARGEST = 5 << 30  # bytes: what S3 takes in one request
 
 
 def launch(
@@ -122,7 +124,7 @@ def launch(
     job's ``vm.provider``; `overrides` are ``KEY=VALUE``, such as ``run.timeout=2h``.
 
     Raise BadInput for a job that is wrong, with every fault in its `faults`; Expiry for credentials that end too
-    early; NoCapacity or Refused when no VM could be started, Incomplete when some were.
+    early; NoCapacity or Refused when no VM could be started, Incomplete when some were; Stopped when interrupted.
     """
     from provisioner.jobs import factory, renew
 
@@ -173,7 +175,8 @@ def render(  # noqa: PLR0913 - each is an option of `provision render`
 
     To `stage` it, upload its inputs and the job's record, so that the job can be watched and collected. `raw`: for
     platforms that refuse gzip. `as_launched`: as a launch's VM gets it, only to be looked at. The rest is as for
-    `launch`. What is returned holds the task's signed policies.
+    `launch`. What is returned holds the task's signed policies. Raise BadInput for a job that is wrong or has no such
+    task, Expiry for credentials that end too early.
     """
     from provisioner.jobs import factory, rendering
 
@@ -191,8 +194,7 @@ def job(
 ) -> Job:
     """Open a job: by its id, if this machine launched it or `store` (s3://BUCKET/PREFIX) names where; or by its URL.
 
-    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound when there is no such job, BadInput for a
-    name or a store that can't be one.
+    `endpoint_url` is that of `store`, if it isn't AWS. Raise NotFound for no such job, BadInput for what can't be one.
     """
     from provisioner.jobs import stores
 
@@ -216,7 +218,7 @@ def sign(
     prefix: str,
     *,
     expires: int = HOUR,
-    max_bytes: int = LARGEST,
+    max_bytes: int = MAX_OBJECT_BYTES,
     names: Sequence[str] = (),
     endpoint_url: str | None = None,
     local: bool = False,
@@ -232,8 +234,7 @@ def sign(
 
     where = parse_url(prefix)
     signer = _link_signer(where.bucket, expires, endpoint_url, local=local)
-    text: str = dump(signer.grant(where.prefix, max_bytes=max_bytes, names=names))
-    return text
+    return str(dump(signer.grant(where.prefix, max_bytes=max_bytes, names=names)))
 
 
 def download_url(
@@ -284,7 +285,7 @@ def __getattr__(name: str) -> object:
 def _location(store: str | StoreLocation | None, endpoint_url: str | None) -> StoreLocation | None:
     if not isinstance(store, str):
         if endpoint_url is not None:
-            raise BadInput("endpoint_url: needs a store, as s3://BUCKET/PREFIX")
+            raise BadInput("needs a store, as s3://BUCKET/PREFIX", argument="endpoint_url")
         return store
     from provisioner.jobs.stores import location_of
 

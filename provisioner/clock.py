@@ -40,5 +40,10 @@ def from_iso(text: str) -> datetime:
 
 
 def show_time(moment: datetime) -> str:
-    """Write a time for people: ``2026-11-27 17:00:00 UTC``."""
+    """Write a time for operators, to the second: ``2026-11-27 17:00:00 UTC``."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def show_date(moment: datetime) -> str:
+    """Write a time for whoever is handed a page, to the minute: ``27 November 2026, 17:00 UTC``."""
+    return moment.astimezone(timezone.utc).strftime("%-d %B %Y, %H:%M UTC")

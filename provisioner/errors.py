@@ -26,13 +26,25 @@ class JobFailed(FreepostError):
 
 
 class BadInput(FreepostError):
-    """Something the operator wrote (a flag, a job.yaml) is wrong. `faults` lists each thing that is."""
+    """Something the operator wrote (a flag, a job.yaml) is wrong. `faults` lists each thing that is.
+
+    `argument` names the function's argument that is wrong, and begins the message (``max_bytes: …``); the command line
+    shows it as the option of the same name (``--max-bytes: …``).
+    """
 
     exit_code = 2
 
-    def __init__(self, message: str, *, hint: str = "", faults: Sequence[str] = ()) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, argument: str = "", hint: str = "", faults: Sequence[str] = ()) -> None:
+        super().__init__(f"{argument}: {message}" if argument else message, hint=hint)
+        self.argument = argument
         self.faults = tuple(faults)
+
+    @property
+    def option_message(self) -> str:
+        """The message as the command line shows it."""
+        if not self.argument:
+            return self.message
+        return f"--{self.argument.replace('_', '-')}{self.message.removeprefix(self.argument)}"
 
 
 class NoCredentials(FreepostError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TextIO
 
@@ -105,11 +105,14 @@ class Output:
 
     def error(self, error: FreepostError) -> None:
         """Say what went wrong and what to do on standard error, and to programs too, unless they have a document."""
-        faults = error.faults if isinstance(error, BadInput) else ()
+        faults: Sequence[str] = ()
+        message = error.message
+        if isinstance(error, BadInput):
+            message, faults = error.option_message, error.faults
         if self.as_json and not self.finished:
-            data = {"event": "error", "error": type(error).__name__, "message": error.message, "hint": error.hint}
+            data = {"event": "error", "error": type(error).__name__, "message": message, "hint": error.hint}
             self._line({**data, "exit_code": error.exit_code, "faults": list(faults)})
-        self._say(f"provision: {error.message}", RED)
+        self._say(f"provision: {message}", RED)
         for fault in faults:
             self._say(f"  {fault}")
         if error.hint:

@@ -15,7 +15,10 @@ SIZE = r"^[0-9]{1,15} ?([kKMGT]i?)?B$"
 _RANGE = "[0-9]{1,9}(?:-[0-9]{1,9}(?::[1-9][0-9]{0,8})?)?"
 RANGES = f"^{_RANGE}(?:,{_RANGE})*$"
 
+LONGEST_SIGNATURE = 604_800  # seconds: 7 days (AWS, sigv4-query-string-auth: X-Amz-Expires)
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_STEP = 1000
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -70,11 +73,24 @@ def show_seconds(value: int) -> str:
 
 
 def show_size(value: int) -> str:
-    """Write a size the way `size` reads it, in the largest unit that leaves no rest: 67108864 is ``64MiB``."""
+    """Write a size the way `size` reads it, in the largest unit that leaves no rest: 67108864 is ``64MiB``.
+
+    It is exact, as a limit has to be; `show_bytes` is rounded, as people read a file's size.
+    """
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if value and value % size(f"1{unit}") == 0:
             return f"{value // size(f'1{unit}')}{unit}"
     return f"{value}B"
+
+
+def show_bytes(count: float) -> str:
+    """Write a size for people, to three digits: 1,234,567 is ``1.23 MB`` (powers of 1000)."""
+    if count < _STEP:
+        return f"{count} {'byte' if count == 1 else 'bytes'}"
+    power = 0
+    while count >= _STEP - 0.5 and power < len(_UNITS) - 1:  # what rounds to 1000 is 1.0 of the next unit
+        count, power = count / _STEP, power + 1
+    return f"{count:.3g} {_UNITS[power]}"
 
 
 def indexes(value: float | str | Sequence[float], most: int) -> tuple[int, ...]:

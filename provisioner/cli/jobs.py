@@ -9,6 +9,7 @@ from provisioner.cli.options import (
     JobChoice,
     JobFile,
     JsonEvents,
+    LocalJob,
     Overrides,
     ProviderName,
     StoreChoice,
@@ -39,9 +40,7 @@ def register(app: typer.Typer) -> None:
 def launch(
     context: typer.Context,
     job: JobFile,
-    local: Annotated[
-        bool, typer.Option("--local", help="Use the embedded store and no VM: the job runs here, not isolated")
-    ] = False,
+    local: LocalJob = False,
     provider: ProviderName = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, change nothing")] = False,
@@ -153,7 +152,7 @@ def extend(
     ] = None,
 ) -> None:
     """Renew what a job's running VMs may do: each finds the new grant in its mailbox. `watch` does so by itself."""
-    from provisioner.units import option_seconds
+    from provisioner.units import LONGEST_SIGNATURE, option_seconds
 
-    seconds = None if life is None else option_seconds("--for", life, least=1)
+    seconds = None if life is None else option_seconds("--for", life, least=1, most=LONGEST_SIGNATURE)
     chosen.open().extend(seconds, task=chosen.task)

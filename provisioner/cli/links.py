@@ -4,7 +4,6 @@ What they make goes to standard output or to the file that is named, and nowhere
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from provisioner.cli.options import Endpoint, JsonDocument, streams
+from provisioner import atomic
+from provisioner.cli.options import Endpoint, JsonDocument, LocalBucket, streams
 from provisioner.errors import BadInput
 from provisioner.output import Event, Output
 from provisioner.units import option_seconds, option_size
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 url_app = typer.Typer(help="Presigned URLs: download links and upload slots.", no_args_is_help=True)
 
 Prefix = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where uploads go")]
-Local = Annotated[bool, typer.Option("--local", help="Use a bucket of the embedded store")]
 Expires = Annotated[
     str, typer.Option("--expires", metavar="TIME", help="How long it works, such as 90s or 1h30m; at most 7d")
 ]
 MaxBytes = Annotated[
     str, typer.Option("--max-bytes", metavar="SIZE", help="Largest file to accept, such as 100MB or 5GiB")
 ]
+CurlFile = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Local file to name in the curl command")]
 Curl = Annotated[bool, typer.Option("--curl", help="Print curl commands instead of URLs")]
 Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page")]
 
@@ -51,7 +51,7 @@ def get(
         ),
     ],
     endpoint_url: Endpoint = None,
-    local: Local = False,
+    local: LocalBucket = False,
     expires: Expires = "1h",
     filename: Annotated[
         str | None, typer.Option("--filename", metavar="NAME", help="Name under which a browser saves the object")
@@ -80,7 +80,7 @@ def get(
 
     output = streams(context)
     if output.as_json and str(html) == "-":
-        raise BadInput("--json and --html: both would write to standard output", hint="name a file for --html")
+        raise BadInput("--html: standard output is that of --json", hint="name a file")
     options = downloads.DownloadOptions(headers or (), content_type, filename, check)
     open_bucket = link_opener(endpoint_url, option_seconds("--expires", expires), local=local)
     found = downloads.sign_downloads(keys, open_bucket, options)
@@ -98,11 +98,11 @@ def put(
     context: typer.Context,
     key: Annotated[str, typer.Argument(metavar="s3://BUCKET/KEY", help="Object to be written")],
     endpoint_url: Endpoint = None,
-    local: Local = False,
+    local: LocalBucket = False,
     expires: Expires = "1h",
     size: Annotated[str | None, typer.Option("--size", metavar="BYTES", help="Accept exactly this many bytes")] = None,
     content_type: Annotated[
-        str | None, typer.Option("--type", metavar="TYPE", help="Accept exactly this content type")
+        str | None, typer.Option("--content-type", "--type", metavar="TYPE", help="Accept exactly this content type")
     ] = None,
     sha256: Annotated[
         str | None, typer.Option("--sha256", metavar="HEX", help="Accept only content with this SHA-256")
@@ -110,9 +110,7 @@ def put(
     no_overwrite: Annotated[
         bool, typer.Option("--no-overwrite", help="Accept the upload only while there is no such object")
     ] = False,
-    file: Annotated[
-        str | None, typer.Option("--file", metavar="FILE", help="Local file to name in the curl command")
-    ] = None,
+    file: CurlFile = None,
     _json: JsonDocument = False,
     curl: Curl = False,
 ) -> None:
@@ -141,7 +139,7 @@ def sign(
     context: typer.Context,
     prefix: Prefix,
     endpoint_url: Endpoint = None,
-    local: Local = False,
+    local: LocalBucket = False,
     expires: Expires = "1h",
     max_bytes: MaxBytes = "5GiB",
     form_of: Annotated[
@@ -151,9 +149,7 @@ def sign(
             help="What to print: a grant for `agent push`, the URL and fields that boto3 returns, or a curl command",
         ),
     ] = "grant",
-    file: Annotated[
-        str, typer.Option("--file", metavar="FILE", help="Local file to name in the curl command")
-    ] = "FILE",
+    file: CurlFile = None,
     names: Annotated[
         list[str] | None,
         typer.Option(
@@ -185,7 +181,11 @@ def sign(
         _, signer = link_opener(endpoint_url, seconds, local=local)(where.bucket)
         target = signer.post(where.prefix, max_bytes=limit)
         curl = form_of == "curl"
-        text = curl_form(target, file) if curl else json.dumps({"url": target.url, "fields": post_fields(target)})
+        text = (
+            curl_form(target, file or "FILE")
+            if curl
+            else json.dumps({"url": target.url, "fields": post_fields(target)})
+        )
     output.raw(f"{text}\n".encode())
 
 
@@ -196,7 +196,7 @@ def form(
         Path, typer.Option("-o", "--output", metavar="FILE", help="File to write the page to; - is standard output")
     ],
     endpoint_url: Endpoint = None,
-    local: Local = False,
+    local: LocalBucket = False,
     expires: Expires = "1d",
     max_bytes: MaxBytes = "100MB",
     title: Title = "Upload files",
@@ -253,8 +253,15 @@ def _write(path: Path, text: str, output: Output) -> None:
         output.raw(text.encode())
         return
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
+        if _is_stream(path):
+            path.write_text(text, encoding="utf-8")
+        else:
+            atomic.write(path.resolve(), text)  # what a symlink leads to is replaced, the link stays
     except OSError as error:
         raise BadInput(f"can't write {path}: {error.strerror}", hint="name a file in a folder of yours") from None
     output.event(Event("written", f"wrote {path}: whoever can read this file may use it until it expires"))
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a file has to be written into: a pipe, a device, or what /dev/stdout stands for, which may be a file."""
+    return (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev")

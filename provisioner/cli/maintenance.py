@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioner.cli.options import Overrides, ProviderName, StoreChoice, store_command
+from provisioner.cli.options import LocalJob, Overrides, ProviderName, StoreChoice, store_command
 from provisioner.errors import BadInput, FreepostError, Incomplete
 from provisioner.output import Event, Kind
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     chosen: StoreChoice,
     job: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="The job to check for")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Check the embedded store and no VM")] = False,
+    local: LocalJob = False,
     provider: ProviderName = None,
     overrides: Overrides = None,
 ) -> None:
@@ -67,6 +67,8 @@ def _spec(job: Path | None, provider: str | None, overrides: Sequence[str], chos
 
     if job is not None:
         return read_spec(job, overrides, provider)
+    if chosen.store:
+        chosen.location()  # so that a fault names the option
     where = {"url": chosen.store, **({"endpoint_url": chosen.endpoint_url} if chosen.endpoint_url else {})}
     store = {"store": where} if chosen.store else {}
     document = {"name": "doctor", "run": {"command": "true"}, "vm": {}, **store}

@@ -75,6 +75,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job, e.g. run.timeout=2h"),
 ]
+# What a job is launched, rendered or checked with; where only a bucket is named (`cli.links`), there is no provider.
+LocalJob = Annotated[
+    bool,
+    typer.Option("--local", help="Use the embedded store and the local provider: the job runs here, not isolated"),
+]
+LocalBucket = Annotated[bool, typer.Option("--local", help="Use a bucket of the embedded store")]
 ProviderName = Annotated[
     str | None, typer.Option("--provider", metavar="NAME", help="Where VMs run, instead of vm.provider")
 ]
@@ -112,12 +118,9 @@ class StoreChoice:
 
         if not self.store:
             if self.endpoint_url:
-                raise BadInput("--endpoint-url: needs --store s3://BUCKET/PREFIX")
+                raise BadInput("needs --store s3://BUCKET/PREFIX", argument="endpoint_url")
             return None
-        try:
-            return location_of(self.store, self.endpoint_url)
-        except BadInput as error:
-            raise BadInput(f"--store: {error.message}") from None
+        return location_of(self.store, self.endpoint_url)
 
     def location_or_embedded(self) -> "StoreLocation":
         """The store that was named, or the embedded one."""

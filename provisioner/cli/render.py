@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from provisioner.cli.options import JobFile, JsonDocument, Overrides, streams
+from provisioner.cli.options import JobFile, JsonDocument, LocalJob, Overrides, ProviderName, streams
 from provisioner.errors import BadInput
 from provisioner.output import Event
 
@@ -25,12 +25,8 @@ def register(app: typer.Typer) -> None:
 def render(
     context: typer.Context,
     job: JobFile,
-    local: Annotated[
-        bool, typer.Option("--local", help="Render for the embedded store and the local provider")
-    ] = False,
-    provider: Annotated[
-        str | None, typer.Option("--provider", metavar="NAME", help="Provider whose limits apply")
-    ] = None,
+    local: LocalJob = False,
+    provider: ProviderName = None,
     overrides: Overrides = None,
     task: Annotated[
         str | None, typer.Option("--task", metavar="TASK", help="Task to render (default: the first)")

@@ -202,10 +202,10 @@ def _covered(
     """The bucket and prefixes that a new token is for."""
     from provisioner.jobs.record import keys_of
     from provisioner.jobs.stores import find_job
-    from provisioner.s3url import is_s3_url, split_url
+    from provisioner.s3url import is_s3_url, parse_url
 
     if is_s3_url(where) and task is None:
-        target = split_url(where)
+        target = parse_url(where)
         if not target.key.strip("/"):
             raise BadInput("a token is for a prefix, not for a whole bucket", hint="s3://BUCKET/PREFIX/")
         return target.bucket, [target.key.strip("/") + "/"]
@@ -224,8 +224,10 @@ def _covered(
 
 
 def _describe(found: "Allowance") -> str:
+    from provisioner.s3url import show_url
+
     about = found.describe()
-    where = " or ".join(f"s3://{found.bucket}/{prefix}" for prefix in found.prefixes) or "nothing"
+    where = " or ".join(show_url(found.bucket, prefix) for prefix in found.prefixes) or "nothing"
     may = f"{', '.join(about['methods'])} below {where}"
     return f"token {found.id}: {may}, up to {found.max_bytes} bytes an object, until {about['expires']}"
 

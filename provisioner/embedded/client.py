@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from provisioner.errors import BadInput, FreepostError
+from provisioner.errors import FreepostError
 
 if TYPE_CHECKING:
     from provisioner.boto import BotoClient
@@ -32,9 +32,7 @@ class Running:
 @contextlib.contextmanager
 def connect(running: Running) -> Iterator[BotoClient]:
     """Give an S3 client of the store, and close it. One try a request, and no proxy: it is on loopback."""
-    from botocore.config import Config
-
-    from provisioner.boto import make_session
+    from provisioner.boto import client_config, make_session
 
     # The operator's own profile and configuration have no say here: a broken one must not stop the embedded store.
     ours = {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
@@ -44,13 +42,7 @@ def connect(running: Running) -> Iterator[BotoClient]:
         region_name=running.region,
         aws_access_key_id=running.access_key,
         aws_secret_access_key=running.secret_key,
-        config=Config(
-            connect_timeout=2,
-            read_timeout=10,
-            retries={"total_max_attempts": 1},
-            proxies={},
-            s3={"addressing_style": "path"},
-        ),
+        config=client_config(connect_timeout=2, read_timeout=10, proxies={}, s3={"addressing_style": "path"}),
     )
     try:
         yield client
@@ -66,10 +58,12 @@ def why_unready(client: BotoClient) -> str | None:
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from provisioner.boto import error_code
+
     try:
         client.get_object(Bucket=_READY_BUCKET, Key=_READY_KEY)["Body"].read()
     except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
+        code = error_code(error)
         if code not in ("NoSuchBucket", "NoSuchKey"):
             return code
     except BotoCoreError as error:
@@ -86,19 +80,17 @@ def why_unready(client: BotoClient) -> str | None:
 
 def make_bucket(client: BotoClient, name: str) -> None:
     """Make a bucket unless it is there. Raise BadInput for a bad name, else as `s3.answers.error_from_boto`."""
-    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+    from botocore.exceptions import BotoCoreError, ClientError
 
-    from provisioner.s3.answers import error_from_boto
+    from provisioner.boto import error_code
+    from provisioner.s3.answers import bad_bucket_name, error_from_boto
 
     try:
         client.create_bucket(Bucket=name)
     except (BotoCoreError, ClientError) as error:
-        code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+        code = error_code(error) if isinstance(error, ClientError) else ""
         if code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
             return
-        if code == "InvalidBucketName" or isinstance(error, ParamValidationError):
-            raise BadInput(
-                f"{name!r} can't be the name of a bucket",
-                hint="3 to 63 lower-case letters, digits, dots and hyphens, starting and ending with a letter or digit",
-            ) from None
+        if code == "InvalidBucketName":
+            raise bad_bucket_name(name) from None
         raise error_from_boto(error, f"make the bucket {name}", bucket=name) from None

@@ -144,8 +144,9 @@ def arguments(ports: Ports) -> Sequence[str]:
         "-master.telemetry=false",
         "-master.electionTimeout=1s",
         "-master.raftHashicorp",
-        # Without peers to wait for it elects itself in 0.5 s, long before the volumes' first heartbeat at 1.8 s. Would
-        # that find no leader, the next followed 5 s later only, and no write were taken until then.
+        # Without peers to wait for it elects itself in 0.5 s, long before the volumes' first heartbeat at 1.8 s.
+        # If that heartbeat found no leader, the next would come only 5 s later, and no write would be accepted until
+        # then.
         "-master.peers=none",
         f"-master.port={ports.master}",
         f"-volume.port={ports.volume}",

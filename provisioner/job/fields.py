@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from provisioner import units
 from provisioner.job.problems import Location, show
 from provisioner.job.validate import Schema, read
+from provisioner.s3url import ENDPOINT
+
+PRINTABLE = r"^[^\x00-\x1f\x7f]+$"  # of names that only the cloud can judge
 
 
 def text(doc: str, allowed: str, pattern: str = "", **more: object) -> dict[str, Any]:
@@ -20,6 +23,16 @@ def text(doc: str, allowed: str, pattern: str = "", **more: object) -> dict[str,
         "minLength": 1,
         **more,
     }
+
+
+def region(doc: str) -> dict[str, Any]:
+    """A key that holds the name of a region."""
+    return text(doc, "a region such as eu-central-1", "^[a-z0-9-]{1,40}$")
+
+
+def endpoint_url(doc: str, example: str = "http://127.0.0.1:9000") -> dict[str, Any]:
+    """A key that holds where a service is, which isn't AWS's."""
+    return text(doc, f"a URL without user or query, such as {example}", ENDPOINT, maxLength=300)
 
 
 def flag(doc: str) -> dict[str, Any]:

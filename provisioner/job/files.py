@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from provisioner import units
 from provisioner.job.problems import Location, show
-from provisioner.s3url import is_s3_url
+from provisioner.s3url import BUCKET, SCHEME, is_s3_url
 
 INLINE_LIMIT = 64 * 1024**2  # bytes of `run.files` together; what has no room in the user-data goes to the bucket
 # No empty segment, none that is `..`, not absolute, not a folder, no control characters.
 RELATIVE = r"^(?!/)(?!(?:.*/)?\.\.(?:/|$))(?!.*//)(?!\.?$)(?!.*/\.?$)[^\x00-\x1f\x7f]+$"
-_OBJECT = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?!/)[^\x00-\x1f\x7f?]*[^\x00-\x1f\x7f?/]$")
+_OBJECT = re.compile(rf"^{SCHEME}{BUCKET}/(?!/)[^\x00-\x1f\x7f?]*[^\x00-\x1f\x7f?/]$")
 _NAME_LIMIT = 255  # bytes in one segment of a path (Linux, limits.h: NAME_MAX)
 
 _ELSEWHERE_HINT = "; for a file from elsewhere write source: (where it is) and path: (where it lands)"

@@ -13,26 +13,36 @@ from typing import Any
 
 from provisioner import units
 from provisioner.job import files
-from provisioner.job.fields import choice, duration, either, flag, items, mapping, size, text
+from provisioner.job.fields import (
+    PRINTABLE,
+    choice,
+    duration,
+    either,
+    endpoint_url,
+    flag,
+    items,
+    mapping,
+    region,
+    size,
+    text,
+)
 from provisioner.job.problems import Location, one_of
-from provisioner.job.spec import OBJECT_LIMIT
 from provisioner.job.validate import Schema, publish
-from provisioner.s3url import is_s3_url
+from provisioner.s3url import BUCKET, MAX_OBJECT_BYTES, SCHEME, is_s3_url
 
 Options = Mapping[str, Mapping[str, Any]]  # a provider's name -> its option_schema
 
 DAY = 86_400
-WEEK = 7 * DAY  # the longest life of a SigV4 policy (AWS, sigv4-query-string-auth: X-Amz-Expires)
+WEEK = units.LONGEST_SIGNATURE  # of a policy
 LONGEST = 90 * DAY  # a job whose policies are renewed
 LARGEST_FILE = 5 * 1024**4  # bytes of an object made of parts (AWS, "Multipart upload limits")
 TASK_LIMIT = 10_000
 
-# AWS, "General purpose bucket naming rules", loosely; then a prefix of characters that every store keeps as they are.
-_BUCKET = r"s3://(?![^/]*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+# Characters that every store keeps as they are.
 _PREFIX = r"/(?!/)(?!.*//)(?!(?:.*/)?\.{1,2}(?:/|$))[A-Za-z0-9!_.*'()=@+,:/-]*"
 _NO_NUL = r"^(?![\s\S]*\x00)"  # no `$`: text may well end in a newline
 _LOCAL = "a local file, relative to job.yaml"
-STORE_URL = f"^{_BUCKET}(?:{_PREFIX})?$"
+STORE_URL = f"^{SCHEME}{BUCKET}(?:{_PREFIX})?$"
 
 URL = text("Bucket and prefix.", "s3://BUCKET or s3://BUCKET/PREFIX", STORE_URL, maxLength=480)
 PATH = text(
@@ -72,15 +82,10 @@ def _file_list(
 
 STORE: dict[str, Schema] = {
     "url": URL,
-    "endpoint_url": text(
-        "Of a store that isn't AWS.",
-        "a URL without user or query, such as http://127.0.0.1:9000",
-        r"^https?://[^\s/@?#]+(?:/[^\s?#@]*)?$",
-        maxLength=300,
-    ),
-    "region": text("The bucket's region.", "a region such as eu-central-1", "^[a-z0-9-]{1,40}$"),
+    "endpoint_url": endpoint_url("Of a store that isn't AWS."),
+    "region": region("The bucket's region."),
     "addressing": choice("How the bucket is named in URLs.", "auto", "path", "virtual", default="auto"),
-    "profile": text("The AWS profile that signs.", "the name of a profile", r"^[^\x00-\x1f\x7f]+$", maxLength=200),
+    "profile": text("The AWS profile that signs.", "the name of a profile", PRINTABLE, maxLength=200),
     "method": choice(
         "How VMs upload: by form, by presigned PUTs, or by PUT where the store takes no forms.",
         "auto",
@@ -101,12 +106,7 @@ SIGNER: dict[str, Schema] = {
         "What the role's trust asks for.", "an external id", r"^[A-Za-z0-9_+=,.@:/-]{2,}$", maxLength=1224
     ),
     "duration": duration("How long a session lasts; as long as the job may if not given.", 900, 43_200),
-    "endpoint_url": text(
-        "Of an STS that isn't AWS's; the store's own endpoint if not given.",
-        "a URL without user or query, such as http://127.0.0.1:9000",
-        r"^https?://[^\s/@?#]+(?:/[^\s?#@]*)?$",
-        maxLength=300,
-    ),
+    "endpoint_url": endpoint_url("Of an STS that isn't AWS's; the store's own endpoint if not given."),
 }
 
 VM: dict[str, Schema] = {
@@ -226,7 +226,7 @@ JOB: dict[str, Schema] = {
         "default": 0,
         "description": "New attempts at a task that failed or was lost.",
     },
-    "max_bytes": size("The largest object that the VM may store.", 1, OBJECT_LIMIT, default=OBJECT_LIMIT),
+    "max_bytes": size("The largest object that the VM may store.", 1, MAX_OBJECT_BYTES, default=MAX_OBJECT_BYTES),
     "isolation": {
         "type": "string",
         "enum": ["task", "group"],

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provisioner.s3url import StoreSpec
-
-OBJECT_LIMIT = 5 * 1024**3  # bytes in one POST or PUT (AWS, "Uploading objects")
+from provisioner.s3url import MAX_OBJECT_BYTES, StoreSpec
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class JobSpec:
     expires: int | None = None
     renew: int | None = None
     retries: int = 0
-    max_bytes: int = OBJECT_LIMIT
+    max_bytes: int = MAX_OBJECT_BYTES
     checkpoint: int | None = None
     signer: SignerSpec | None = None
     revoke: str = "on-finish"  # or never

@@ -13,8 +13,9 @@ from provisioner.job.spec import JobSpec
 from provisioner.jobs.signers import ProofSigner
 from provisioner.plan.layout import doctor_root
 from provisioner.providers.base import Check, Provider
-from provisioner.s3 import probe
 from provisioner.s3.bucket import Store
+from provisioner.s3.probe import FormClient
+from provisioner.s3.retrying_forms import RetryingFormClient
 
 _MARKS: Mapping[bool | None, str] = {True: "ok", False: "NO", None: "?"}
 
@@ -28,7 +29,7 @@ def of_store(store: Store, spec: JobSpec, now: datetime) -> Iterator[Check]:
     signer = ProofSigner(store.bucket, store.credentials, now)
     target = signer.target(prefix, name, by_put=False, max_bytes=16)
     try:
-        probe.post(target, name, b"doctor\n")
+        RetryingFormClient(FormClient()).post(target, name, b"doctor\n")
     except FreepostError as error:
         yield Check("write through a policy", good=False, text=error.message, hint=error.hint)
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from provisioner import atomic
 from provisioner.errors import NotFound
-from provisioner.s3url import StoreSpec, is_s3_url, split_url
+from provisioner.s3url import StoreSpec, is_s3_url, parse_url
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def locate(job: str, *, location: StoreLocation | None, index: JobIndex) -> tupl
     `location` is the store the operator named, if any.
     """
     if is_s3_url(job):
-        bucket, path = split_url(job)
+        bucket, path = parse_url(job)
         prefix, _, name = path.strip("/").rpartition("/")
         base = location or StoreLocation(StoreSpec(bucket), embedded=False)
         return StoreLocation(dataclasses.replace(base.store, bucket=bucket, prefix=prefix), base.embedded), name

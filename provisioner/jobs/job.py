@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.jobs.factory import Factory, provider_of
 from provisioner.output import Event, Report
+from provisioner.s3url import show_url
 
 if TYPE_CHECKING:
     from provisioner.jobs.collect import Collected
@@ -49,7 +50,7 @@ class Job:
     def url(self) -> str:
         """Where the job lies, as s3://BUCKET/PREFIX/ID."""
         store = self._opened.store
-        return f"s3://{'/'.join(filter(None, (store.bucket.name, store.prefix, self.id)))}"
+        return show_url(store.bucket.name, "/".join(filter(None, (store.prefix, self.id))))
 
     def status(self) -> list[TaskReport]:
         """Tell where every task stands, by what its VM posted and what the provider says of it. Changes nothing."""

@@ -22,7 +22,7 @@ from provisioner.plan.layout import JobKeys, store_root
 from provisioner.plan.plan import StagedInput
 from provisioner.providers.base import Instance
 from provisioner.s3.bucket import Store
-from provisioner.s3url import StoreSpec
+from provisioner.s3url import StoreSpec, show_url
 
 VERSION = 1
 Attempt = tuple[str, int]  # a task and the number of its attempt, from 1
@@ -75,7 +75,7 @@ def read_record(store: Store, job: str) -> JobRecord:
     try:
         return parse(store.get(key), key)
     except NotFound:
-        message = f"there is no job {job} in s3://{store.bucket.name}/{store.prefix}"
+        message = f"there is no job {job} in {show_url(store.bucket.name, store.prefix)}"
         raise NotFound(message, hint="`provision jobs` lists those there are") from None
 
 

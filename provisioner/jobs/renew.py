@@ -80,7 +80,7 @@ class Renewer:
             message = f"the grants of {record.job} name no mailbox, so they can't be renewed"
             raise BadInput(message, hint="set renew in job.yaml (such as renew: 1h) and launch it anew")
         if life is not None and life > MAX_LIFETIME:
-            raise BadInput("a policy lives for 7 days at most", hint="--for 7d, and again later")
+            raise BadInput("a policy lives for 7 days at most", argument="life", hint="renew it again later")
         if self.clock() >= record.deadline:
             message = f"the deadline of {record.job} passed at {iso(record.deadline)}: its VMs are off"
             raise Expiry(message, hint=f"`provision retry {record.job}` launches what is not done")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from agent.grant import Target
@@ -26,9 +27,11 @@ from provisioner.jobs.record import JobRecord, keys_of
 from provisioner.jobs.signers import ProofSigner
 from provisioner.jobs.status import TaskStatus
 from provisioner.output import Event, Report
-from provisioner.s3 import probe
+from provisioner.retry import Retry
 from provisioner.s3.bucket import Store
 from provisioner.s3.bucket_policy import PolicyFull, check_size, is_denied, merge, same, statements
+from provisioner.s3.probe import FormClient
+from provisioner.s3.retrying_forms import RetryingFormClient
 from provisioner.s3.signing import Credentials
 
 PROOF_SECONDS = 15.0  # AWS applies a changed policy within seconds
@@ -237,10 +240,14 @@ class Denial:
                 hint="run it again with credentials that may write to the whole job",
             )
 
+    @cached_property
+    def _forms(self) -> FormClient:
+        return RetryingFormClient(FormClient(), Retry(sleep=self.sleep))
+
     def _is_refused(self, target: Target) -> bool:
         """Whether the store refuses an upload; what it takes is deleted."""
         try:
-            probe.post(target, ".revoked", b"")
+            self._forms.post(target, ".revoked", b"")
         except NoForms:  # which says nothing of what else it takes
             raise
         except Refused:

@@ -21,7 +21,8 @@ from provisioner.plan.grants import large_keys
 from provisioner.plan.plan import UPLOAD_MARGIN, Plan, TaskPlan
 from provisioner.plan.put_outputs import multipart_outputs
 from provisioner.retry import DEFAULT_RETRY
-from provisioner.s3.signing import Bucket, Credentials, arn, check_lifetime, literal
+from provisioner.s3.iam import POLICY_VERSION, below, one, statement
+from provisioner.s3.signing import Bucket, Credentials, check_lifetime
 from provisioner.s3url import StoreSpec
 
 if TYPE_CHECKING:
@@ -118,18 +119,19 @@ def write_prefixes(plan: Plan, task: TaskPlan) -> list[str]:
 
 
 def read_resources(plan: Plan, task: TaskPlan) -> list[str]:
-    """What the VM reads, as resources below the bucket: the job's own inputs in one, others key by key.
+    """What the VM reads, as resources: the job's own inputs in one, others key by key.
 
     Of what it uploads in parts it may ask whether it is there: HEAD is s3:GetObject.
     """
-    apart = [literal(plan.keys.grant(task.task, task.attempt))] if plan.remote_grant else []
+    bucket = plan.bucket
+    apart = [one(bucket, plan.keys.grant(task.task, task.attempt))] if plan.remote_grant else []
     own = plan.keys.input("")
-    keys = [literal(item.key) for item in plan.downloads if not item.key.startswith(own)]
-    mail = [f"{literal(plan.keys.mail(task.task, task.attempt))}*"] if plan.spec.renew else []
-    keys += map(literal, large_keys(plan, task))
-    inputs = [f"{literal(own)}*"] if any(item.key.startswith(own) for item in plan.downloads) else []
-    agent = [literal(plan.archive.key)] if plan.archive else []
-    return [*apart, *agent, *mail, *inputs, *dict.fromkeys(keys)]
+    keys = [item.key for item in plan.downloads if not item.key.startswith(own)]
+    keys += large_keys(plan, task)
+    mail = [below(bucket, plan.keys.mail(task.task, task.attempt))] if plan.spec.renew else []
+    inputs = [below(bucket, own)] if any(item.key.startswith(own) for item in plan.downloads) else []
+    agent = [one(bucket, plan.archive.key)] if plan.archive else []
+    return [*apart, *agent, *mail, *inputs, *(one(bucket, key) for key in dict.fromkeys(keys))]
 
 
 def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[str], *, parts: bool = False) -> str:
@@ -137,19 +139,11 @@ def session_policy(bucket: Bucket, writes: Sequence[str], resources: Sequence[st
 
     `parts`: what is written may be put together of parts, which can be listed and given up.
     """
-    more = ["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"] if parts else []
-    base = arn(bucket)
-    statements: list[dict[str, Any]] = [
-        {
-            "Effect": "Allow",
-            "Action": ["s3:PutObject", *more] if more else "s3:PutObject",
-            "Resource": [f"{base}/{literal(prefix)}*" for prefix in writes],
-        }
-    ]
+    put = ["s3:PutObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"] if parts else "s3:PutObject"
+    statements = [statement("Allow", put, [below(bucket, prefix) for prefix in writes])]
     if resources:
-        where = [f"{base}/{each}" for each in resources]
-        statements.append({"Effect": "Allow", "Action": "s3:GetObject", "Resource": where})
-    text = json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
+        statements.append(statement("Allow", "s3:GetObject", resources))
+    text = json.dumps({"Version": POLICY_VERSION, "Statement": statements}, separators=(",", ":"))
     if len(text) > POLICY_LIMIT:
         raise BadInput(
             f"the signer's session policy would have {len(text)} characters; STS allows {POLICY_LIMIT}",
@@ -184,13 +178,11 @@ def open_role_sessions(store: Store, location: StoreSpec, clock: Callable[[], da
     """Return the signer for a store: STS is asked with the credentials that opened it, or that replaced these."""
 
     def connect(spec: SignerSpec, own: Credentials) -> BotoClient:
-        from botocore.config import Config
-
-        from provisioner.boto import make_session
+        from provisioner.boto import client_config, make_session
 
         session = make_session()
         session.set_credentials(own.access_key, own.secret_key, own.token)
-        config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
+        config = client_config(read_timeout=30)
         where = spec.endpoint_url or location.endpoint_url
         return session.create_client("sts", region_name=store.bucket.region, endpoint_url=where, config=config)
 

@@ -12,6 +12,7 @@ from provisioner.packing import agent_archive
 from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import Plan, StagedInput
 from provisioner.s3.bucket import Store
+from provisioner.s3url import show_url
 
 _BLOCK = 1 << 20  # bytes read at a time
 
@@ -19,7 +20,7 @@ _BLOCK = 1 << 20  # bytes read at a time
 def measure(store: Store, item: InputSpec, keys: JobKeys) -> StagedInput:
     """Find an input's size, and the SHA-256 that pins it if it is a local file."""
     if not isinstance(item.source, Path):
-        key = item.source.removeprefix(f"s3://{store.bucket.name}/")
+        key = item.source.removeprefix(f"{show_url(store.bucket.name)}/")
         return StagedInput(item.path, key, item.mode, store.size(key), None)
     digest = hashlib.sha256()
     with item.source.open("rb") as source:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import BadInput, Unreachable
 from provisioner.paths import state_dir
+from provisioner.retry import DEFAULT_RETRY
 
 if TYPE_CHECKING:
     from provisioner.embedded.server import EmbeddedStore, Running
@@ -48,20 +49,24 @@ def running_store() -> Running:
 
 def embedded_location(bucket: str | None = None, prefix: str = "") -> StoreLocation:
     """The embedded store; where it listens is found when it is opened."""
+    from provisioner.embedded.server import DEFAULT_BUCKET
     from provisioner.jobs.index import StoreLocation
     from provisioner.s3url import StoreSpec
 
-    return StoreLocation(StoreSpec(bucket or "freepost", prefix), embedded=True)
+    return StoreLocation(StoreSpec(bucket or DEFAULT_BUCKET, prefix), embedded=True)
 
 
 def location_of(url: str, endpoint_url: str | None = None) -> StoreLocation:
-    """The store at an s3:// URL. Raise BadInput for what is none. Without `endpoint_url` it is at AWS."""
-    from provisioner.jobs.index import StoreLocation
-    from provisioner.s3url import StoreSpec, is_s3_url, split_url
+    """The store at an s3:// URL. Raise BadInput for what is none, naming the argument `store` or `endpoint_url`.
 
-    bucket, prefix = split_url(url)
-    if not is_s3_url(url) or not bucket:
-        raise BadInput(f"{url!r} is not s3://BUCKET or s3://BUCKET/PREFIX")
+    Without `endpoint_url` it is at AWS.
+    """
+    from provisioner.jobs.index import StoreLocation
+    from provisioner.s3url import StoreSpec, check_endpoint, parse_url
+
+    if endpoint_url is not None:
+        check_endpoint(endpoint_url)
+    bucket, prefix = parse_url(url, argument="store")
     return StoreLocation(StoreSpec(bucket, prefix.strip("/"), endpoint_url), embedded=False)
 
 
@@ -72,7 +77,6 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
     """
     from provisioner.jobs.index import StoreLocation
     from provisioner.providers import registry
-    from provisioner.s3url import StoreSpec
 
     name = "local" if local else provider or spec.vm.provider
     if name is None:
@@ -84,8 +88,8 @@ def choose(spec: JobSpec, *, local: bool, provider: str | None) -> tuple[StoreLo
     if not chosen.reaches_loopback:
         message = f"the job names no store, and VMs of {name} can't reach the embedded one"
         raise BadInput(message, hint="set store: s3://BUCKET/PREFIX")
-    wanted = spec.store or StoreSpec("freepost")
-    return embedded_location(wanted.bucket, wanted.prefix), name
+    where = embedded_location(spec.store.bucket, spec.store.prefix) if spec.store else embedded_location()
+    return where, name
 
 
 def open_location(location: StoreLocation) -> OpenStore:
@@ -95,7 +99,7 @@ def open_location(location: StoreLocation) -> OpenStore:
     from provisioner.s3.retrying import RetryingStore
 
     if not location.embedded:
-        return OpenStore(RetryingStore(open_store(location.store)), location)
+        return OpenStore(RetryingStore(DEFAULT_RETRY(open_store, location.store)), location)
     running = embedded_store().start([location.store.bucket])
     here = replace(
         location.store, endpoint_url=running.endpoint_url, region=running.region, addressing="path", profile=None
@@ -132,13 +136,17 @@ def link_opener(endpoint_url: str | None, seconds: int, *, local: bool) -> Calla
     """
     if local and endpoint_url:
         raise BadInput(
-            "--local and --endpoint-url: they name different stores",
-            hint="give one of them; FREEPOST_ENDPOINT_URL counts",
+            f"{endpoint_url!r} is not the embedded store's",
+            argument="endpoint_url",
+            hint="leave it out (FREEPOST_ENDPOINT_URL counts), or leave out `local`",
         )
     from provisioner.clock import utc_now
     from provisioner.jobs.index import StoreLocation
     from provisioner.links.signer import make_signer
-    from provisioner.s3url import StoreSpec
+    from provisioner.s3url import StoreSpec, check_endpoint
+
+    if endpoint_url is not None:
+        check_endpoint(endpoint_url)
 
     @functools.cache
     def open_bucket(bucket: str) -> tuple[Store, LinkSigner]:

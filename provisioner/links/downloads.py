@@ -10,7 +10,7 @@ from provisioner.errors import BadInput, NotFound
 from provisioner.links.headers import disposition, header_value, parse_overrides
 from provisioner.links.link import Link, with_distinct_files
 from provisioner.links.signer import LinkSigner
-from provisioner.s3url import S3Url, parse_url
+from provisioner.s3url import S3Url, parse_url, show_url
 
 
 class Listed(Protocol):
@@ -51,7 +51,7 @@ class DownloadOptions:
         """The response headers to override, by their lower-case names. Raise BadInput for what can't be one."""
         found = parse_overrides(self.headers)
         if self.content_type:
-            found["content-type"] = header_value("--content-type", self.content_type)
+            found["content-type"] = header_value("content_type", self.content_type)
         if self.filename:
             found["content-disposition"] = disposition(self.filename)
         return found
@@ -64,31 +64,33 @@ def sign_downloads(urls: Sequence[str], open_bucket: OpenBucket, options: Downlo
     """
     overrides = options.overrides()
     if options.filename and (len(urls) != 1 or urls[0].endswith("/")):
-        raise BadInput("--filename: it names the file of one object, and there are several", hint="give one key")
+        raise BadInput(
+            "it names the file of one object, and there are several", argument="filename", hint="give one key"
+        )
     links: list[Link] = []
     for url in urls:
-        place = parse_url(url)
-        store, signer = open_bucket(place.bucket)
-        if place.is_object:
-            size = _size(store, place) if options.check else None
-            links.append(signer.get(place.key, overrides=overrides, file=options.filename or "", size=size))
+        where = parse_url(url)
+        store, signer = open_bucket(where.bucket)
+        if where.is_object:
+            size = _size(store, where) if options.check else None
+            links.append(signer.get(where.key, overrides=overrides, file=options.filename or "", size=size))
         else:
-            links += _below(store, signer, place, overrides)
+            links += _below(store, signer, where, overrides)
     return with_distinct_files(links)
 
 
-def _below(store: Lister, signer: LinkSigner, place: S3Url, overrides: Mapping[str, str]) -> list[Link]:
-    listed = [item for item in store.list(place.key) if not item.key.endswith("/")]
+def _below(store: Lister, signer: LinkSigner, where: S3Url, overrides: Mapping[str, str]) -> list[Link]:
+    listed = [item for item in store.list(where.key) if not item.key.endswith("/")]
     if not listed:
-        raise NotFound(f"there is nothing below s3://{place.bucket}/{place.key}", hint="correct the prefix")
-    start = len(place.key)
+        raise NotFound(f"there is nothing below {show_url(*where)}", hint="correct the prefix")
+    start = len(where.key)
     return [signer.get(item.key, overrides=overrides, file=item.key[start:], size=item.size) for item in listed]
 
 
-def _size(store: Lister, place: S3Url) -> int:
+def _size(store: Lister, where: S3Url) -> int:
     try:
-        return store.size(place.key)
+        return store.size(where.key)
     except NotFound:
         raise NotFound(
-            f"there is no object s3://{place.bucket}/{place.key}", hint="--no-check makes the link all the same"
+            f"there is no object {show_url(*where)}", hint="--no-check makes the link all the same"
         ) from None

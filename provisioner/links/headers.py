@@ -22,7 +22,9 @@ OVERRIDABLE = (
 def disposition(filename: str) -> str:
     """Return the Content-Disposition that saves under `filename`. Raise BadInput for what is no file's name."""
     if not filename or CONTROL.search(filename) or "/" in filename or "\\" in filename:
-        raise BadInput(f"--filename: invalid name {filename!r}", hint="a name without slashes and control characters")
+        raise BadInput(
+            f"invalid name {filename!r}", argument="filename", hint="a name without slashes and control characters"
+        )
     return content_disposition(filename)
 
 
@@ -33,13 +35,15 @@ def parse_overrides(headers: Sequence[str]) -> dict[str, str]:
         name, colon, value = line.partition(":")
         name, value = name.strip().lower(), value.strip()
         if not colon or name not in OVERRIDABLE:
-            raise BadInput(f"--header: no store overrides {line!r}", hint=f"NAME: VALUE, of {', '.join(OVERRIDABLE)}")
-        found[name] = header_value(name, value)
+            raise BadInput(
+                f"no store overrides {line!r}", argument="header", hint=f"NAME: VALUE, of {', '.join(OVERRIDABLE)}"
+            )
+        found[name] = header_value("header", value)
     return found
 
 
-def header_value(name: str, value: str) -> str:
-    """Return a header's value. Raise BadInput for an empty one and for what HTTP doesn't carry."""
+def header_value(argument: str, value: str) -> str:
+    """Return a header's value. Raise BadInput, naming the argument, for none and for what HTTP doesn't carry."""
     if not value or not value.isascii() or CONTROL.search(value):
-        raise BadInput(f"{name}: invalid value {value!r}", hint="printable ASCII, at least one character")
+        raise BadInput(f"invalid value {value!r}", argument=argument, hint="printable ASCII, at least one character")
     return value

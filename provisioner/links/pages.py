@@ -11,7 +11,6 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -20,16 +19,15 @@ import segno
 from markupsafe import Markup
 
 from agent.errors import EXPIRED
-from provisioner.clock import iso
+from provisioner.clock import iso, show_date
 from provisioner.errors import BadInput
 from provisioner.links.forms import post_fields
 from provisioner.links.link import Link
 from provisioner.links.signer import LinkSigner
 from provisioner.resources import make_environment, templates
 from provisioner.s3.answers import ROWS
+from provisioner.units import show_bytes
 
-_STEP = 1000
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _QR_BYTES = 1800  # a denser code (QR version 32 and up) is beyond what telephones read from a screen
 
 
@@ -114,16 +112,6 @@ def qr_text(link: Link) -> str:
     return out.getvalue()
 
 
-def show_bytes(count: float) -> str:
-    """Write a size for people: 1,234,567 is ``1.2 MB`` (powers of 1000)."""
-    if count < _STEP:
-        return f"{count} {'byte' if count == 1 else 'bytes'}"
-    power = 0
-    while count >= _STEP - 0.5 and power < len(_UNITS) - 1:  # what rounds to 1000 is 1.0 of the next unit
-        count, power = count / _STEP, power + 1
-    return f"{count:.3g} {_UNITS[power]}"
-
-
 def _qr_code(link: Link) -> segno.QRCode:
     if len(link.url) > _QR_BYTES:
         raise BadInput(
@@ -136,7 +124,9 @@ def _qr_code(link: Link) -> segno.QRCode:
 def _web_url(url: str) -> str:
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
         raise BadInput(
-            f"--success-url: not an http:// or https:// address: {url!r}", hint="give the page's whole address"
+            f"not an http:// or https:// address: {url!r}",
+            argument="success_url",
+            hint="give the page's whole address",
         )
     return url
 
@@ -165,8 +155,4 @@ def _page(template: str, **values: object) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    return make_environment({"for_people": _for_people, "iso": iso})
-
-
-def _for_people(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%-d %B %Y, %H:%M UTC")
+    return make_environment({"for_people": show_date, "iso": iso})

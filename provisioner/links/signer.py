@@ -22,13 +22,13 @@ from provisioner.s3.grants import GrantScope, make_grant, sign_scope
 from provisioner.s3.put_slots import SlotSigner
 from provisioner.s3.signing import (
     MAX_LIFETIME,
-    MAX_OBJECT_BYTES,
     Bucket,
     Credentials,
     RequestSigner,
     check_lifetime,
     policy_document,
 )
+from provisioner.s3url import MAX_OBJECT_BYTES
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,13 @@ class LinkSigner(RequestSigner):
         if size is not None:
             if not 0 <= size <= MAX_OBJECT_BYTES:
                 raise BadInput(
-                    f"--size: {size} is out of range", hint=f"an upload slot takes 0 to {MAX_OBJECT_BYTES} bytes"
+                    f"{size} is out of range",
+                    argument="size",
+                    hint=f"an upload slot takes 0 to {MAX_OBJECT_BYTES} bytes",
                 )
             headers["content-length"] = str(size)
         if content_type:
-            headers["content-type"] = header_value("--type", content_type)
+            headers["content-type"] = header_value("content_type", content_type)
         if sha256:
             headers["x-amz-checksum-sha256"] = _base64_digest(sha256)
         if not overwrite:
@@ -109,17 +111,21 @@ class LinkSigner(RequestSigner):
 def make_signer(bucket: Bucket, credentials: Credentials, *, now: datetime, seconds: int) -> LinkSigner:
     """Return what signs for `seconds` from `now`. Raise BadInput past SigV4's 7 days, Expiry past the session's end."""
     if not 1 <= seconds <= MAX_LIFETIME.total_seconds():
-        raise BadInput("--expires: a signature lives from 1 second to 7 days")
+        raise BadInput("a signature lives from 1 second to 7 days", argument="expires")
     now = now.replace(microsecond=0)  # a signature states whole seconds
     expires = now + timedelta(seconds=seconds)
-    check_lifetime(credentials, now=now, needed_until=expires, what="--expires", shorten="--expires")
+    check_lifetime(
+        credentials, now=now, needed_until=expires, what="what is signed", shorten="its lifetime (`expires`)"
+    )
     return LinkSigner(bucket, credentials, now, expires)
 
 
 def check_max_bytes(value: int) -> None:
     """Raise BadInput unless one POST may carry `value` bytes."""
     if not 1 <= value <= MAX_OBJECT_BYTES:
-        raise BadInput(f"--max-bytes: {value} is out of range", hint=f"one POST carries 1 to {MAX_OBJECT_BYTES} bytes")
+        raise BadInput(
+            f"{value} is out of range", argument="max_bytes", hint=f"one POST carries 1 to {MAX_OBJECT_BYTES} bytes"
+        )
 
 
 def _base64_digest(sha256: str) -> str:
@@ -129,6 +135,8 @@ def _base64_digest(sha256: str) -> str:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise BadInput(
-            f"--sha256: invalid digest {sha256[:70]!r}", hint="64 hexadecimal digits, as sha256sum prints them"
+            f"invalid digest {sha256[:70]!r}",
+            argument="sha256",
+            hint="64 hexadecimal digits, as sha256sum prints them",
         )
     return base64.b64encode(digest).decode()

@@ -21,29 +21,9 @@ from pathlib import Path
 
 from agent.layout import ARCHIVE_LAST, ARCHIVE_MARK
 from provisioner import atomic, resources
+from provisioner.packing.sources import CORE, needed_sources
 from provisioner.paths import cache_dir
 
-CORE = (
-    "__init__",
-    "boot",
-    "console",
-    "errors",
-    "files",
-    "form_upload",
-    "grant",
-    "grantfile",
-    "http",
-    "job_process",
-    "journal",
-    "main",
-    "push",
-    "retry",
-    "task",
-    "upload",
-    "upload_units",
-    "worker_reports",
-    "workers",
-)
 WRITTEN_OUT = ("layout",)  # only constants, whose values `minify` writes where they are used
 # What must be in the user-data besides the core, because without it a VM of this kind could not report, run or upload.
 FOR_GROUPS = ("imds", "launch_group", "remote_grant")
@@ -113,7 +93,6 @@ def minified() -> Mapping[str, str]:
     def make() -> bytes:
         from provisioner.packing.minify import shrink
         from provisioner.packing.rename import rename, short_names
-        from provisioner.packing.sources import needed_sources
 
         small = shrink(rename(needed_sources(), short_names()))
         return json.dumps({Path(name).stem: text for name, text in small.items()}).encode()

@@ -235,8 +235,7 @@ class _Renamer(ast.NodeTransformer):
 
 def main() -> None:
     """Write the table anew."""
-    from provisioner.packing.agent_archive import CORE  # which only this has a use for, not each launch
-    from provisioner.packing.sources import needed_sources
+    from provisioner.packing.sources import CORE, needed_sources  # which only this has a use for, not each launch
 
     names = propose(needed_sources(), [f"agent/{name}.py" for name in CORE])
     _TABLE.write_text(json.dumps(names._asdict(), indent=1) + "\n")

@@ -27,7 +27,7 @@ from provisioner.errors import (
     Throttled,
     Unreachable,
 )
-from provisioner.job.fields import text
+from provisioner.job.fields import PRINTABLE, text
 from provisioner.providers.base import (
     Check,
     Choice,
@@ -39,7 +39,7 @@ from provisioner.providers.base import (
     ProviderResource,
     State,
 )
-from provisioner.providers.options import PRINTABLE, one_or_more
+from provisioner.providers.options import one_or_more
 
 Connection: TypeAlias = Any  # the SDK types neither its connection nor what it answers
 Server: TypeAlias = Any

@@ -7,8 +7,6 @@ from typing import Any
 from provisioner.job.fields import items
 from provisioner.job.validate import Schema
 
-PRINTABLE = r"^[^\x00-\x1f\x7f]+$"  # of names that only the cloud can judge
-
 
 def one_or_more(doc: str, item: Schema, **more: object) -> dict[str, Any]:
     """Return the schema of one thing, or of a list of them in the order of preference; a tuple in the JobSpec."""

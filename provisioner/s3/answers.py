@@ -12,6 +12,7 @@ from typing import TypeAlias
 import botocore.exceptions as boto_errors
 
 from agent.errors import ANSWERS, FINE_ANSWERS, meaning
+from provisioner.boto import NO_CREDENTIALS, error_code, error_status, invalid_parameters
 from provisioner.errors import (
     BadInput,
     Expiry,
@@ -88,24 +89,26 @@ def unreachable(url: str, error: Exception) -> Unreachable:
 
 def error_from_boto(error: Exception, doing: str, *, bucket: str) -> FreepostError:
     """Turn a botocore error into one of ours, with what to do about it and without its request or headers."""
-    if isinstance(
-        error,
-        (
-            boto_errors.NoCredentialsError,
-            boto_errors.PartialCredentialsError,
-            boto_errors.CredentialRetrievalError,
-            boto_errors.SSOError,
-            boto_errors.TokenRetrievalError,
-        ),
-    ):
+    if isinstance(error, NO_CREDENTIALS):
         return NoCredentials(
             "there are no usable credentials to sign with",
             hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
     if isinstance(error, boto_errors.ProfileNotFound):
         return BadInput(str(error), hint="name a profile of ~/.aws/config in store.profile or AWS_PROFILE")
+    if isinstance(error, boto_errors.ParamValidationError):
+        if "Invalid bucket name" in str(error):
+            return bad_bucket_name(bucket)
+        return BadInput(f"could not {doing}: botocore does not accept {invalid_parameters(error)}")
     if not isinstance(error, boto_errors.ClientError):
         return Unreachable(f"could not {doing}: {type(error).__name__}", hint="check the endpoint URL and the network")
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return Answer(status, code).error(doing, bucket=bucket)  # without its message, which may quote the request
+    # Without its message, which may quote the request.
+    return Answer(error_status(error), error_code(error)).error(doing, bucket=bucket)
+
+
+def bad_bucket_name(name: str) -> BadInput:
+    """Return the error of a bucket that can't be, by its name."""
+    return BadInput(
+        f"{name!r} can't be the name of a bucket",
+        hint="3 to 63 lower-case letters, digits, dots and hyphens, starting and ending with a letter or digit",
+    )

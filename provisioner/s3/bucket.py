@@ -11,26 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import botocore.exceptions as boto_errors
-from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 from botocore.session import Session
 
-from provisioner.boto import BotoClient, make_session
-from provisioner.errors import (
-    BadInput,
-    Integrity,
-    NoCredentials,
-    Refused,
-    Unsupported,
-)
+from provisioner.boto import BotoClient, client_config, error_code, expiry, make_session
+from provisioner.errors import BadInput, Integrity, NoCredentials, Refused, Unsupported
 from provisioner.retry import Download
 from provisioner.s3.answers import error_from_boto
 from provisioner.s3.signing import Bucket, Credentials, bucket_url
-
-if TYPE_CHECKING:
-    from provisioner.s3url import StoreSpec
+from provisioner.s3url import StoreSpec, show_url
 
 REGION_HEADER = "x-amz-bucket-region"
 DEFAULT_REGION = "us-east-1"
@@ -55,11 +47,11 @@ class Store:
         self.credentials = credentials
 
     def __repr__(self) -> str:
-        return f"Store(s3://{self.bucket.name}/{self.prefix})"
+        return f"Store({show_url(self.bucket.name, self.prefix)})"
 
     def list(self, prefix: str, *, after: str = "") -> list[ObjectInfo]:
         """Every object below `prefix` whose key sorts after `after`, in key order, 1,000 a request."""
-        with self._errors(f"list s3://{self.bucket.name}/{prefix}"):
+        with self._errors(f"list {show_url(self.bucket.name, prefix)}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket.name, Prefix=prefix, **({"StartAfter": after} if after else {})
             )
@@ -82,7 +74,7 @@ class Store:
 
     def folders(self, prefix: str) -> Sequence[str]:
         """The names directly below `prefix` that have something below them."""
-        with self._errors(f"list s3://{self.bucket.name}/{prefix}"):
+        with self._errors(f"list {show_url(self.bucket.name, prefix)}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket.name, Prefix=prefix, Delimiter="/"
             )
@@ -143,7 +135,7 @@ class Store:
             try:
                 found = [item for page in pages for item in page.get("Uploads", ())]
             except boto_errors.ClientError as error:
-                if error.response.get("Error", {}).get("Code") != "NoSuchUpload":  # rclone's word for none at all
+                if error_code(error) != "NoSuchUpload":  # rclone's word for none at all
                     raise
                 found = []
             return [(item["Key"], item["UploadId"]) for item in sorted(found, key=lambda item: str(item["Initiated"]))]
@@ -174,7 +166,7 @@ class Store:
             try:
                 rules: Sequence[Mapping[str, Any]] = self._client.get_bucket_cors(Bucket=self.bucket.name)["CORSRules"]
             except boto_errors.ClientError as error:
-                if error.response.get("Error", {}).get("Code") != "NoSuchCORSConfiguration":
+                if error_code(error) != "NoSuchCORSConfiguration":
                     raise
                 return ()
             return rules
@@ -190,7 +182,7 @@ class Store:
             try:
                 text = str(self._client.get_bucket_policy(Bucket=self.bucket.name)["Policy"])
             except boto_errors.ClientError as error:
-                if error.response.get("Error", {}).get("Code") == "NoSuchBucketPolicy":
+                if error_code(error) == "NoSuchBucketPolicy":
                     return None
                 raise
             if not text.lstrip().startswith("{"):  # rclone answers with a listing
@@ -220,51 +212,57 @@ def open_store(spec: StoreSpec, *, access_key: str | None = None, secret_key: st
     fails. The bucket's region is asked for where the spec has none. Credentials are frozen here, so that one
     launch signs everything with the same key.
     """
-    try:
-        session = make_session(spec.profile)
-        if access_key and secret_key:
-            session.set_credentials(access_key, secret_key)
-        found = session.get_credentials()
-        if found is None:
-            message = "there are no credentials to sign with"
-            raise NoCredentials(
-                message, hint="set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use --local"
-            )
-        frozen = found.get_frozen_credentials()
-        region = spec.region or (session.get_config_variable("region") if spec.endpoint_url else None)
-        if region is None:
-            region = DEFAULT_REGION if spec.endpoint_url else _bucket_region(session, spec.bucket)
-        client = _client(session, spec, region)
-    except boto_errors.BotoCoreError as error:
-        raise error_from_boto(error, "find credentials", bucket=spec.bucket) from None
-    credentials = Credentials(
-        str(frozen.access_key), str(frozen.secret_key), frozen.token, getattr(found, "_expiry_time", None)
-    )
+    session, found = _find_credentials(spec, access_key, secret_key)
+    if found is None:
+        raise NoCredentials(
+            "there are no credentials to sign with",
+            hint="set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use --local",
+        )
+    frozen, ends = found
+    region = spec.region or (session.get_config_variable("region") if spec.endpoint_url else None)
+    if region is None:
+        region = DEFAULT_REGION if spec.endpoint_url else _bucket_region(session, spec.bucket)
+    client = _client(session, spec, region)
+    credentials = Credentials(str(frozen.access_key), str(frozen.secret_key), frozen.token, ends)
     url = bucket_url(
         client.meta.endpoint_url, spec.bucket, addressing=spec.addressing, custom=spec.endpoint_url is not None
     )
     return Store(client, Bucket(spec.bucket, region, url), spec.prefix, credentials)
 
 
+def _find_credentials(
+    spec: StoreSpec, access_key: str | None, secret_key: str | None
+) -> tuple[Session, tuple[ReadOnlyCredentials, datetime | None] | None]:
+    """The session, and the credentials that it has, if any, with their end."""
+    try:
+        session = make_session(spec.profile)
+        if access_key and secret_key:
+            session.set_credentials(access_key, secret_key)
+        found = session.get_credentials()
+        return session, None if found is None else (found.get_frozen_credentials(), expiry(found))
+    except boto_errors.BotoCoreError as error:
+        raise error_from_boto(error, "find credentials", bucket=spec.bucket) from None
+
+
 def _client(session: Session, spec: StoreSpec, region: str) -> BotoClient:
-    config = Config(
+    config = client_config(
         signature_version="s3v4",
-        retries={"total_max_attempts": 1},
-        connect_timeout=10,
-        read_timeout=60,
         max_pool_connections=32,
-        s3={"addressing_style": spec.addressing, "us_east_1_regional_endpoint": "regional"},  # type: ignore[arg-type]
+        s3={"addressing_style": spec.addressing, "us_east_1_regional_endpoint": "regional"},
         # Stores other than AWS don't all know the trailing checksums that boto3 adds by default.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return session.create_client("s3", region_name=region, endpoint_url=spec.endpoint_url, config=config)
+    try:
+        return session.create_client("s3", region_name=region, endpoint_url=spec.endpoint_url, config=config)
+    except (boto_errors.BotoCoreError, ValueError):  # a region or an endpoint that no URL can be made of
+        where = repr(spec.endpoint_url) if spec.endpoint_url else f"the region {region!r}"
+        raise BadInput(f"no store can be at {where}", hint="correct its endpoint URL or region") from None
 
 
 def _bucket_region(session: Session, bucket: str) -> str:
-    client: BotoClient = session.create_client(
-        "s3", region_name=session.get_config_variable("region") or DEFAULT_REGION
-    )
+    near = session.get_config_variable("region") or DEFAULT_REGION
+    client: BotoClient = _client(session, StoreSpec(bucket), near)
     try:
         answer = client.head_bucket(Bucket=bucket)
     except boto_errors.ClientError as error:
@@ -272,4 +270,6 @@ def _bucket_region(session: Session, bucket: str) -> str:
         answer = error.response
         if REGION_HEADER not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
             raise error_from_boto(error, "find the bucket's region", bucket=bucket) from None
+    except boto_errors.BotoCoreError as error:
+        raise error_from_boto(error, "find the bucket's region", bucket=bucket) from None
     return str(answer["ResponseMetadata"]["HTTPHeaders"].get(REGION_HEADER, DEFAULT_REGION))

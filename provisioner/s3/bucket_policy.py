@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from provisioner.errors import BadInput
-from provisioner.s3.signing import Bucket, arn, literal
+from provisioner.s3.iam import POLICY_VERSION, below, statement
+from provisioner.s3.signing import Bucket
 
 LIMIT = 20 * 1024  # bytes of a bucket policy
 _Element: TypeAlias = Any  # of a policy: what JSON may hold
@@ -35,7 +36,7 @@ def merge(
     `job` is the hash in the Sids. Ours that have outlived their grants are dropped; everybody else's stay as they
     are. Return None when no statement is left.
     """
-    document = dict(policy or {"Version": "2012-10-17"})
+    document = dict(policy or {"Version": POLICY_VERSION})
     kept: list[dict[str, Any]] = []
     mine: dict[str, dict[str, Any]] = {}
     for item in _statements_of(policy):
@@ -60,13 +61,8 @@ def statements(
     """Deny everybody to write below `writes` and to read below `reads`; it matters until `until`."""
 
     def deny(kind: str, action: str, prefixes: Sequence[str]) -> dict[str, Any]:
-        return {
-            "Sid": f"FreepostRevoked{until:%Y%m%d%H%M%S}{job}{kind}",
-            "Effect": "Deny",
-            "Principal": "*",
-            "Action": action,
-            "Resource": [f"{arn(bucket)}/{literal(prefix)}*" for prefix in prefixes],
-        }
+        sid = f"FreepostRevoked{until:%Y%m%d%H%M%S}{job}{kind}"
+        return statement("Deny", action, [below(bucket, each) for each in prefixes], Sid=sid, Principal="*")
 
     made = [deny("W", "s3:PutObject", writes)]
     return [*made, deny("R", "s3:GetObject", reads)] if reads else made
@@ -74,7 +70,7 @@ def statements(
 
 def is_denied(policy: dict[str, Any] | None, bucket: Bucket, job: str, prefix: str) -> bool:
     """Whether the job's Deny is for all that is written below `prefix`."""
-    denied = f"{arn(bucket)}/{literal(prefix)}*"
+    denied = below(bucket, prefix)
     for item in _statements_of(policy):
         ours = _SID.fullmatch(str(item.get("Sid", "")))
         if ours is not None and ours["job"] == job and denied in _normalised(item.get("Resource", [])):

@@ -29,37 +29,38 @@ class FormClient:
         self._threads = threading.local()
 
     def post(self, target: Target, name: str, data: bytes) -> None:
-        """Post one small object below the target's prefix. Raise what the store's answer means."""
+        """Store one small object below the target's prefix, by form or PUT. Raise what the store's answer means.
+
+        NoForms when it takes no forms: by what such stores were seen to answer, or document.
+        """
+        forms = not put_slots.takes_puts(target)
+        more: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "allow_redirects": False}
+        try:
+            if forms:
+                fields = target.form(key=target.prefix + name, **{"x-amz-checksum-sha256": checksum_sha256(data)})
+                answer = self._session.post(target.url, data=fields, files={"file": (name, data)}, **more)
+            else:
+                answer = self._session.put(put_slots.slot_url(target, name), data=data, **more)
+        except requests.RequestException as error:
+            raise unreachable(target.url, error) from None
+        if answer.ok and not answer.is_redirect:
+            return
+        told = Answer(answer.status_code, *(text[:_SHOWN] for text in parse_reply(answer.content)))
+        # R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only: 400 UnsupportedAlgorithm.
+        if forms and told.meaning == "unsupported":
+            raise NoForms(
+                "the store takes no uploads by form",
+                hint="set store.method: put, or use a store that does (AWS S3, SeaweedFS, Ceph, MinIO, Garage, GCS)",
+            )
+        raise told.error(f"write {target.prefix}{name}")
+
+    @property
+    def _session(self) -> requests.Session:
+        """The connections of this thread."""
         if not hasattr(self._threads, "session"):
             self._threads.session = requests.Session()
-        post(target, name, data, self._threads.session)
-
-
-def post(target: Target, name: str, data: bytes, session: requests.Session | None = None) -> None:
-    """Store one small object below the target's prefix, by form or PUT. Raise what the store's answer means.
-
-    NoForms when it takes no forms: by what such stores were seen to answer, or document.
-    """
-    forms, http = not put_slots.takes_puts(target), session or requests
-    more: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "allow_redirects": False}
-    try:
-        if forms:
-            fields = target.form(key=target.prefix + name, **{"x-amz-checksum-sha256": checksum_sha256(data)})
-            answer = http.post(target.url, data=fields, files={"file": (name, data)}, **more)
-        else:
-            answer = http.put(put_slots.slot_url(target, name), data=data, **more)
-    except requests.RequestException as error:
-        raise unreachable(target.url, error) from None
-    if answer.ok and not answer.is_redirect:
-        return
-    told = Answer(answer.status_code, *(text[:_SHOWN] for text in parse_reply(answer.content)))
-    # R2 and B2 answer 501; rclone 1.75 looks for a signature in the header only: 400 UnsupportedAlgorithm.
-    if forms and told.meaning == "unsupported":
-        raise NoForms(
-            "the store takes no uploads by form",
-            hint="set store.method: put, or use a store that does (AWS S3, SeaweedFS, Ceph, MinIO, Garage, GCS)",
-        )
-    raise told.error(f"write {target.prefix}{name}")
+        session: requests.Session = self._threads.session
+        return session
 
 
 def verify_stored(store: Store, key: str) -> None:

@@ -18,7 +18,8 @@ from urllib.parse import quote, urlsplit
 
 from agent.grant import Target
 from provisioner.clock import iso
-from provisioner.s3.signing import ALGORITHM, MAX_OBJECT_BYTES, RequestSigner, amz_date
+from provisioner.s3.signing import ALGORITHM, RequestSigner, amz_date
+from provisioner.s3url import MAX_OBJECT_BYTES
 
 MIN_PART_BYTES = 64 << 20  # bytes: a file of one part needs no multipart upload
 MAX_PARTS = 256  # of a file, unless parts of 5 GiB are too small for it: each takes some 35 bytes of the grant

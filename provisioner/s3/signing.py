@@ -24,9 +24,9 @@ from botocore.credentials import Credentials as BotoCredentials
 from agent.grant import Target
 from provisioner.clock import iso, show_time
 from provisioner.errors import BadInput, Expiry
+from provisioner.units import LONGEST_SIGNATURE
 
-MAX_LIFETIME = timedelta(days=7)  # SigV4: X-Amz-Expires is at most 604,800 s
-MAX_OBJECT_BYTES = 5 << 30  # one POST or PUT (AWS, "Uploading objects")
+MAX_LIFETIME = timedelta(seconds=LONGEST_SIGNATURE)
 MAX_STATUS_BYTES = 1 << 20  # an event, a log segment or a manifest
 ALGORITHM = "AWS4-HMAC-SHA256"
 CHECKSUM = ["starts-with", "$x-amz-checksum-sha256", ""]  # the condition: a form carries a checksum, whichever
@@ -162,8 +162,7 @@ class RequestSigner:
         parameters").
         """
         if not timedelta(seconds=1) <= lifetime <= MAX_LIFETIME:
-            message = f"a presigned URL lives from 1 second to 7 days, not {int(lifetime.total_seconds())} s"
-            raise BadInput(message, hint="change --expires")
+            raise BadInput(f"a presigned URL lives from 1 second to 7 days, not {int(lifetime.total_seconds())} s")
         url = self.bucket.url + quote(key, safe="/~")
         if query:
             url += "?" + urlencode(query, quote_via=quote)
@@ -197,17 +196,6 @@ def amz_date(moment: datetime) -> str:
 def checksum_sha256(data: bytes) -> str:
     """The value of an ``x-amz-checksum-sha256`` field: base64 of the digest."""
     return base64.b64encode(hashlib.sha256(data).digest()).decode()
-
-
-def arn(bucket: Bucket) -> str:
-    """The bucket's ARN; China and GovCloud are partitions of their own."""
-    china, gov = bucket.region.startswith("cn-"), bucket.region.startswith("us-gov-")
-    return f"arn:{'aws-cn' if china else 'aws-us-gov' if gov else 'aws'}:s3:::{bucket.name}"
-
-
-def literal(key: str) -> str:
-    """A key in a policy's own words: ``*``, ``?`` and ``$`` mean themselves (IAM, "Policy variables")."""
-    return re.sub(r"[*?$]", lambda found: f"${{{found[0]}}}", key)
 
 
 def _request(method: str, url: str, now: datetime) -> AWSRequest:

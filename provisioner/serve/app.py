@@ -6,7 +6,6 @@ Every signature and every refusal is reported, without what was signed.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from agent import __version__
 from agent.grant import dump
+from provisioner.clock import to_seconds
 from provisioner.errors import FreepostError
 from provisioner.output import Event, Report
 from provisioner.serve import errors
@@ -171,5 +171,11 @@ def _client(request: Request) -> str:
 
 
 def _event(what: str, request: Request, who: Allowance | None, **more: object) -> Event:
-    data = {"time": int(time.time()), "client": _client(request), "token": who.id if who else None, **more}
+    service: Service = request.app.state.service
+    data = {
+        "time": to_seconds(service.signing.clock()),
+        "client": _client(request),
+        "token": who.id if who else None,
+        **more,
+    }
     return Event(what, f"{what} " + " ".join(f"{name}={value!r}" for name, value in data.items()), data)

@@ -9,7 +9,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from provisioner.s3.signing import MAX_LIFETIME, MAX_OBJECT_BYTES
+from agent.grant import KEY_BUDGET
+from provisioner.s3.signing import MAX_LIFETIME
+from provisioner.s3url import MAX_OBJECT_BYTES
 
 MAX_KEYS = 500  # of one request: as many presigned URLs as make an answer of some 250 kB
 LONGEST = int(MAX_LIFETIME.total_seconds())
@@ -17,7 +19,7 @@ LONGEST = int(MAX_LIFETIME.total_seconds())
 Seconds = Annotated[
     StrictInt | None, Field(ge=1, le=LONGEST, description="How long it is to live; what it got: expires.")
 ]
-Key = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+Key = Annotated[StrictStr, Field(min_length=1, max_length=KEY_BUDGET)]  # characters; `safe_keys` counts the bytes
 Size = Annotated[StrictInt, Field(ge=0, le=MAX_OBJECT_BYTES)]
 
 

@@ -36,8 +36,10 @@ class Address:
 
 def check(address: Address) -> None:
     """Raise BadInput for an address that the service must not listen on."""
-    if (address.certificate is None) != (address.key is None):
-        raise BadInput("TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key")
+    if address.certificate is not None and address.key is None:
+        raise BadInput("needs --tls-key, too", argument="tls_cert")
+    if address.key is not None and address.certificate is None:
+        raise BadInput("needs --tls-cert, too", argument="tls_key")
     if address.unix is None and address.certificate is None and not _loopback(address.host):
         raise BadInput(
             f"{address.host} is not this machine's loopback: tokens would cross the network in clear",

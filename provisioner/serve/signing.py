@@ -17,7 +17,6 @@ from provisioner.errors import BadInput, Expiry, Refused
 from provisioner.plan.layout import parse_outputs
 from provisioner.s3.grants import GrantScope, sign_scope
 from provisioner.s3.signing import (
-    MAX_OBJECT_BYTES,
     MAX_STATUS_BYTES,
     Bucket,
     Credentials,
@@ -25,6 +24,7 @@ from provisioner.s3.signing import (
     content_disposition,
     policy_document,
 )
+from provisioner.s3url import MAX_OBJECT_BYTES
 from provisioner.serve.safe_keys import key_fault, prefix_fault
 from provisioner.serve.token import Allowance
 

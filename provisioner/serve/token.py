@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.grant import instant, timestamp
-from provisioner.clock import to_seconds
+from provisioner.clock import from_iso, from_seconds, iso, to_seconds
 from provisioner.errors import BadInput, Expiry, Refused
-from provisioner.s3.signing import MAX_OBJECT_BYTES
+from provisioner.s3url import MAX_OBJECT_BYTES
 from provisioner.serve.safe_keys import prefix_fault
 
 VERSION = "fpt1"
@@ -58,14 +57,14 @@ class Allowance:
         return max(found, key=len) if found else None
 
     def describe(self) -> dict[str, Any]:
-        """The same as a JSON document."""
+        """Return the allowance as JSON holds it."""
         return {
             "id": self.id,
             "bucket": self.bucket,
             "prefixes": list(self.prefixes),
             "methods": sorted(self.methods),
             "max_bytes": self.max_bytes,
-            "expires": timestamp(self.expires),
+            "expires": iso(from_seconds(self.expires)),
         }
 
 
@@ -96,7 +95,9 @@ def complete(limits: Limits, covered: Sequence[str], now: datetime) -> Limits:
     """
     outside = [each for each in limits.prefixes or () if not each.startswith(tuple(covered))]
     if outside:
-        raise BadInput(f"--prefix: {outside[0]!r} is not below {' or '.join(covered)}", hint="give the whole key")
+        raise BadInput(
+            f"{outside[0]!r} is not below {' or '.join(covered)}", argument="prefix", hint="give the whole key"
+        )
     return Limits(
         limits.prefixes or covered,
         limits.methods or ("POST",),
@@ -140,7 +141,7 @@ def verify(key: bytes, token: str, *, now: datetime, revoked: Iterable[str] = ()
     if allowance.id in revoked:
         raise Refused("the token is revoked")
     if now.timestamp() >= allowance.expires:
-        raise Expiry(f"the token expired at {timestamp(allowance.expires)}", hint="ask for a fresh one")
+        raise Expiry(f"the token expired at {iso(from_seconds(allowance.expires))}", hint="ask for a fresh one")
     return allowance
 
 
@@ -184,10 +185,10 @@ def _limits(link: dict[str, Any]) -> Limits:
             or type(link.get("max_bytes", 0)) is not int
         ):
             raise Refused(_VOID)
-        ends = instant(link["expires"]) if "expires" in link else None
+        ends = to_seconds(from_iso(link["expires"])) if "expires" in link else None
         limits = Limits(link.get("prefixes"), link.get("methods"), link.get("max_bytes"), ends)
         _link(limits)
-    except (BadInput, TypeError, ValueError, OverflowError):  # `instant` raises the last three for what is no time
+    except (BadInput, TypeError, ValueError):
         raise Refused(_VOID) from None
     return limits
 
@@ -219,7 +220,7 @@ def _link(limits: Limits) -> dict[str, Any]:
         if limits.max_bytes < 0:
             raise BadInput("invalid size limit of a token", hint="bytes, 0 or more")
     if limits.expires is not None:
-        link["expires"] = timestamp(limits.expires)
+        link["expires"] = iso(from_seconds(limits.expires))
     return link
 
 

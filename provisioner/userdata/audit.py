@@ -17,6 +17,7 @@ from provisioner.clock import iso
 from provisioner.errors import BadInput
 from provisioner.plan.plan import Plan
 from provisioner.s3.signing import url_expiry
+from provisioner.s3url import show_url
 from provisioner.userdata.render import WORKDIR, UserData
 from provisioner.userdata.seed import SEED_FOLDER
 
@@ -236,7 +237,7 @@ def _grant_object(plan: Plan, grant: Grant) -> Exposure:
 
 def _object(plan: Plan, key: str, *others: str) -> Exposure:
     readers = ", and ".join(("principals with s3:GetObject on it", *others))
-    return Exposure(f"s3://{plan.bucket.name}/{key}", "", readers, "until provision rm")
+    return Exposure(show_url(plan.bucket.name, key), "", readers, "until provision rm")
 
 
 def _allowed_by_puts(target: Target) -> str:

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from provisioner.errors import NoCredentials
-from provisioner.s3 import probe
 from provisioner.s3.bucket import open_store
+from provisioner.s3.probe import FormClient
 from provisioner.s3.signing import RequestSigner
 from provisioner.s3url import StoreSpec
 
@@ -44,7 +44,7 @@ def test_an_external_process_signs(store, profile, ends):
     target = RequestSigner(opened.bucket, opened.credentials, now).sign_prefix(
         "p/", expires=now + timedelta(hours=1), max_bytes=9
     )
-    probe.post(target, "k", b"data")
+    FormClient().post(target, "k", b"data")
     assert opened.get("p/k") == b"data"
 
 

@@ -18,7 +18,7 @@ from provisioner.jobs.launch import Launcher
 from provisioner.jobs.role_session import open_role_sessions
 from provisioner.providers import registry
 from provisioner.providers.ec2 import Ec2Provider
-from provisioner.providers.ec2.rate import Limits
+from provisioner.providers.ec2.rate import RateLimits
 from provisioner.providers.retrying import RetryingProvider
 from provisioner.retry import Retry
 from provisioner.s3.bucket import open_store
@@ -123,7 +123,7 @@ class Time:
 def provider(options):
     """The provider, whose own limits cost no time."""
     time = Time()
-    return Ec2Provider(options, Limits(bounded=False, clock=time, wait=time.wait))
+    return Ec2Provider(options, RateLimits(bounded=False, clock=time, wait=time.wait))
 
 
 class Bench:

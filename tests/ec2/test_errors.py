@@ -13,6 +13,7 @@ import pytest
 from provisioner import errors
 from provisioner.providers.base import Instance, Order, ProviderResource
 from provisioner.providers.ec2 import requests
+from provisioner.providers.ec2.api import Api
 from provisioner.providers.ec2.errors import classify, translate
 from provisioner.retry import Retry
 from tests.ec2.conftest import KEYS, REGION, provider, tags
@@ -267,3 +268,11 @@ def test_what_is_not_ec2_is_said_to_be_so(case):
     case.cloud.pages.append(b"<!doctype html><title>Welcome</title><p>Sign in & go on")
     with pytest.raises(errors.Unreachable, match="what answered DescribeImages is not EC2"):
         case.provider.choices(case.options)
+
+
+def test_an_endpoint_that_only_botocore_refuses_is_the_operators_to_correct(monkeypatch):
+    """It is no cloud that can't be reached, which would be tried again."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with pytest.raises(errors.BadInput, match=r"EC2 can't be where vm\.endpoint_url says"):
+        Api({"endpoint_url": "http://a..b"}).call("describe_instances")

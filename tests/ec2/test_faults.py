@@ -12,7 +12,7 @@ from provisioner import errors
 from provisioner.jobs import record as records
 from provisioner.plan.layout import JobKeys
 from provisioner.providers.ec2 import requests
-from provisioner.s3 import probe
+from provisioner.s3.probe import FormClient
 from provisioner.s3.signing import Credentials
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
@@ -50,15 +50,15 @@ def test_a_launch_that_starts_nothing_exits_as_its_error(bench, document, parse,
 def test_one_announcement_that_fails_ends_no_launch(bench, document, parse, monkeypatch):
     """Each task is announced by a form; a store that has no time for one of them is asked again, for each."""
     document.update(array=4, isolation="group")
-    seen, post = set(), probe.post
+    seen, post = set(), FormClient.post
 
-    def busy(target, name, data, session=None):
+    def busy(client, target, name, data):
         if target.prefix not in seen:
             seen.add(target.prefix)
             raise errors.Unreachable("the store answered SlowDown", hint="try again later")
-        post(target, name, data, session)
+        post(client, target, name, data)
 
-    monkeypatch.setattr(probe, "post", busy)
+    monkeypatch.setattr(FormClient, "post", busy)
     assert len(bench(document).launcher.launch(parse(document)).instances) == 4
     assert len(seen) == 4
 

@@ -9,7 +9,7 @@ import pytest
 from provisioner.errors import Stopped, Throttled
 from provisioner.providers.base import Order
 from provisioner.providers.ec2 import Ec2Provider, rate
-from provisioner.providers.ec2.rate import Bucket, Limits
+from provisioner.providers.ec2.rate import RateLimits, TokenBucket
 from provisioner.retry import Retry
 from tests.ec2.conftest import Time
 from tests.ec2.gateway import Fault
@@ -17,7 +17,7 @@ from tests.ec2.gateway import Fault
 
 def bucket(clock, capacity=5.0, refill=2.0, **more):
     """A bucket on that clock."""
-    return Bucket(capacity, refill, clock=clock, wait=clock.wait, **more)
+    return TokenBucket(capacity, refill, clock=clock, wait=clock.wait, **more)
 
 
 def test_a_burst_passes_and_then_the_rate_holds():
@@ -68,7 +68,7 @@ def test_an_unknown_cloud_is_not_held_back_until_it_throttles():
 
 def test_whoever_waits_gives_up_when_told():
     """An interrupted launch doesn't sit out EC2's limits, and nobody tries again for it."""
-    limits = Limits(bounded=True)
+    limits = RateLimits(bounded=True)
     limits.stop()
     full = limits.bucket("run_instances")
     for _ in range(5):
@@ -79,7 +79,7 @@ def test_whoever_waits_gives_up_when_told():
 
 def test_calls_share_the_buckets_that_ec2_has():
     """Reading calls share one bucket, mutating ones another, RunInstances has its own."""
-    limits = Limits(bounded=True)
+    limits = RateLimits(bounded=True)
     assert limits.bucket("describe_instances") is limits.bucket("get_console_output")
     assert limits.bucket("create_fleet") is limits.bucket("create_launch_template")
     assert limits.bucket("run_instances") is not limits.bucket("create_fleet")
@@ -89,7 +89,7 @@ def launching(options, monkeypatch):
     """A clock, limits whose bucket of VMs holds four, and what launches under them."""
     monkeypatch.setattr(rate, "RUN_INSTANCES", (4.0, 2.0))
     clock = Time()
-    limits = Limits(bounded=True, clock=clock, wait=clock.wait)
+    limits = RateLimits(bounded=True, clock=clock, wait=clock.wait)
     using = Ec2Provider(options, limits)
     (choice,) = using.choices(options)
     ends = datetime.now(timezone.utc) + timedelta(hours=1)

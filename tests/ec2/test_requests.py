@@ -190,14 +190,14 @@ def test_subnets_and_groups_by_tag():
         describe_security_groups={"SecurityGroups": [{"GroupId": "sg-1"}, {"GroupId": "sg-2"}]},
     )
     named = {"subnets": ("tag:use=a=b",), "zones": ("eu-west-1a", "eu-west-1c")}
-    assert resolve.find_places(api, named) == [
+    assert resolve.find_placements(api, named) == [
         {"subnet": "subnet-a", "zone": "eu-west-1a"},
         {"subnet": "subnet-c", "zone": "eu-west-1c"},
     ]
     assert resolve.find_groups(api, ["sg-9", "tag:use=a"]) == ["sg-9", "sg-1", "sg-2"]
     assert api.asked[0][1] == {"Filters": [{"Name": "tag:use", "Values": ["a=b"]}]}
     with pytest.raises(errors.BadInput, match=r"no subnet of vm\.subnets is in eu-west-1z"):
-        resolve.find_places(api, {"subnets": ("subnet-1",), "zones": ("eu-west-1z",)})
+        resolve.find_placements(api, {"subnets": ("subnet-1",), "zones": ("eu-west-1z",)})
 
 
 @pytest.mark.parametrize(("tasks", "calls"), [(50, 50), (51, 2)])

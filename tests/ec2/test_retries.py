@@ -21,7 +21,7 @@ from provisioner.jobs.launch import Launcher
 from provisioner.jobs.watch import Watcher
 from provisioner.plan.layout import JobKeys
 from provisioner.providers.ec2 import requests
-from provisioner.providers.ec2.rate import Limits
+from provisioner.providers.ec2.rate import RateLimits
 from provisioner.s3.signing import Credentials
 from tests.ec2.conftest import instances, tags
 from tests.ec2.gateway import Fault
@@ -272,7 +272,7 @@ def test_an_interrupted_launch_goes_on(bench, document, parse, cloud, ec2):
     """Ctrl-C while orders wait for their turn ends them at once and untold; the next launch makes what is missing."""
     document.update(array=12, isolation="task")
     one = bench(document)
-    one.plain._api.limits = Limits(bounded=True)
+    one.plain._api.limits = RateLimits(bounded=True)
     send, begun = one.plain.launch, itertools.count(1)
 
     def counted(order):

@@ -1,6 +1,7 @@
 """Every sentence that the product says to people, read from its source: errors, hints, events, help.
 
-Where a sentence holds a value, the value's expression stands in braces.
+Where a sentence holds a value, the value's expression stands in braces. One about an argument (`BadInput`) begins with
+its name, as the library's callers see it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ def _said(tree: ast.Module, errors: set[str]) -> Iterator[tuple[str, str]]:
 def _called(node: ast.Call, errors: set[str]) -> Iterator[tuple[str, str]]:
     name = ast.unparse(node.func).rpartition(".")[2]
     if name in errors | set(SAYING) and len(node.args) > TITLES.get(name, 0):
-        yield from _texts(SAYING.get(name, "error"), node.args[TITLES.get(name, 0)])
+        wrong = [each.value for each in node.keywords if each.arg == "argument"]
+        argument = "".join(f"{written(each) or '{' + ast.unparse(each) + '}'}: " for each in wrong)
+        for kind, text in _texts(SAYING.get(name, "error"), node.args[TITLES.get(name, 0)]):
+            yield kind, argument + text
     for keyword in node.keywords:
         if keyword.arg == "hint":
             yield from _texts("hint", keyword.value)

@@ -16,6 +16,7 @@ def test_a_time_is_written_in_utc_and_whole_seconds():
     assert clock.from_iso(clock.iso(THEN)) == THEN.replace(microsecond=0)
     assert clock.from_seconds(clock.to_seconds(THEN)) == THEN.replace(microsecond=0)
     assert clock.show_time(elsewhere) == "2026-11-23 20:00:05 UTC"
+    assert clock.show_date(elsewhere) == "23 November 2026, 20:00 UTC"
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-11-23", "2026-13-23T20:00:05Z", "2026-11-23T20:00:05+01:00"])

@@ -36,6 +36,12 @@ def test_a_message_names_the_option_first(text):
     assert not text.startswith("--") or re.match(r"--[a-z0-9%-]+(?:( and|,) --[a-z0-9-]+)*: ", text)
 
 
+def test_the_library_names_no_option():
+    """What can be called without the command line names its argument (`BadInput`), which `cli` shows as an option."""
+    naming = {each.module for each in MESSAGES if each.kind == "error" and each.text.startswith("--")}
+    assert not [module for module in naming if not module.startswith(("provisioner.cli.", "agent."))]
+
+
 @pytest.mark.parametrize("text", said("command"))
 def test_a_commands_help_is_an_imperative(text):
     """A capital, what to do, a full stop."""

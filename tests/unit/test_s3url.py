@@ -2,8 +2,9 @@
 
 import pytest
 
+from agent.grant import Target
 from provisioner.errors import BadInput
-from provisioner.s3url import is_s3_url, parse_object_url, parse_url, split_url
+from provisioner.s3url import MAX_OBJECT_BYTES, is_s3_url, parse_object_url, parse_url, show_url, split_url
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,14 @@ def test_a_url_that_was_checked_is_only_split():
     assert split_url("s3://b/a/b") == ("b", "a/b")
     assert split_url("s3://b") == ("b", "")
     assert [is_s3_url(text) for text in ("s3://b", "job-1", "./s3://b")] == [True, False, False]
+
+
+def test_both_sides_know_the_largest_object():
+    """The agent's own number costs it fewer bytes than a name would."""
+    assert Target("https://b/", "", '{"conditions": []}', {}).size_range() == (0, MAX_OBJECT_BYTES)
+
+
+def test_a_url_is_shown_as_it_is_read():
+    """With a key and without."""
+    for url in ("s3://b", "s3://b/a/b", "s3://b/p/"):
+        assert show_url(*parse_url(url)) == url

@@ -71,3 +71,12 @@ def test_an_option_is_named_when_its_value_is_none():
         assert caught.value.hint == "at least 1s, at most 1d"
     with pytest.raises(BadInput, match="--max-bytes: invalid size '1 pile'"):
         units.option_size("--max-bytes", "1 pile")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1000, "1 kB"), (999_999, "1 MB"), (5 << 30, "5.37 GB")],
+)
+def test_sizes_for_people(count, text):
+    """Sizes are in powers of a thousand, to three digits."""
+    assert units.show_bytes(count) == text

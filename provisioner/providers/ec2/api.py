@@ -9,14 +9,13 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 import botocore.exceptions as boto_errors
-from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
-from provisioner.boto import BotoClient, make_session
+from provisioner.boto import BotoClient, client_config, expiry, make_session
 from provisioner.errors import BadInput, Throttled
 from provisioner.providers.ec2.errors import translate
-from provisioner.providers.ec2.rate import Limits
+from provisioner.providers.ec2.rate import RateLimits
 
 Answer: TypeAlias = Any  # botocore builds its answers from the service's model
 
@@ -27,13 +26,13 @@ CONNECTIONS = 32
 class Api:
     """EC2, and the other services that launching needs, in the region and with the profile that a job names."""
 
-    def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
+    def __init__(self, options: Mapping[str, Any], limits: RateLimits | None = None) -> None:
         self._options = options
         self._clients: dict[str, BotoClient] = {}
         self._lock = threading.RLock()
         self._session: Session | None = None
         self.endpoint_url: str | None = options.get("endpoint_url")
-        self.limits = limits or Limits(bounded=self.endpoint_url is None)
+        self.limits = limits or RateLimits(bounded=self.endpoint_url is None)
 
     @property
     def session(self) -> Session:
@@ -55,7 +54,7 @@ class Api:
                 found.get_frozen_credentials()  # some are fetched only now
         except boto_errors.BotoCoreError as error:
             raise translate(error, "find credentials") from None
-        return getattr(found, "_expiry_time", None)
+        return expiry(found)
 
     @property
     def region(self) -> str:
@@ -71,18 +70,12 @@ class Api:
         """Return a client; any number of threads may share it."""
         with self._lock:
             if service not in self._clients:
-                config = Config(
-                    retries={"total_max_attempts": 1},
-                    connect_timeout=10,
-                    read_timeout=60,
-                    max_pool_connections=CONNECTIONS,
-                )
                 try:
                     self._clients[service] = self.session.create_client(
                         service,
                         region_name=self.region,
                         endpoint_url=self.endpoint_url,
-                        config=config,
+                        config=client_config(max_pool_connections=CONNECTIONS),
                     )
                 except (boto_errors.BotoCoreError, ValueError) as error:
                     raise translate(error, f"find {service}", service) from None

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from provisioner.clock import utc_now
 from provisioner.errors import FreepostError, NoCapacity, NotFound, Unreachable
 from provisioner.providers.base import Check, Choice, Order
 from provisioner.providers.ec2 import requests
@@ -24,7 +23,7 @@ LIFETIME = timedelta(minutes=10)  # after which `provision gc` removes what else
 ENDS_ITSELF = b"#!/bin/sh\npoweroff\n"
 
 
-def check_choices(api: Api, choices: Sequence[Choice]) -> Iterator[Check]:
+def check_choices(api: Api, choices: Sequence[Choice], now: datetime) -> Iterator[Check]:
     """Yield one line a choice; a single one where this cloud can't be asked."""
     try:
         api.call("describe_instances", {"DryRun": True, "MaxResults": 5})
@@ -37,13 +36,12 @@ def check_choices(api: Api, choices: Sequence[Choice]) -> Iterator[Check]:
         yield Check("dry run", good=None, text=text, hint="launch a job of one task to find out")
         return
     for choice in choices:
-        yield _check_choice(api, choice)
+        yield _check_choice(api, choice, now + LIFETIME)
 
 
-def _check_choice(api: Api, choice: Choice) -> Check:
+def _check_choice(api: Api, choice: Choice, ends: datetime) -> Check:
     """Ask EC2 whether it would launch this. Capacity is not part of the answer."""
     token = f"doctor-{secrets.token_hex(8)}"  # of this run alone: what it started is never taken for another's
-    ends = utc_now() + LIFETIME
     order = Order("freepost-doctor", ("0",), 1, token, ends, ENDS_ITSELF, choice.options)
     name = f"dry run: {choice.name}"
     try:

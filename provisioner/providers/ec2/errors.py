@@ -24,6 +24,7 @@ from http import HTTPStatus
 import botocore.exceptions as boto_errors
 from botocore.parsers import ResponseParserError
 
+from provisioner.boto import NO_CREDENTIALS, error_code, error_status, invalid_parameters
 from provisioner.errors import (
     BadInput,
     Conflict,
@@ -67,11 +68,7 @@ CREDENTIALS = frozenset({
 })  # fmt: skip
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 CONFLICT = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
-# Whoever should give credentials gives none: a session of SSO or of `aws login` that ended, or a program that failed.
-SESSION = (
-    boto_errors.CredentialRetrievalError, boto_errors.SSOError, boto_errors.TokenRetrievalError,
-    boto_errors.RefreshWithMFAUnsupportedError,
-)  # fmt: skip
+_ABSENT = (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError)
 _SENTENCE_LENGTH = 300  # characters of EC2's own sentence
 SERVICES = {"ec2": "EC2", "ssm": "SSM", "sts": "STS", "service-quotas": "Service Quotas"}
 
@@ -114,20 +111,20 @@ def translate(error: Exception, action: str, service: str = "ec2") -> FreepostEr
     """Turn an error of botocore into one of ours; never quotes a parameter's value, which may be the user-data."""
     name = SERVICES.get(service, service)
     if isinstance(error, boto_errors.ClientError):
-        found = error.response.get("Error", {})
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return classify(str(found.get("Code", "")), str(found.get("Message", "")), action, status, service)
+        sentence = str(error.response.get("Error", {}).get("Message", ""))
+        return classify(error_code(error), sentence, action, error_status(error), service)
     if isinstance(error, boto_errors.ParamValidationError):
-        names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9_.\[\]]*)", str(error))))
-        return BadInput(f"EC2 does not accept {', '.join(names) or 'a parameter'} in {action}")
-    if isinstance(error, (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError)):
+        return BadInput(f"EC2 does not accept {invalid_parameters(error)} in {action}")
+    if isinstance(error, _ABSENT):
         return NoCredentials(
             "there are no credentials for EC2", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    if isinstance(error, SESSION):
+    if isinstance(error, NO_CREDENTIALS):
         return NoCredentials("the credentials for EC2 can't be fetched", hint="sign in again")
     if isinstance(error, (boto_errors.ProfileNotFound, boto_errors.NoRegionError, boto_errors.InvalidRegionError)):
         return BadInput(str(error), hint="set vm.region, and vm.profile to a profile of ~/.aws/config")
+    if isinstance(error, ValueError):  # what botocore raises of an endpoint that is no URL
+        return BadInput(f"{name} can't be where vm.endpoint_url says", hint="correct vm.endpoint_url")
     if isinstance(error, ResponseParserError):
         return Unreachable(f"what answered {action} is not {name}", hint="check vm.endpoint_url, and the proxy if any")
     return Unreachable(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from provisioner.job.fields import flag, mapping, text
+from provisioner.job.fields import PRINTABLE, endpoint_url, flag, mapping, region, text
 from provisioner.job.validate import Schema
-from provisioner.providers.options import PRINTABLE, one_or_more
+from provisioner.providers.options import one_or_more
 
 IMAGE = "ssm:/aws/service/debian/release/12/latest/amd64"
 TYPE = "t3.small"
@@ -14,14 +14,9 @@ _TAGGED = r"tag:[^=]{1,128}=.{0,256}"
 
 
 SCHEMA: dict[str, Schema] = {
-    "region": text("The region.", "a region such as eu-central-1", "^[a-z0-9-]{1,40}$"),
+    "region": region("The region."),
     "profile": text("The AWS profile that launches.", "the name of a profile", PRINTABLE, maxLength=200),
-    "endpoint_url": text(
-        "Of a cloud with EC2's API that isn't AWS.",
-        "a URL without user or query, such as http://127.0.0.1:5000",
-        r"^https?://[^\s/@?#]+(?:/[^\s?#@]*)?$",
-        maxLength=300,
-    ),
+    "endpoint_url": endpoint_url("Of a cloud with EC2's API that isn't AWS.", "http://127.0.0.1:5000"),
     "image": text(
         "What boots; anything with cloud-init.",
         "ami-…, ssm:/PARAMETER, or OWNER/NAME-PATTERN for the newest of that name",

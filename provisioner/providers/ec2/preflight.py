@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from provisioner.clock import iso, utc_now
+from provisioner.clock import iso
 from provisioner.errors import Expiry, FreepostError, NoCredentials
 from provisioner.providers.base import Check, Choice
 from provisioner.providers.ec2 import dryrun, resolve
@@ -19,9 +19,9 @@ _STANDARD = re.compile(r"(?:[acdhimrtz]|im|is)[0-9]")  # hpc, inf, mac, trn and 
 _TOO_SHORT = timedelta(minutes=15)  # too little to launch and look after a job
 
 
-def checks(api: Api, options: Mapping[str, Any], vms: int) -> Iterator[Check]:
+def checks(api: Api, options: Mapping[str, Any], vms: int, now: datetime) -> Iterator[Check]:
     """Yield who we are, then image, places and groups, then a dry run of each choice, then the quota."""
-    caller = _caller(api)
+    caller = _caller(api, now)
     yield caller
     if caller.good is False:
         return
@@ -32,19 +32,19 @@ def checks(api: Api, options: Mapping[str, Any], vms: int) -> Iterator[Check]:
         return
     first = choices[0].options
     yield Check("image", good=True, text=f"{first['image']}, root device {first['root_device']}")
-    places = sorted(
+    placements = sorted(
         {choice.options.get("subnet") or choice.options.get("zone") or "the default VPC" for choice in choices}
     )
     yield Check(
         "places",
         good=True,
-        text=", ".join(places) + f"; security groups: {', '.join(first['security_groups']) or 'default'}",
+        text=", ".join(placements) + f"; security groups: {', '.join(first['security_groups']) or 'default'}",
     )
-    yield from dryrun.check_choices(api, choices)
+    yield from dryrun.check_choices(api, choices, now)
     yield from _quotas(api, choices, vms)
 
 
-def _caller(api: Api) -> Check:
+def _caller(api: Api, now: datetime) -> Check:
     """Tell whose credentials launch, and until when. A cloud that isn't AWS may have no STS: that proves nothing."""
     name = "ec2 credentials"
     try:
@@ -58,7 +58,7 @@ def _caller(api: Api) -> Check:
     text = f"account {found['Account']}, {found['Arn']}, region {api.region}"
     if ends is None:
         return Check(name, good=True, text=f"{text}; long-lived")
-    good = ends - utc_now() > _TOO_SHORT
+    good = ends - now > _TOO_SHORT
     return Check(name, good=good, text=f"{text}; they end at {iso(ends)}", hint="" if good else "sign in again")
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from provisioner.clock import from_iso
+from provisioner.clock import from_iso, utc_now
 from provisioner.errors import Conflict, FreepostError, NoCapacity, NotFound, Stopped, Unreachable
 from provisioner.providers.base import (
     EC2_LIMIT,
@@ -26,7 +26,7 @@ from provisioner.providers.ec2 import preflight, requests, resolve
 from provisioner.providers.ec2.api import PAGE, Api, find_instance_ids
 from provisioner.providers.ec2.errors import classify
 from provisioner.providers.ec2.options import SCHEMA
-from provisioner.providers.ec2.rate import Limits
+from provisioner.providers.ec2.rate import RateLimits
 
 LIVE = ("pending", "running", "stopping", "stopped")
 PHASES = {"pending": Phase.PENDING, "running": Phase.RUNNING}  # every other state will do no more work
@@ -44,7 +44,7 @@ class Ec2Provider(Provider):
     option_schema: ClassVar[Mapping[str, Any]] = SCHEMA
     concurrency: ClassVar[int] = 16
 
-    def __init__(self, options: Mapping[str, Any], limits: Limits | None = None) -> None:
+    def __init__(self, options: Mapping[str, Any], limits: RateLimits | None = None) -> None:
         self._options = options
         self._api = Api(options, limits)
         self._sent: set[str] = set()
@@ -170,7 +170,7 @@ class Ec2Provider(Provider):
 
     def checks(self, options: Mapping[str, Any], vms: int) -> Sequence[Check]:
         """Check credentials, image, places, permissions and quota, for `provision doctor`."""
-        return list(preflight.checks(self._api, options, vms))
+        return list(preflight.checks(self._api, options, vms, utc_now()))
 
     def _run_instances(self, order: Order) -> Sequence[Instance]:
         answer = self._api.call("run_instances", requests.run_instances(order), instances=len(order.tasks))

@@ -24,7 +24,7 @@ _SLOWEST = 1 / 16  # of the nominal rate
 _GROWTH = 1 / 20  # of the nominal rate, with each request that was not throttled
 
 
-class Bucket:
+class TokenBucket:
     """Holds up to `capacity` tokens and gets `refill` a second. `take` waits for its turn, in the order of calls."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Bucket:
         self._lock = threading.Lock()
 
     def take(self, tokens: float = 1) -> None:
-        """Wait for tokens and take them. Raise Stopped if `Limits.stop` comes first.
+        """Wait for tokens and take them. Raise Stopped if `RateLimits.stop` comes first.
 
         More than the capacity may be taken: it is owed, and the next call waits for it, too.
         """
@@ -79,7 +79,7 @@ class Bucket:
         self._last = now
 
 
-class Limits:
+class RateLimits:
     """The buckets of one account and region. `bounded` is False for a cloud whose limits aren't known."""
 
     def __init__(
@@ -93,20 +93,20 @@ class Limits:
         self._clock = clock
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
         self._lock = threading.Lock()
 
     def stop(self) -> None:
         """Let every call that waits give up."""
         self._stop.set()
 
-    def bucket(self, action: str) -> Bucket:
+    def bucket(self, action: str) -> TokenBucket:
         """Return the bucket of an API call, by its name in botocore, or ``instances``, the VMs that calls start."""
         kind = action if action in REQUESTS or action == "instances" else self._kind_of(action)
         figures = {**REQUESTS, "instances": RUN_INSTANCES, "mutating": MUTATING, "reading": READING}[kind]
         with self._lock:
             if kind not in self._buckets:
-                self._buckets[kind] = Bucket(*figures, bounded=self._bounded, clock=self._clock, wait=self._wait)
+                self._buckets[kind] = TokenBucket(*figures, bounded=self._bounded, clock=self._clock, wait=self._wait)
             return self._buckets[kind]
 
     @staticmethod

@@ -1,4 +1,7 @@
-"""From a job's options to what may be ordered: images, subnets and groups by id, types × places × markets in order."""
+"""From a job's options to what may be ordered, the best first: types × placements × markets, everything by id.
+
+A placement is where VMs may go: a subnet with its zone, a zone, or nothing, where EC2 chooses.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +17,38 @@ _PASSED_ON = ("key", "instance_profile", "disk", "tags")
 
 
 def choices(api: Api, options: Mapping[str, Any]) -> list[Choice]:
-    """Resolve the options. For each market, every type in every place; with ``fleet``, one choice for each market."""
+    """Resolve the options. For each market, every type in every placement; with ``fleet``, one choice a market."""
     fixed = {
         **find_image(api, options.get("image", IMAGE)),
         "security_groups": find_groups(api, options.get("security_groups", ())),
         **{key: options[key] for key in _PASSED_ON if options.get(key)},
     }
     kinds, markets = options.get("type", (TYPE,)), options.get("market", ("on-demand",))
-    places = find_places(api, options)
+    placements = find_placements(api, options)
     if options.get("fleet"):
-        together = {"fleet": True, "types": list(kinds), "places": [_fleet_override(place) for place in places]}
+        together = {
+            "fleet": True,
+            "types": list(kinds),
+            "places": [_fleet_override(placement) for placement in placements],
+        }
         return [Choice(f"a fleet, {market}", {**fixed, **together, "market": market}) for market in markets]
     return [
-        Choice(_choice_name(kind, place, market), {**fixed, **place, "type": kind, "market": market})
+        Choice(_choice_name(kind, placement, market), {**fixed, **placement, "type": kind, "market": market})
         for market in markets
         for kind in kinds
-        for place in places
+        for placement in placements
     ]
 
 
-def _choice_name(kind: str, place: Mapping[str, str], market: str) -> str:
-    where = " ".join(place.values())
+def _choice_name(kind: str, placement: Mapping[str, str], market: str) -> str:
+    where = " ".join(placement.values())
     return f"{kind}{' in ' * bool(where)}{where}, {market}"
 
 
-def _fleet_override(place: Mapping[str, str]) -> dict[str, str]:
-    if "subnet" in place:
-        return {"SubnetId": place["subnet"]}
-    return {"AvailabilityZone": place["zone"]} if place else {}
+def _fleet_override(placement: Mapping[str, str]) -> dict[str, str]:
+    if "subnet" in placement:
+        return {"SubnetId": placement["subnet"]}
+    return {"AvailabilityZone": placement["zone"]} if placement else {}
 
 
 def find_image(api: Api, wanted: str) -> dict[str, Any]:
@@ -69,8 +76,8 @@ def _describe_images(api: Api, wanted: Mapping[str, Any]) -> Sequence[Any]:
     return images
 
 
-def find_places(api: Api, options: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return where VMs may go: subnets with their zones, zones, or one place of EC2's own choice."""
+def find_placements(api: Api, options: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return where VMs may go, the best first. Raise NotFound or BadInput for subnets that aren't there."""
     zones = options.get("zones", ())
     if not options.get("subnets"):
         return [{"zone": zone} for zone in zones] or [{}]
@@ -80,7 +87,7 @@ def find_places(api: Api, options: Mapping[str, Any]) -> list[dict[str, str]]:
         if not subnets:
             raise NotFound(f"there is no subnet {wanted} in {api.region}", hint="correct vm.subnets")
         found += [{"subnet": each["SubnetId"], "zone": each["AvailabilityZone"]} for each in subnets]
-    matching = [place for place in found if not zones or place["zone"] in zones]
+    matching = [placement for placement in found if not zones or placement["zone"] in zones]
     if not matching:
         raise BadInput(f"no subnet of vm.subnets is in {', '.join(zones)}", hint="correct vm.zones or vm.subnets")
     return matching

@@ -150,7 +150,7 @@ def test_an_endpoint_without_its_store_is_refused():
         freepost.job("any", endpoint_url="http://127.0.0.1:1")
     with pytest.raises(freepost.BadInput, match="endpoint_url: needs a store"):
         freepost.jobs(endpoint_url="http://127.0.0.1:1")
-    with pytest.raises(freepost.BadInput, match="name different stores"):
+    with pytest.raises(freepost.BadInput, match=r"endpoint_url: .* is not the embedded store's"):
         freepost.sign("s3://bucket/prefix", endpoint_url="http://127.0.0.1:1", local=True)
 
 
@@ -185,3 +185,28 @@ def test_what_is_signed_works(provision, bucket, opened, http):
     assert grant["version"] == 1
     with pytest.raises(freepost.BadInput):
         freepost.sign(f"s3://{bucket}/given", local=True, expires=8 * 86_400)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: freepost.sign("s3://bucket/p/", expires=0, local=True), "expires: a signature lives from"),
+        (
+            lambda: freepost.sign("s3://bucket/p/", max_bytes=6 << 30, local=True),
+            "max_bytes: 6442450944 is out of range",
+        ),
+        (lambda: freepost.sign("s3://bucket/p/", endpoint_url="foo"), "endpoint_url: invalid URL 'foo'"),
+        (lambda: freepost.upload_url("s3://bucket/k", size=-1, local=True), "size: -1 is out of range"),
+        (lambda: freepost.upload_url("s3://bucket/k", content_type="é", local=True), "content_type: invalid value 'é'"),
+        (lambda: freepost.upload_url("s3://bucket/k", sha256="no", local=True), "sha256: invalid digest 'no'"),
+        (lambda: freepost.download_url("s3://bucket/k", filename="a/b", local=True), "filename: invalid name 'a/b'"),
+        (lambda: freepost.jobs(store="nowhere"), "store: 'nowhere' is not s3://BUCKET"),
+    ],
+    ids=["expires", "max_bytes", "endpoint_url", "size", "content_type", "sha256", "filename", "store"],
+)
+def test_a_wrong_argument_is_named_as_the_library_names_it(operator, call, message):
+    """Not by the option of the command that takes the same."""
+    with pytest.raises(freepost.BadInput) as told:
+        call()
+    assert str(told.value).startswith(message)
+    assert str(told.value).startswith(f"{told.value.argument}: ")

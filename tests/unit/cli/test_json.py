@@ -219,3 +219,12 @@ def test_the_service_logs_events(store, bucket, tmp_path):
     service = Service(store, f"s3://{bucket}/p", tmp_path / "state", tmp_path)
     service.kill()
     assert held(COMMANDS["serve"], service.log.read_text())
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["text", "json"])
+def test_a_wrong_argument_is_named_by_its_option(provision, words):
+    """As it was typed, to people and to programs."""
+    done = provision("url", "put", "s3://bucket/key", "--local", "--content-type", "é", *words)
+    said = "--content-type: invalid value 'é'"
+    assert (done.code, done.err.splitlines()[0]) == (2, f"provision: {said}")
+    assert not words or json.loads(done.out)["message"] == said

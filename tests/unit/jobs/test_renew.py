@@ -27,6 +27,7 @@ from provisioner.plan.layout import JobKeys
 from provisioner.plan.plan import UPLOAD_MARGIN
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.providers.base import Instance, Phase
+from provisioner.s3.iam import below
 from provisioner.s3.signing import Credentials
 from tests.support.grants import gather, real_grant, run_agent, write_grant
 from tests.support.guests import wait_until
@@ -485,7 +486,7 @@ def test_the_roles_policy_lets_the_mailbox_be_read(opened):
     plan = make_plan(
         LaunchRequest(spec, job="j-1", bucket=opened.bucket, prefix="p", provider="x", user_data_limit=9, now=now())
     )
-    assert role_session.read_resources(plan, plan.tasks[0]) == [JobKeys("p", "j-1").mail("0", 1) + "*"]
+    assert role_session.read_resources(plan, plan.tasks[0]) == [below(plan.bucket, JobKeys("p", "j-1").mail("0", 1))]
 
 
 def test_audit_names_the_mailbox(provision, tmp_path):

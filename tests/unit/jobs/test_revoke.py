@@ -1,5 +1,7 @@
 """Revocation: what it makes of a bucket policy, leaving others' statements alone, and what a failure means."""
 
+import http.server
+import threading
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -7,12 +9,15 @@ import pytest
 
 from provisioner.errors import BadInput, Refused, Unreachable
 from provisioner.job.spec import JobSpec, RunSpec
+from provisioner.jobs import revoke
 from provisioner.jobs.record import JobRecord
 from provisioner.jobs.revoke import Revoker
 from provisioner.jobs.status import TaskStatus
 from provisioner.s3 import bucket_policy
+from provisioner.s3.signing import Bucket, Credentials
 
 NOW = datetime(2026, 11, 23, 21, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
 JOB, OTHER = "a" * 16, "b" * 16
 
 
@@ -90,3 +95,42 @@ def test_what_a_store_answers_is_believed(error):
     revoker.tick(record, [TaskStatus("0", 1, "succeeded", NOW)])
     assert len(asked) == 1
     assert [event.name for event in events] == ["notice"]
+
+
+class Store:
+    """A store whose forms are answered as `answers` say, one after the other, below each prefix."""
+
+    prefix = "p"
+    deleted = ()
+
+    def __init__(self, url):
+        self.bucket = Bucket("b", "us-east-1", url)
+
+    def delete(self, keys):
+        """Take note of it."""
+        self.deleted = (*self.deleted, *keys)
+
+
+def test_a_busy_store_ends_no_proof():
+    """A store that has no time to say whether a Deny holds is asked again, within what is denied and outside of it."""
+    answers = {"status": [503, 204, 503, 403], "proof": [503, 503, 204]}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(answers["proof" if b"/proof/" in body else "status"].pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    record = JobRecord("j", JobSpec("j", RunSpec(("true",))), "local", NOW, NOW + HOUR, NOW + HOUR)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = Store(f"http://127.0.0.1:{server.server_address[1]}/b/")
+        denial = revoke.Denial(store, record, NOW, lambda _: None)
+        denial.prove("p/j/status/", Credentials("AKIAEXAMPLE", "secret"))
+        server.shutdown()
+    assert answers == {"status": [], "proof": []}
+    assert store.deleted == ("p/j/status/.revoked", "p/j/proof/.revoked")

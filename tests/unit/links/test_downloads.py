@@ -74,5 +74,5 @@ def test_a_filename_is_for_one_object():
     assert link.file == "ä.txt"
     assert "response-content-type=text%2Fplain" in link.url
     for urls in (["s3://b/"], ["s3://b/1.txt", "s3://a/x/1.txt"]):
-        with pytest.raises(BadInput, match="--filename"):
+        with pytest.raises(BadInput, match="filename: "):
             links(*urls, filename="x")

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from provisioner.errors import Expiry, NoCredentials, NoForms, NotFound, Refused, Unreachable
-from provisioner.s3 import probe, put_slots
+from provisioner.s3 import put_slots
+from provisioner.s3.probe import FormClient
 from provisioner.s3.signing import Bucket, Credentials, RequestSigner
 
 WHO = Credentials("AKIAEXAMPLE", "secret")
@@ -79,7 +80,7 @@ def test_each_answer_to_a_form_is_told_as_what_it_is(server, told, kind):
     """The very class of the error decides what a launch does: PUTs instead, another try, or the end."""
     server.told = told
     with pytest.raises(kind) as raised:
-        probe.post(form(server), "launched", b"{}")
+        FormClient().post(form(server), "launched", b"{}")
     assert type(raised.value) is kind
     assert "ignature=" not in raised.value.message
 
@@ -88,7 +89,7 @@ def test_each_answer_to_a_form_is_told_as_what_it_is(server, told, kind):
 def test_an_upload_that_is_taken_raises_nothing(server, status):
     """Each answer of success is one."""
     server.told = (status, "", "")
-    probe.post(form(server), "launched", b"{}")
+    FormClient().post(form(server), "launched", b"{}")
 
 
 @pytest.mark.parametrize("status", [405, 501])
@@ -99,5 +100,5 @@ def test_a_put_that_is_refused_says_nothing_of_forms(server, status):
         "p/", ["launched"]
     )
     with pytest.raises((Refused, Unreachable)) as raised:
-        probe.post(target, "launched", b"{}")
+        FormClient().post(target, "launched", b"{}")
     assert not isinstance(raised.value, NoForms)

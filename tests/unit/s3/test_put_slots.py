@@ -16,6 +16,7 @@ from provisioner.jobs.role_session import read_resources
 from provisioner.plan.grants import GrantSigner
 from provisioner.plan.request import LaunchRequest, make_plan
 from provisioner.s3 import put_slots
+from provisioner.s3.iam import one
 from provisioner.s3.signing import Bucket, Credentials, RequestSigner
 from provisioner.s3url import StoreSpec
 from provisioner.userdata.render import render
@@ -150,4 +151,4 @@ def test_a_store_that_is_away_when_parts_are_put_together_is_tried_again():
 def test_a_role_may_look_at_what_it_uploads_in_parts():
     """The agent's HEAD of a large output, when the answer was lost, is within the session's policy; others' aren't."""
     made = plan(spec(OutputSpec("a"), OutputSpec("big", max_size=1 << 40), signer=SignerSpec("arn:aws:iam::1:r")))
-    assert read_resources(made, made.tasks[0]) == ["p/j-1/out/0/1/big"]
+    assert read_resources(made, made.tasks[0]) == [one(made.bucket, "p/j-1/out/0/1/big")]

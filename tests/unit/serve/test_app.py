@@ -207,8 +207,10 @@ def test_loopback_and_unix_need_no_tls(tmp_path):
     for host in ("127.0.0.1", "::1", "127.8.8.8", "localhost"):
         server.check(server.Address(host=host))
     server.check(server.Address(host="0.0.0.0", unix=tmp_path / "s"))
-    with pytest.raises(BadInput, match="its key"):
+    with pytest.raises(BadInput, match="tls_cert: needs --tls-key"):
         server.check(server.Address(certificate=tmp_path / "c"))
+    with pytest.raises(BadInput, match="tls_key: needs --tls-cert"):
+        server.check(server.Address(key=tmp_path / "k"))
     with pytest.raises(BadInput, match="can't be used"):
         server.check(server.Address(certificate=tmp_path / "c", key=tmp_path / "k"))
 

@@ -196,5 +196,5 @@ def test_a_new_token_is_for_a_day_of_small_uploads_unless_it_says_otherwise():
     assert whole == token.Limits(["p/job/"], ("POST",), 5 << 30, LATER + 86_400)
     said = token.Limits(["p/job/a/"], ["GET"], 0, LATER)
     assert token.complete(said, ["p/job/"], now) == said
-    with pytest.raises(BadInput, match="--prefix: 'p/other/' is not below p/job/"):
+    with pytest.raises(BadInput, match="prefix: 'p/other/' is not below p/job/"):
         token.complete(token.Limits(["p/other/"]), ["p/job/"], now)
