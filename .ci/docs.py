@@ -153,7 +153,7 @@ def job_keys() -> str:
         doc = _plain(" ".join(str(schema.get("description", "")).split()))
         default = schema.get("default")
         if default not in (None, [], {}) and not isinstance(default, bool):
-            doc += f" `{units.show_size(default) if name == 'max_bytes' else default}` unless you say otherwise."
+            doc += f" Default: `{units.show_size(default) if name == 'max_bytes' else default}`."
         rows.append(f"| `{name}` | {doc} | {_allowed(schema)} |")
     return "\n".join(rows)
 

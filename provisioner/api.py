@@ -242,7 +242,7 @@ def download_url(
 ) -> Link:
     """Sign a download link of one object, s3://BUCKET/KEY: whoever has its `url` may fetch it until it expires.
 
-    A browser saves it as `filename`. Whether the object is there is not looked at. The rest is as for `sign`.
+    A browser saves it as `filename`. It isn't checked that the object exists. The rest is as for `sign`.
     """
     from provisioner.links.headers import disposition
     from provisioner.s3url import parse_object_url
@@ -266,8 +266,8 @@ def upload_url(  # noqa: PLR0913 - each is an option of `provision url put`
 ) -> Link:
     """Sign an upload slot of one object, s3://BUCKET/KEY: who has it may write that object by PUT until it expires.
 
-    The request has to carry exactly the link's `headers`: its `size` in bytes, `content_type` and `sha256` (hex) if
-    they are given, and that there is no such object yet unless `overwrite`. The rest is as for `sign`.
+    The request must carry exactly the link's `headers`. They fix the size in bytes, the content type and the sha256
+    (hex) if given and, unless `overwrite`, make the store refuse to replace an object. The rest is as for `sign`.
     """
     from provisioner.s3url import parse_object_url
 

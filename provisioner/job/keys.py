@@ -82,7 +82,7 @@ def _file_list(
 
 STORE: dict[str, Schema] = {
     "url": URL,
-    "endpoint_url": endpoint_url("Of a store that isn't AWS."),
+    "endpoint_url": endpoint_url("The endpoint of a store other than AWS S3."),
     "region": region("The bucket's region."),
     "addressing": choice("How the bucket is named in URLs.", "auto", "path", "virtual", default="auto"),
     "profile": text("The AWS profile that signs.", "the name of a profile", PRINTABLE, maxLength=200),
@@ -106,7 +106,7 @@ SIGNER: dict[str, Schema] = {
         "What the role's trust asks for.", "an external id", r"^[A-Za-z0-9_+=,.@:/-]{2,}$", maxLength=1224
     ),
     "duration": duration("How long a session lasts; as long as the job may if not given.", 900, 43_200),
-    "endpoint_url": endpoint_url("Of an STS that isn't AWS's; the store's own endpoint if not given."),
+    "endpoint_url": endpoint_url("The endpoint of an STS other than AWS's; the store's endpoint if not given."),
 }
 
 VM: dict[str, Schema] = {
@@ -155,7 +155,8 @@ RUN: dict[str, Schema] = {
     "timeout": duration("How long the job may run; more than 7d with renew.", 1, LONGEST, default="1h"),
     "grace": duration("How long the job may take to end after SIGTERM.", 0, DAY, default="60s"),
     "agent": choice(
-        "How `agent push` and the like reach the VM: in the user-data, from the bucket, or auto, as there is room.",
+        "How the parts of the agent that jobs call (`agent push` and so on) reach the VM: in the user-data, from the "
+        "bucket, or wherever there is room.",
         "auto",
         "inline",
         "bucket",
@@ -230,7 +231,10 @@ JOB: dict[str, Schema] = {
     "isolation": {
         "type": "string",
         "enum": ["task", "group"],
-        "description": "Whether each VM has a policy of its own, or those that start together share one.",
+        "description": (
+            "Whether each VM has a policy of its own (task), or VMs that start together share one (group). "
+            "If not given: task; on EC2, group for more than 50 tasks."
+        ),
     },
     "checkpoint": duration("How often outputs marked checkpoint are uploaded while the job runs.", 10, WEEK),
 }

@@ -53,7 +53,7 @@ class Job:
         return show_url(store.bucket.name, "/".join(filter(None, (store.prefix, self.id))))
 
     def status(self) -> list[TaskReport]:
-        """Tell where every task stands, by what its VM posted and what the provider says of it. Changes nothing."""
+        """Return the state of every task, from what its VM posted and what the provider says. Changes nothing."""
         from provisioner.jobs import status
 
         record = self._record()
@@ -128,7 +128,7 @@ class Job:
         return again
 
     def extend(self, life: int | None = None, *, task: str | None = None) -> None:
-        """Renew what the running VMs may do, now, for `life` seconds; for as long as the job's `renew` says if None.
+        """Renew the grants of the running VMs now, for `life` seconds; None: for as long as the job's `renew` says.
 
         Raise BadInput for a job without `renew`, more than 7 days, or when nothing runs; Expiry past the deadline.
         """

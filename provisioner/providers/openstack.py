@@ -68,13 +68,13 @@ class OpenstackProvider(Provider):
             "Availability zones, the best first.", text("", "the name of a zone", PRINTABLE, maxLength=255)
         ),
         "network": text(
-            "The network. None where the project has only one.", "its name or id", PRINTABLE, maxLength=255
+            "The network; needed if the project has more than one.", "its name or id", PRINTABLE, maxLength=255
         ),
         "security_groups": one_or_more(
             "Security groups, instead of the project's default one.",
             text("", "the name of a group", PRINTABLE, maxLength=255),
         ),
-        "key": text("A key pair for SSH. None unless named.", "its name", PRINTABLE, maxLength=255),
+        "key": text("A key pair for SSH; none if not given.", "its name", PRINTABLE, maxLength=255),
     }
 
     def __init__(self, options: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ _TAGGED = r"tag:[^=]{1,128}=.{0,256}"
 SCHEMA: dict[str, Schema] = {
     "region": region("The region."),
     "profile": text("The AWS profile that launches.", "the name of a profile", PRINTABLE, maxLength=200),
-    "endpoint_url": endpoint_url("Of a cloud with EC2's API that isn't AWS.", "http://127.0.0.1:5000"),
+    "endpoint_url": endpoint_url("The endpoint of another cloud with EC2's API.", "http://127.0.0.1:5000"),
     "image": text(
         "What boots; anything with cloud-init.",
         "ami-…, ssm:/PARAMETER, or OWNER/NAME-PATTERN for the newest of that name",
@@ -44,7 +44,7 @@ SCHEMA: dict[str, Schema] = {
         default="on-demand",
     ),
     "fleet": flag("Let EC2 Fleet choose among the types and zones."),
-    "key": text("A key pair for SSH. None unless named.", "the name of a key pair", maxLength=255),
+    "key": text("A key pair for SSH; none if not given.", "the name of a key pair", maxLength=255),
     "instance_profile": text(
         "An instance profile: gives the VM credentials, which Freepost is there to avoid.",
         "the name of an instance profile",
