@@ -22,7 +22,7 @@ from provisioner.job.spec import InputSpec, JobSpec, OutputSpec, RunSpec, VmSpec
 from provisioner.jobs.launch import Launcher
 from provisioner.jobs.role_session import RoleSessions
 from provisioner.providers.ec2 import Ec2Provider
-from provisioner.providers.ec2.rate import Limits
+from provisioner.providers.ec2.rate import RateLimits
 from provisioner.s3.bucket import Store
 from provisioner.s3.signing import Bucket, Credentials
 from provisioner.s3url import StoreSpec
@@ -102,7 +102,9 @@ def launcher(case, now=NOW):
     url = f"{case['scheme']}://{bucket}.s3.eu-central-1.amazonaws.com/"
     store = Store(None, Bucket(bucket, "eu-central-1", url), prefix, credentials)
     signer = RoleSessions(credentials, lambda *_: None, lambda: now)
-    return Launcher(store, Ec2Provider({"region": "eu-central-1"}, Limits(bounded=False)), lambda: now, print, signer)
+    return Launcher(
+        store, Ec2Provider({"region": "eu-central-1"}, RateLimits(bounded=False)), lambda: now, print, signer
+    )
 
 
 def settled(case, folder):
