@@ -30,7 +30,7 @@ def build(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the output of mmdebstrap")] = False,
     _json: JsonDocument = False,
 ) -> None:
-    """Build a Debian image with mmdebstrap, or find the one that was built. Needs root; takes a minute or two."""
+    """Build a Debian image, or find the one that was built. Uses mmdebstrap, needs root, and takes a minute or two."""
     from provisioner.providers.guest import images
 
     output = streams(context)
@@ -47,7 +47,7 @@ def import_(
     ] = None,
     _json: JsonDocument = False,
 ) -> None:
-    """Copy a cloud image (Ubuntu, Debian, Rocky, ...) into the cache, for the qemu provider."""
+    """Copy a cloud image into the cache, for the qemu provider. Those of Ubuntu, Debian, Rocky and others work."""
     from provisioner.providers.guest import images
 
     _print_image(streams(context), images.import_qcow2(file, name or file.stem))

@@ -83,13 +83,13 @@ def status(chosen: JobChoice) -> None:
 
 @job_command(json=Kind.EVENTS)
 def watch(chosen: JobChoice) -> None:
-    """Report every change until all tasks are over, launching retries the job has left. Interrupt freely."""
+    """Follow a job until all tasks are over, launching its retries. Reports each change. Interrupt it freely."""
     chosen.open().wait()
 
 
 @job_command()
 def wait(chosen: JobChoice) -> None:
-    """Wait quietly until all tasks are over; exit with 1 if one didn't succeed."""
+    """Wait until all tasks are over, printing nothing. Exits with 1 if one didn't succeed."""
     from provisioner.jobs.renew import alarms
 
     chosen.open(alarms(chosen.output.event)).wait()
@@ -97,7 +97,7 @@ def wait(chosen: JobChoice) -> None:
 
 @job_command(task=True)
 def logs(chosen: JobChoice) -> None:
-    """Print what the tasks printed, as far as it was uploaded; what the VM's console said where there is none."""
+    """Print the tasks' output, as far as it was uploaded. Where nothing was, print the VM's console."""
     for piece in chosen.open().logs(chosen.task):
         chosen.output.raw(piece)
 
@@ -116,7 +116,7 @@ def collect(
 
 @job_command(json=Kind.EVENTS, task=True)
 def retry(chosen: JobChoice) -> None:
-    """Launch the next attempt of every task that is over and didn't succeed, or of one task."""
+    """Launch the next attempt of tasks that didn't succeed. Takes all that are over, or one."""
     chosen.open().retry(chosen.task)
 
 
@@ -151,7 +151,7 @@ def extend(
         ),
     ] = None,
 ) -> None:
-    """Renew what a job's running VMs may do: each finds the new grant in its mailbox. `watch` does so by itself."""
+    """Renew the grants of a job's running VMs. Each finds the new one in its mailbox. `watch` does so by itself."""
     from provisioner.units import LONGEST_SIGNATURE, option_seconds
 
     seconds = None if life is None else option_seconds("--for", life, least=1, most=LONGEST_SIGNATURE)

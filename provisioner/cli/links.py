@@ -74,7 +74,7 @@ def get(
     title: Title = "Files to download",
     check: Annotated[bool, typer.Option("--check/--no-check", help="Check that each object exists")] = True,
 ) -> None:
-    """Print download links, one a line: whoever has one may download that object until it expires."""
+    """Print download links, one a line. Whoever has one may download that object until it expires."""
     from provisioner.jobs.stores import link_opener
     from provisioner.links import downloads
 
@@ -114,7 +114,7 @@ def put(
     _json: JsonDocument = False,
     curl: Curl = False,
 ) -> None:
-    """Print an upload slot: whoever has it may write that one object, by PUT, until it expires."""
+    """Print an upload slot. Whoever has it may write that one object, by PUT, until it expires."""
     from provisioner import api
 
     output = streams(context)
@@ -159,7 +159,7 @@ def sign(
         ),
     ] = None,
 ) -> None:
-    """Print a POST policy: whoever has it may write any object below the prefix until it expires."""
+    """Print a POST policy for a prefix. Whoever has it may write any object below the prefix until it expires."""
     output = streams(context)
     seconds, limit = option_seconds("--expires", expires), option_size("--max-bytes", max_bytes)
     if names and form_of != "grant":

@@ -35,7 +35,7 @@ def doctor(
     provider: ProviderName = None,
     overrides: Overrides = None,
 ) -> None:
-    """Say whether a job could be launched: credentials, bucket, policy, image, network, quota. Pays for nothing."""
+    """Check whether a job could be launched, and pay for nothing. Tries credentials, bucket, image, network, quota."""
     from provisioner import clock
     from provisioner.jobs import doctor as checks
     from provisioner.jobs.factory import make_provider
@@ -84,7 +84,7 @@ def gc(
         typer.Option("--provider", metavar="P[,KEY=VALUE]...", help="A cloud to look in besides those of the jobs"),
     ] = None,
 ) -> None:
-    """Show VMs, templates and marks of jobs that are over or expired; with --yes, remove them."""
+    """Show what jobs that are over have left behind. Lists VMs, templates and marks; --yes removes them."""
     from provisioner import clock
     from provisioner.jobs import gc as garbage
     from provisioner.jobs.stores import open_location

@@ -54,7 +54,7 @@ def render(
     ] = "user-data",
     _json: JsonDocument = False,
 ) -> None:
-    """Print a task's user-data, ready to be given to a VM by other means. It holds the task's signed policies."""
+    """Print a task's user-data, for a VM that something else starts. It holds the task's signed policies."""
     output, terraform = streams(context), form == "terraform"
     if output.as_json and not (explain or audit or seed):
         reason = "--format terraform is JSON already" if terraform else "user-data is no JSON"

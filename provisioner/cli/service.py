@@ -63,7 +63,7 @@ def serve(
         int, typer.Option("--burst", metavar="N", min=1, help="Signatures that one token may have at once")
     ] = 1000,
 ) -> None:
-    """Run a service that signs requests for token holders, so that clients need no credentials.
+    """Run a service that signs requests for token holders. Its clients need no credentials.
 
     Every grant is logged, without its signature.
     """
@@ -142,7 +142,7 @@ def token_(
     key_file: KeyFile = None,
     revoked: RevokedFile = None,
 ) -> None:
-    """Make a token of the signing service, narrow one, show one, or revoke one."""
+    """Make, narrow, show or revoke a token of the signing service."""
     output = chosen.output
     if sum(item is not None for item in (where, narrow, show, revoke_id)) != 1:
         raise BadInput("name one thing to do", hint="s3://BUCKET/PREFIX/ or a JOB, or --narrow, --show or --revoke")
@@ -172,7 +172,7 @@ def revoke_(
     chosen: JobChoice,
     undo: Annotated[bool, typer.Option("--undo", help="Let grants that haven't expired be used again")] = False,
 ) -> None:
-    """Make the store refuse what a job's VMs were granted, before it expires."""
+    """Make the store refuse what a job's VMs were granted."""
     chosen.open().revoke(undo=undo)
 
 

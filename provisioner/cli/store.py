@@ -42,7 +42,7 @@ def stop(context: typer.Context) -> None:
 
 @store_app.command()
 def status(context: typer.Context, _json: JsonDocument = False) -> None:
-    """Tell whether the store runs, and where; exit with 7 if it doesn't. With --json, its keys too."""
+    """Tell whether the store runs, and where. Exits with 7 if it doesn't. With --json, its keys too."""
     from provisioner.jobs import stores
 
     _print_running(streams(context), stores.running_store())

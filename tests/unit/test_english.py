@@ -1,6 +1,9 @@
 """How the product speaks: one list of all that it says, and the rules that each sentence keeps."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,17 @@ def test_a_commands_help_is_an_imperative(text):
     assert not first.endswith("s") or first.endswith("ss")
     assert first not in ("A", "An", "The", "This", "It")
     assert text.endswith(".")
+
+
+@pytest.mark.parametrize("words", [[], ["url"], ["store"], ["image"]], ids=lambda words: " ".join(words) or "all")
+def test_no_summary_of_a_command_is_cut(words):
+    """Each command's first sentence has room in a terminal of 80 columns."""
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb"}
+    command = [sys.executable, "-m", "provisioner", *words, "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    rows = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(rows) > 1
+    assert [row for row in rows if not row.endswith(".") or row.endswith("...")] == []
 
 
 @pytest.mark.parametrize("text", said("option"))
