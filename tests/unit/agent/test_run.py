@@ -15,18 +15,41 @@ from tests.support.grants import ROOT, fake_grant, write_grant
 SCRIPT = "dd if=/dev/zero of=out1 bs=1M count=3; echo 1 >out2; echo ready; exec sleep 60"
 
 
+DENIED = (403, b"<Error><Code>AccessDenied</Code><Message>not you</Message></Error>")
+RUN = "from agent.__main__ import main; raise SystemExit(main())"
+
+
+def write_task(folder, server, **differs):
+    """Write grant and document of a task that makes `out1`, except for what `differs`. Return its environment."""
+    path = write_grant(folder, fake_grant(server.url, expires=differs.pop("expires", 3600)))
+    task = {"command": ["sh", "-c", "echo 1 >out1"], "env": {}, "user": None, "timeout": 60, "grace": 5}
+    task.update(workdir=str(folder / "work"), outputs=[{"glob": "out*", "bundle": False}])
+    (folder / "task.json").write_text(json.dumps({**task, **differs}))
+    return {**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)}
+
+
+def run_task(folder, server, *, program=RUN, **differs):
+    """Run such a task to its end. Return the finished process and the task's last event."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run"],
+        env=write_task(folder, server, **differs),
+        check=False,
+        timeout=60,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ends = [server.objects.get(f"job/status/0/1/{name}") for name in ("succeeded", "failed", "interrupted")]
+    return done, next((json.loads(each) for each in ends if each), None)
+
+
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_what_tells_most_goes_first_when_time_may_be_short(tmp_path, interrupted):
     """All of the log precedes the outputs; of those, small files go first once the job is interrupted."""
     with broken_store() as server:
-        path = write_grant(tmp_path, fake_grant(server.url))
         script = SCRIPT if interrupted else SCRIPT.replace("exec sleep 60", "")
-        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
-        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
-        (tmp_path / "task.json").write_text(json.dumps(task))
         process = subprocess.Popen(
             [sys.executable, "-m", "agent", "run"],
-            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
+            env=write_task(tmp_path, server, command=["sh", "-c", script]),
             stderr=subprocess.DEVNULL,
         )
         try:
@@ -59,25 +82,16 @@ def sync():
         text, made = state.read(), os.path.exists("work/out1") and os.path.getsize("work/out1")
         synced.write("%s %s %s\\n" % ('"started": "' in text, "status" in text, made))
 os.sync = sync
-from agent.__main__ import main
-raise SystemExit(main())
 """
 
 
 def test_nothing_is_said_to_have_happened_that_a_power_cut_can_undo(tmp_path):
     """All is on the disk once the job runs, for its grant is needed after a cut; and again before its end is noted."""
     with broken_store() as server:
-        path = write_grant(tmp_path, fake_grant(server.url))
         # It makes its output when the first sync has been, so that the order is not left to chance.
         script = "until [ -s ../synced ]; do sleep 0.02; done; echo 1 >out1"
-        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
-        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
-        (tmp_path / "task.json").write_text(json.dumps(task))
-        subprocess.run(
-            [sys.executable, "-c", WATCHED, "run"],
-            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
-            check=True, timeout=60, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        done, _ = run_task(tmp_path, server, program=WATCHED + RUN, command=["sh", "-c", script])
+    assert done.returncode == 0
     assert (tmp_path / "synced").read_text().splitlines() == ["True False False", "True False 2"]
     assert "status" in json.loads((tmp_path / "state").read_text())
 
@@ -85,19 +99,10 @@ def test_nothing_is_said_to_have_happened_that_a_power_cut_can_undo(tmp_path):
 def test_a_job_that_succeeded_stays_so(tmp_path):
     """A system that goes down while outputs are sent does not make a failure of it: the last event is `succeeded`."""
     with broken_store() as server:
-        path = write_grant(tmp_path, fake_grant(server.url))
-        script = "echo 1 >out1"
-        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
-        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
-        (tmp_path / "task.json").write_text(json.dumps(task))
         terminated = "import os, signal; os.sync = lambda: 'status' in open('state').read() or None\n"
         terminated += "from agent import task; finish = task.Task.finish\n"
         terminated += "task.Task.finish = lambda self: os.kill(os.getpid(), signal.SIGTERM) or finish(self)\n"
-        done = subprocess.run(
-            [sys.executable, "-c", terminated + "from agent.__main__ import main; raise SystemExit(main())", "run"],
-            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
-            check=False, timeout=60, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        done, _ = run_task(tmp_path, server, program=terminated + RUN)
     assert done.returncode == 0
     assert "job/status/0/1/succeeded" in server.objects
     assert "job/status/0/1/interrupted" not in server.objects
@@ -106,37 +111,11 @@ def test_a_job_that_succeeded_stays_so(tmp_path):
 def test_when_the_grant_ends_is_for_the_store_to_say(tmp_path):
     """A grant that ends by the VM's own clock while the job runs is used all the same: that clock may be ahead."""
     with broken_store() as server:
-        path = write_grant(tmp_path, fake_grant(server.url, expires=2))
         script = f"until [ $(date +%s) -gt {int(time.time()) + 3} ]; do sleep 0.1; done; echo 1 >out1"
-        task = {"command": ["sh", "-c", script], "env": {}, "user": None, "timeout": 60, "grace": 5}
-        task.update(workdir=str(tmp_path / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
-        (tmp_path / "task.json").write_text(json.dumps(task))
-        done = subprocess.run(
-            [sys.executable, "-m", "agent", "run"],
-            env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
-            check=False, timeout=60, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, b"")
+        done, _ = run_task(tmp_path, server, expires=2, command=["sh", "-c", script])
+    assert (done.returncode, done.stderr) == (0, "")
     assert server.objects["job/out/0/1/out1"] == b"1\n"
     assert json.loads(server.objects["job/status/0/1/succeeded"])["upload"]["failed"] == []
-
-
-DENIED = (403, b"<Error><Code>AccessDenied</Code><Message>not you</Message></Error>")
-
-
-def run_task(folder, server, **differs):
-    """Run a task that makes `out1`, except for what `differs`. Return the finished process and its last event."""
-    path = write_grant(folder, fake_grant(server.url))
-    task = {"command": ["sh", "-c", "echo 1 >out1"], "env": {}, "user": None, "timeout": 60, "grace": 5}
-    task.update(workdir=str(folder / "work"), outputs=[{"glob": "out*", "bundle": False}], checkpoint=None)
-    (folder / "task.json").write_text(json.dumps({**task, **differs}))
-    done = subprocess.run(
-        [sys.executable, "-m", "agent", "run"],
-        env={**os.environ, "FREEPOST_GRANT": str(path), "PYTHONPATH": str(ROOT)},
-        check=False, timeout=60, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    ends = [server.objects.get(f"job/status/0/1/{name}") for name in ("succeeded", "failed", "interrupted")]
-    return done, next((json.loads(each) for each in ends if each), None)
 
 
 def test_a_command_that_is_not_there(tmp_path):
