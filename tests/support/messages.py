@@ -7,6 +7,7 @@ its name, as the library's callers see it.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def _called(node: ast.Call, errors: set[str]) -> Iterator[tuple[str, str]]:
     name = ast.unparse(node.func).rpartition(".")[2]
     if name in errors | set(SAYING) and len(node.args) > TITLES.get(name, 0):
         wrong = [each.value for each in node.keywords if each.arg == "argument"]
-        argument = "".join(f"{written(each) or '{' + ast.unparse(each) + '}'}: " for each in wrong)
+        argument = "".join(f"{written(each) or '{' + _source(each) + '}'}: " for each in wrong)
         for kind, text in _texts(SAYING.get(name, "error"), node.args[TITLES.get(name, 0)]):
             yield kind, argument + text
     for keyword in node.keywords:
@@ -93,12 +94,17 @@ def written(node: ast.expr) -> str | None:
     if isinstance(node, ast.JoinedStr):
         return "".join(written(each) or "" for each in node.values)
     if isinstance(node, ast.FormattedValue):
-        return "{" + ast.unparse(node.value) + "}"
+        return "{" + _source(node.value) + "}"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
         return written(node.left)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = written(node.left), written(node.right)
         if left is None and right is None:
             return None
-        return (left or "{" + ast.unparse(node.left) + "}") + (right or "{" + ast.unparse(node.right) + "}")
+        return (left or "{" + _source(node.left) + "}") + (right or "{" + _source(node.right) + "}")
     return None
+
+
+def _source(node: ast.expr) -> str:
+    """An expression as every Python writes it: 3.10 puts the names of a loop in parentheses, later ones don't."""
+    return re.sub(r"\bfor \(([\w, ]+)\) in", r"for \1 in", ast.unparse(node))
